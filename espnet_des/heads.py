@@ -1,0 +1,70 @@
+"""One CTC output layer per size, behind the name of ESPnet's single one."""
+
+from typing import List
+
+import torch
+
+
+class SizedLinear(torch.nn.Linear):
+    """ESPnet's ``ctc.ctc_lo`` for the full size, and one more for each smaller.
+
+    It takes the place of ``ctc.ctc_lo``, so that losses, best-path decoding and
+    the scorers of beam search, which keep a reference to ``ctc``, all use the
+    output layer of the encoder's current size.
+
+    Args:
+        full: the stock output layer; its parameters are taken over.
+        encoder: the supernet, asked for its sizes and its current size.
+    """
+
+    def __init__(self, full: torch.nn.Linear, encoder: torch.nn.Module):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = full.in_features, full.out_features
+        self.weight, self.bias = full.weight, full.bias
+        self.heads = torch.nn.ModuleDict(
+            {
+                f"size{size}": torch.nn.Linear(full.in_features, full.out_features)
+                for size in encoder.sizes[:-1]
+            }
+        )
+        # In a tuple: the encoder is a neighbour, not a submodule.
+        self._encoder = (encoder,)
+        self.copy_full_to_all()
+
+    def copy_full_to_all(self) -> None:
+        """Start every size from the full size's output layer."""
+        for head in self.heads.values():
+            head.load_state_dict({"weight": self.weight, "bias": self.bias})
+
+    def of_size(self, size: int) -> torch.nn.Linear:
+        name = f"size{size}"
+        return self.heads[name] if name in self.heads else self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
+        layer = self.of_size(self._encoder[0].size)
+        return torch.nn.functional.linear(x, layer.weight, layer.bias)
+
+    def parameters_of_others(self, sizes: List[int]) -> List[torch.nn.Parameter]:
+        """Parameters of the sizes that are not listed."""
+        used = {f"size{size}" for size in sizes}
+        return [
+            p
+            for name, head in self.heads.items()
+            if name not in used
+            for p in head.parameters()
+        ]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # A stock checkpoint has one output layer. Sizes that are still equal to
+        # the full one, as at the start, then follow it.
+        for name, head in self.heads.items():
+            for part in ("weight", "bias"):
+                key, mine = f"{prefix}heads.{name}.{part}", getattr(head, part)
+                loaded = state_dict.get(prefix + part)
+                untouched = torch.equal(mine, getattr(self, part)) and torch.equal(
+                    state_dict.get(key, mine).to(mine), mine
+                )
+                if loaded is not None and untouched:
+                    state_dict[key] = loaded
+        super()._load_from_state_dict(state_dict, prefix, *args)

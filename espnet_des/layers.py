@@ -1,0 +1,153 @@
+"""One residual layer of an ESPnet Conformer block, run on its own.
+
+A *layer* is one residual module with its pre-norm. ESPnet keeps the modules of
+a block together in ``EncoderLayer``; here they are called one at a time, with
+the same modules, names and arithmetic.
+"""
+
+from typing import List, NamedTuple, Optional, Union
+
+import torch
+
+from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
+
+# Position of the modules in a block: ESPnet's order, and that of the paper.
+ORDERS = {
+    "espnet": ("ff_macaron", "mhsa", "conv", "ff"),
+    "paper": ("ff_macaron", "conv", "mhsa", "ff"),
+}
+
+
+class Layer(NamedTuple):
+    """Address of a layer: its block, and what it is in that block."""
+
+    block: int
+    kind: str
+
+
+def list_layers(blocks: List[EncoderLayer], order: str) -> List[Layer]:
+    """All layers of an encoder in the order in which they run."""
+    present = []
+    for number, block in enumerate(blocks):
+        lacks = {
+            "ff_macaron": block.feed_forward_macaron is None,
+            "conv": block.conv_module is None,
+        }
+        present += [Layer(number, k) for k in ORDERS[order] if not lacks.get(k)]
+    return present
+
+
+def scale(block: EncoderLayer, kind: str) -> float:
+    """Residual scale: 0.5 for feed-forwards in macaron style, else 1."""
+    return block.ff_scale if kind in ("ff", "ff_macaron") else 1.0
+
+
+def modules(block: EncoderLayer, kind: str) -> List[torch.nn.Module]:
+    """Modules that belong to the layer: they go where it goes."""
+    if kind == "ff_macaron":
+        return [block.norm_ff_macaron, block.feed_forward_macaron]
+    if kind == "conv":
+        return [block.norm_conv, block.conv_module]
+    if kind == "ff":
+        return [block.norm_ff, block.feed_forward]
+    extra = [block.concat_linear] if block.concat_after else []
+    return [block.norm_mha, block.self_attn] + extra
+
+
+def branch(
+    block: EncoderLayer,
+    kind: str,
+    x: torch.Tensor,
+    pos_emb: Optional[torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """f(x) of ``x + scale * f(x)``: pre-norm, module, dropout.
+
+    Args:
+        x: ``(batch, time, dim)``.
+        pos_emb: relative positions ``(1, 2 * time - 1, dim)``, or None.
+        mask: True on real frames, ``(batch, 1, time)``.
+    """
+    if kind == "ff_macaron":
+        return block.dropout(block.feed_forward_macaron(block.norm_ff_macaron(x)))
+    if kind == "ff":
+        return block.dropout(block.feed_forward(block.norm_ff(x)))
+    if kind == "conv":
+        return block.dropout(block.conv_module(block.norm_conv(x), mask_pad=mask))
+    x = block.norm_mha(x)
+    args = (mask,) if pos_emb is None else (pos_emb, mask)
+    attended = block.self_attn(x, x, x, *args)
+    if block.concat_after:
+        return block.concat_linear(torch.cat((x, attended), dim=-1))
+    return block.dropout(attended)
+
+
+def add_branch(
+    block: EncoderLayer,
+    kind: str,
+    x: torch.Tensor,
+    pos_emb: Optional[torch.Tensor],
+    mask: torch.Tensor,
+    factor: Union[float, torch.Tensor] = 1.0,
+) -> torch.Tensor:
+    """``x + factor * scale * f(x)``, all ``(batch, time, dim)``."""
+    out = branch(block, kind, x, pos_emb, mask)
+    factor = factor * scale(block, kind)
+    if isinstance(factor, float) and factor == 1.0:
+        return x + out
+    return x + factor * out
+
+
+def add_branch_to_rows(
+    block: EncoderLayer,
+    kind: str,
+    x: torch.Tensor,
+    pos_emb: Optional[torch.Tensor],
+    mask: torch.Tensor,
+    keep: torch.Tensor,
+    factor: float,
+) -> torch.Tensor:
+    """Stochastic depth: the branch is added to the kept utterances only.
+
+    Dropped rows are not computed, except where BatchNorm would then see other
+    statistics.
+
+    Args:
+        keep: True for the rows that keep the layer, ``(batch,)``, on the CPU.
+        factor: what the kept branch is multiplied with, 1 / (1 - p).
+    """
+    if keep.all():
+        return add_branch(block, kind, x, pos_emb, mask, factor)
+    if kind == "conv" and isinstance(
+        block.conv_module.norm, torch.nn.modules.batchnorm._BatchNorm
+    ):
+        rows = keep.to(x.device, x.dtype)[:, None, None] * factor
+        return add_branch(block, kind, x, pos_emb, mask, rows)
+    if not keep.any():
+        params = [p for m in modules(block, kind) for p in m.parameters()]
+        return touch(x, params)
+    rows = keep.nonzero().squeeze(1).to(x.device)
+    out = branch(block, kind, x[rows], pos_emb, mask[rows])
+    return x.index_add(0, rows, (factor * scale(block, kind)) * out.to(x.dtype))
+
+
+class _Touch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, *params):
+        ctx.params = params
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        needed = ctx.needs_input_grad[1:]
+        zeros = (torch.zeros_like(p) if n else None for p, n in zip(ctx.params, needed))
+        return (grad, *zeros)
+
+
+def touch(x: torch.Tensor, params: List[torch.nn.Parameter]) -> torch.Tensor:
+    """Return ``x``; give ``params`` a zero gradient when it is back-propagated.
+
+    DDP with ESPnet's default ``unused_parameters: false`` waits for a gradient
+    of every parameter in every update, also of those that had nothing to do.
+    """
+    return _Touch.apply(x, *params) if params and torch.is_grad_enabled() else x

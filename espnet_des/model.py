@@ -1,0 +1,346 @@
+"""``model: des``: the losses of both stages over a supernet encoder.
+
+Source: Xu et al., Interspeech 2024, sections 3 and 4. Stage 1 learns the layer
+scores with the full and the smallest size; stage 2 trains the chosen sizes by
+the sandwich rule: the full, the smallest and one middle size per update.
+"""
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy
+import torch
+
+from espnet2.asr.decoder.linear_decoder import LinearDecoder
+from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet_des.encoder import DESConformerEncoder, Subsampled
+from espnet_des.heads import SizedLinear
+from espnet_des.layers import touch
+from espnet_des.options import ConfigError, SelectionOptions
+from espnet_des.signature import merge_signature
+from espnet_des.state import METHOD_NAMES
+
+
+class Pass(NamedTuple):
+    """One run of the encoder within an update.
+
+    Attributes:
+        size: which output layer it trains and under which name it is reported.
+        weight: of its loss in the sum.
+        kept: layers that are computed; None for all.
+        gates: multiplier of each layer ``(num_layers,)``; None for 1.
+        dropped: layers with stochastic depth.
+        drop_rate: its probability.
+    """
+
+    size: int
+    weight: float
+    kept: Optional[List[int]] = None
+    gates: Optional[torch.Tensor] = None
+    dropped: Sequence[int] = ()
+    drop_rate: float = 0.0
+
+
+@merge_signature(SelectionOptions)
+@merge_signature(ESPnetASRModel)
+class DESModel(ESPnetASRModel):
+    """ESPnet's CTC or hybrid CTC/attention model over ``des_conformer``.
+
+    Args:
+        **kwargs: the settings of :class:`SelectionOptions` and the arguments
+            of ESPnetASRModel.
+    """
+
+    def __init__(self, **kwargs):
+        own = {k: kwargs.pop(k) for k in SelectionOptions.keys() if k in kwargs}
+        self._check(kwargs)
+        super().__init__(**kwargs)
+        self.options = SelectionOptions(**own)
+        self.encoder.selector = self.selector = self.options.selector()
+        # Fails now, before any training, where the lists cannot belong together.
+        num_layers, smallest = self.encoder.num_layers, self.encoder.sizes[0]
+        self.options.zeroed_per_iteration(num_layers, smallest)
+        if self.options.updates_per_iteration is not None:
+            self.options.resolve(num_layers, smallest, None)
+        self.state.method.fill_(METHOD_NAMES.index(self.options.method))
+        self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, self.encoder)
+        # They stay on the CPU, and are equal on all ranks without DDP's help.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"encoder.selection.{name}" for name, _ in self.state.named_buffers()
+        ]
+        self.start_scores()
+        self.start_epoch()
+
+    @staticmethod
+    def _check(kwargs):
+        if not isinstance(kwargs["encoder"], DESConformerEncoder):
+            raise ConfigError("model: des needs encoder: des_conformer")
+        if kwargs.get("joint_network") is not None:
+            raise ConfigError("model: des has no transducer: leave out decoder: transducer")
+        if isinstance(kwargs.get("decoder"), LinearDecoder):
+            raise ConfigError("model: des has no classifier: leave out decoder: linear")
+        if kwargs.get("ctc_weight", 0.5) == 0.0:
+            raise ConfigError(
+                "model_conf: ctc_weight: 0.0 leaves the sizes without their CTC "
+                "output layers; it must be above 0 and at most 1 (1.0: CTC only)"
+            )
+        for key in ("interctc_weight", "aux_ctc"):
+            if kwargs.get(key):
+                raise ConfigError(
+                    f"model_conf: {key}: {kwargs[key]!r} cannot be used with model: des; "
+                    "every size has a CTC loss of its own"
+                )
+
+    def start_scores(self) -> None:
+        """Set scores and output layers to what training starts from."""
+        with torch.no_grad():
+            self.encoder.scores.fill_(self.selector.initial_score)
+        self.ctc.ctc_lo.copy_full_to_all()
+
+    @property
+    def state(self):
+        return self.encoder.selection
+
+    @property
+    def stage(self) -> int:
+        return 2 if self.state.is_frozen else 1
+
+    def set_size(self, size: int) -> None:
+        """Recognise at this size from now on: its layers, its output layer."""
+        self.encoder.set_size(size)
+
+    # ---- one update -------------------------------------------------------
+
+    def passes(self, t: int) -> List[Pass]:
+        """What update t runs, in the order in which it runs."""
+        encoder, opts = self.encoder, self.options
+        sizes, full = encoder.sizes, encoder.num_layers
+        if self.stage == 1:
+            schedule, scores = self.state.get_schedule(), encoder.scores
+            outside, p1 = [], opts.stochastic_depth_p1
+            if p1 > 0.0:
+                outside = self.selector.outside(scores.detach().cpu(), schedule, t)
+            return [
+                Pass(full, opts.loss_weight_full, dropped=outside, drop_rate=p1),
+                Pass(
+                    sizes[0],
+                    opts.loss_weight_small,
+                    gates=self.selector.gates(scores, schedule, t),
+                ),
+            ]
+        small = encoder.kept_layers(sizes[0])
+        lacking = sorted(set(range(full)) - set(small))
+        passes = [
+            Pass(
+                full,
+                opts.loss_weight_full,
+                dropped=lacking,
+                drop_rate=opts.stochastic_depth_p2,
+            ),
+            Pass(sizes[0], opts.loss_weight_small, kept=small),
+        ]
+        middle = self.middle_size(t)
+        if middle is not None:
+            passes.append(
+                Pass(middle, opts.loss_weight_middle, kept=encoder.kept_layers(middle))
+            )
+        return passes
+
+    def middle_size(self, t: int) -> Optional[int]:
+        """The middle size of update t: uniform, and the same on every rank."""
+        middles = self.encoder.sizes[1:-1]
+        if not middles:
+            return None
+        return middles[numpy.random.default_rng(t).integers(len(middles))]
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs,
+    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+        """Loss of one update in training, of every size in evaluation.
+
+        Args:
+            speech: ``(batch, samples, ...)``.
+            speech_lengths: ``(batch,)``.
+            text: token ids ``(batch, length)``.
+            text_lengths: ``(batch,)``.
+
+        Returns:
+            Loss, statistics, number of utterances.
+        """
+        text = text.masked_fill(text == -1, self.ignore_id)
+        text = text[:, : text_lengths.max()]
+        front = self.features(speech, speech_lengths)
+        if self.training:
+            loss, stats = self._training_loss(front, text, text_lengths)
+        else:
+            loss, stats = self._evaluation_loss(front, text, text_lengths)
+        stats["loss"] = loss.detach()
+        stats["stage"] = float(self.stage)
+        return force_gatherable((loss, stats, speech.shape[0]), loss.device)
+
+    def features(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> Subsampled:
+        """Everything before the layers, once for all sizes (as in ``encode``)."""
+        with torch.amp.autocast("cuda", enabled=self.autocast_frontend, dtype=autocast_type):
+            feats, lengths = self._extract_feats(speech, speech_lengths)
+            if self.specaug is not None and self.training:
+                feats, lengths = self.specaug(feats, lengths)
+            if self.normalize is not None:
+                feats, lengths = self.normalize(feats, lengths)
+        if self.preencoder is not None:
+            feats, lengths = self.preencoder(feats, lengths)
+        return self.encoder.subsample(feats, lengths)
+
+    def _training_loss(self, front, text, text_lengths):
+        schedule = self.state.get_schedule()
+        if schedule is None:
+            raise RuntimeError(
+                "this supernet has no schedule yet: train it with espnet2.bin.asr_train "
+                "through python3 -m espnet_des, whose Trainer sets it"
+            )
+        t = int(self.state.updates)
+        stats = self._missing_stats()
+        loss = 0.0
+        for p in self.passes(t):
+            loss_of_size, size_stats = self._loss_of_pass(front, p, text, text_lengths)
+            loss = loss + p.weight * loss_of_size
+            stats.update(size_stats)
+        if self.stage == 1:
+            gap = self.selector.sparsity_gap(self.encoder.scores, schedule, t)
+            if gap is not None:
+                loss = loss + self.options.sparsity_weight * gap
+                stats["loss_sparsity"] = gap.detach()
+            small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
+        else:
+            small = self.encoder.sizes[0]
+        stats["layers_small"] = float(small)
+        return touch(loss, self._idle_parameters(t)), stats
+
+    def _idle_parameters(self, t: int) -> List[torch.nn.Parameter]:
+        """Output layers of sizes without a loss, and the scores in stage 2."""
+        sizes = self.encoder.sizes
+        trained = [sizes[0], sizes[-1]]
+        if self.stage == 1:
+            return self.ctc.ctc_lo.parameters_of_others(trained)
+        trained.append(self.middle_size(t))
+        return [self.encoder.scores, *self.ctc.ctc_lo.parameters_of_others(trained)]
+
+    def _evaluation_loss(self, front, text, text_lengths):
+        opts, sizes = self.options, self.encoder.sizes
+        full, small = sizes[-1], sizes[0]
+        loss, stats = 0.0, {}
+        # The full size last: ESPnet's attention plots show the last run.
+        for size in sizes:
+            kept = None if size == full else self.encoder.kept_layers(size)
+            weight = {full: opts.loss_weight_full, small: opts.loss_weight_small}.get(
+                size, opts.loss_weight_middle / max(1, len(sizes) - 2)
+            )
+            loss_of_size, size_stats = self._loss_of_pass(
+                front, Pass(size, weight, kept), text, text_lengths
+            )
+            loss = loss + weight * loss_of_size
+            stats.update(size_stats)
+        stats["score_margin"] = self.score_margin()
+        stats["selection_swaps"] = float(self.swaps_this_epoch)
+        return loss, stats
+
+    def _loss_of_pass(self, front, p: Pass, text, text_lengths):
+        """CTC (and attention) loss of one run, with statistics under its names."""
+        encoder, before = self.encoder, self.encoder.size
+        out = encoder.run_layers(
+            front, kept=p.kept, gates=p.gates, dropped=p.dropped, drop_rate=p.drop_rate
+        )
+        lengths = front.mask.squeeze(1).sum(1)
+        if self.postencoder is not None:
+            out, lengths = self.postencoder(out, lengths)
+        encoder.set_size(p.size)  # chooses the output layer
+        try:
+            loss, cer_ctc = self._calc_ctc_loss(out, lengths, text, text_lengths)
+        finally:
+            encoder.set_size(before)
+        stats = {"loss_ctc": loss.detach()}
+        if not self.training and self.error_calculator is not None:
+            stats["cer_ctc"] = float("nan") if cer_ctc is None else cer_ctc
+        if self.ctc_weight != 1.0:
+            # A copy: ESPnet changes the lengths in place with lang_token_id.
+            loss_att, acc, cer, wer = self._calc_att_loss(
+                out, lengths, text, text_lengths.clone()
+            )
+            loss = self.ctc_weight * loss + (1 - self.ctc_weight) * loss_att
+            stats.update(loss_att=loss_att.detach(), acc=acc)
+            if cer is not None or wer is not None:
+                stats.update(cer=cer, wer=wer)
+        if p.size != encoder.num_layers:
+            stats = {f"{key}_size{p.size}": value for key, value in stats.items()}
+        return loss, stats
+
+    def _missing_stats(self) -> Dict[str, float]:
+        """Keys of what only some updates have; ESPnet ranks epochs by any key."""
+        names = ["loss_ctc"] + (["loss_att", "acc"] if self.ctc_weight != 1.0 else [])
+        stats = {
+            f"{name}_size{size}": float("nan")
+            for size in self.encoder.sizes[1:-1]
+            for name in names
+        }
+        if self.selector.needs_travel:
+            stats["loss_sparsity"] = float("nan")
+        return stats
+
+    # ---- between updates --------------------------------------------------
+
+    def before_step(self) -> None:
+        """Leave alone what this update did not train (optimizer's pre-step hook).
+
+        A zero gradient, which DDP needs, would still be moved by momentum and
+        weight decay.
+        """
+        for p in self._idle_parameters(int(self.state.updates)):
+            p.grad = None
+
+    def start_epoch(self) -> None:
+        """Count the changes of the selection anew."""
+        self.swaps_this_epoch = 0
+        self._chosen = set(self.encoder.kept_layers(self.encoder.sizes[0]))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Advance the counter and the selection (optimizer's post-step hook)."""
+        t, encoder = int(self.state.updates), self.encoder
+        if self.stage == 1:
+            schedule = self.state.get_schedule()
+            scores = encoder.scores.detach().cpu()
+            changed = self.selector.zero_out(scores, self.state.record, schedule, t)
+            if changed is not None:
+                scores, self.state.record = changed
+                encoder.scores.copy_(scores)
+            ranking = self.selector.ranking(scores, self.state.record)
+            self._count_swaps(ranking.tolist())
+            if t >= schedule.last_update:
+                self.state.freeze(ranking)
+        self.state.updates += 1
+
+    def _count_swaps(self, ranking: List[int]) -> None:
+        chosen = set(ranking[: self.encoder.sizes[0]])
+        self.swaps_this_epoch += len(chosen - self._chosen)
+        self._chosen = chosen
+
+    def score_margin(self) -> float:
+        """Gap between the smallest size's lowest score and the next below it."""
+        scores, smallest = self.final_scores(), self.encoder.sizes[0]
+        ranking = self.encoder.ranking()
+        inside, below = scores[ranking[:smallest]].min(), scores[ranking[smallest]]
+        return float(inside - below)
+
+    def score_spread(self) -> float:
+        """Highest less lowest score: 0 would mean that nothing was learned."""
+        scores = self.final_scores()
+        return float(scores.max() - scores.min())
+
+    def final_scores(self) -> torch.Tensor:
+        """Scores ``(num_layers,)``; of a zeroed layer that before it left."""
+        scores, record = self.encoder.scores.detach().cpu().double(), self.state.record
+        return torch.where(record.at > 0, record.score, scores)

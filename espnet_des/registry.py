@@ -1,0 +1,57 @@
+"""Put the plugin's classes in place as soon as ESPnet's ASR task is there.
+
+Importing ESPnet takes seconds, and most commands of a recipe never need it. So
+nothing is imported here: a hook waits for ``espnet2.tasks.asr``.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+
+TARGET = "espnet2.tasks.asr"
+# ESPnet's own class, kept while the plugin's stands in its place.
+STOCK_TASK = None
+
+
+def install() -> None:
+    """Register now if ESPnet's ASR task is imported, else when it will be."""
+    module = sys.modules.get(TARGET)
+    if module is None or not hasattr(module, "ASRTask"):
+        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder())
+    else:
+        _register(module)
+
+
+def _register(asr) -> None:
+    global STOCK_TASK
+    if STOCK_TASK is not None:
+        return
+    STOCK_TASK = asr.ASRTask
+    from espnet_des import task
+
+    task.register()
+    # Commands that were imported earlier hold the stock class by its name.
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("espnet2", "__main__", "__mp_main__"):
+            if getattr(module, "ASRTask", None) is STOCK_TASK:
+                module.ASRTask = task.ASRTask
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds ESPnet's ASR task where Python does, and registers after its import."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != TARGET:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            _register(module)
+
+        spec.loader.exec_module = exec_module
+        return spec

@@ -1,0 +1,53 @@
+"""ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
+
+from typing import List, Tuple
+
+import numpy
+
+from espnet2.train.reporter import Reporter
+
+
+class StageReporter(Reporter):
+    """Rank, average and stop by epochs that trained the chosen sizes throughout.
+
+    Before, the encoder of a small size is not yet what it will be: a stage-1
+    epoch with a good full size must not be picked, or averaged with later ones.
+    Epochs without the value, or with one that is not finite, are not ranked.
+    """
+
+    def is_ranked(self, epoch: int) -> bool:
+        """True where every update of the epoch was one of stage 2."""
+        return self.stats[epoch].get("train", {}).get("stage") == 2.0
+
+    def sort_epochs_and_values(
+        self, key: str, key2: str, mode: str
+    ) -> List[Tuple[int, float]]:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must min or max: {mode}")
+        found = [
+            (epoch, stats[key][key2])
+            for epoch, stats in self.stats.items()
+            if self.is_ranked(epoch) and key2 in stats.get(key, {})
+        ]
+        finite = [pair for pair in found if numpy.isfinite(pair[1])]
+        return sorted(finite, key=lambda pair: pair[1], reverse=mode == "max")
+
+    def has(self, key: str, key2: str, epoch: int = None) -> bool:
+        """True where ESPnet may ask for the best epoch by this value."""
+        found = super().has(key, key2, epoch)
+        return found and bool(self.sort_epochs_and_values(key, key2, "min"))
+
+    def get_value(self, key: str, key2: str, epoch: int = None):
+        """The value itself, which schedulers need in every epoch."""
+        epoch = self.get_epoch() if epoch is None else epoch
+        if not super().has(key, key2, epoch):
+            raise KeyError(f"{key}.{key2} is not found in stats: {self.get_all_keys()}")
+        return self.stats[epoch][key][key2]
+
+    def check_early_stopping(
+        self, patience: int, key1: str, key2: str, mode: str, *args, **kwargs
+    ) -> bool:
+        """Patience counts from the first whole stage-2 epoch."""
+        if not self.sort_epochs_and_values(key1, key2, mode):
+            return False
+        return super().check_early_stopping(patience, key1, key2, mode, *args, **kwargs)

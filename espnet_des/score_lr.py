@@ -1,0 +1,76 @@
+"""Learning rate of the scores.
+
+With AdamW a parameter moves by about its learning rate per update. Iterative-
+Zero-Out starts its scores at 10, where a sigmoid gate is all but constant: in a
+short run at the model's learning rate they never get anywhere, and the
+zero-outs would cut noise. So the scores have a learning rate of their own.
+"""
+
+import copy
+import math
+import warnings
+from typing import Optional
+
+import torch
+
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStepScheduler
+from espnet_des.selection import IterativeZeroOut, Schedule
+
+
+def needed_travel(schedule: Schedule, num_layers: int) -> float:
+    """How far equal scores must move for the first iteration's sparsity."""
+    open_share = 1.0 - schedule.zeroed[0] / num_layers
+    asked = math.log(open_share / (1.0 - open_share))
+    return IterativeZeroOut.initial_score - asked
+
+
+def sum_of_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    scheduler: Optional[object],
+    group: int,
+    num_updates: int,
+    updates_per_epoch: Optional[int],
+) -> float:
+    """Sum of a parameter group's learning rates over the first updates.
+
+    The scheduler is run ahead on a copy, over parameters that are not there.
+    """
+    settings = [
+        {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
+    ]
+    stand_in = torch.optim.SGD(
+        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": s["lr"]} for s in settings]
+    )
+    for mine, theirs in zip(stand_in.param_groups, settings):
+        mine.update(copy.deepcopy(theirs))
+    ahead = copy.copy(scheduler)
+    if ahead is not None:
+        ahead.optimizer = stand_in
+    total = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "scheduler before optimizer": on purpose
+        for update in range(1, num_updates + 1):
+            total += float(stand_in.param_groups[group]["lr"])
+            if isinstance(ahead, AbsBatchStepScheduler):
+                ahead.step()
+            elif (
+                isinstance(ahead, AbsEpochStepScheduler)
+                and not isinstance(ahead, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                and updates_per_epoch
+                and update % updates_per_epoch == 0
+            ):
+                ahead.step()
+    return total
+
+
+def scale_learning_rate(
+    optimizer: torch.optim.Optimizer, scheduler: Optional[object], group: int, factor: float
+) -> None:
+    """Multiply a group's learning rate for the whole schedule to come."""
+    settings = optimizer.param_groups[group]
+    # Schedulers of a cycle keep their own bounds in the group.
+    for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+        if key in settings:
+            settings[key] = settings[key] * factor
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs[group] = scheduler.base_lrs[group] * factor

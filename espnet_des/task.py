@@ -1,0 +1,101 @@
+"""ESPnet's ASR task, with supernets beside everything that it had.
+
+The class takes the place of ``espnet2.tasks.asr.ASRTask``. Worker processes that
+ESPnet spawns unpickle it by this module's name, and so register the plugin too.
+"""
+
+import argparse
+from typing import List
+
+import torch
+
+from espnet2.tasks import asr
+from espnet_des.encoder import DESConformerEncoder
+from espnet_des.model import DESModel
+from espnet_des.options import ConfigError
+from espnet_des.registry import STOCK_TASK
+from espnet_des.trainer import SupernetTrainer
+
+ENCODER, MODEL = "des_conformer", "des"
+# Options that would train the supernet without its Trainer or its counter.
+REFUSED_OPTIONS = {
+    "use_deepspeed": "DeepSpeed replaces the Trainer that advances the selection",
+    "sharded_ddp": "the shards hide the layer scores from the selection",
+    "lightning_conf": "Lightning replaces the Trainer that advances the selection",
+}
+
+
+def register() -> None:
+    """Make the classes known to ESPnet."""
+    asr.encoder_choices.classes[ENCODER] = DESConformerEncoder
+    asr.model_choices.classes[MODEL] = DESModel
+
+
+class ASRTask(STOCK_TASK):
+    """ESPnet's ASRTask; hands configs with a supernet to SupernetTask."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        if needs_supernet(args):
+            use_supernet_model(args)
+            SupernetTask.main_worker(args)
+        else:
+            super().main_worker(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace):
+        if needs_supernet(args):
+            use_supernet_model(args)
+        return super().build_model(args)
+
+
+class SupernetTask(ASRTask):
+    """Trains ``model: des``."""
+
+    trainer = SupernetTrainer
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        super(ASRTask, cls).main_worker(args)
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
+        """As ESPnet's, with a parameter group of their own for the scores."""
+        (optimizer,) = super().build_optimizers(args, model)
+        scores = model.encoder.scores
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if p is not scores]
+        # No weight decay: it would pull all scores to 0, an open gate half shut.
+        optimizer.add_param_group(
+            {"params": [scores], "lr": optimizer.defaults["lr"], "weight_decay": 0.0}
+        )
+        return [optimizer]
+
+
+def needs_supernet(args: argparse.Namespace) -> bool:
+    return getattr(args, "encoder", None) == ENCODER
+
+
+def use_supernet_model(args: argparse.Namespace) -> None:
+    """Let ``model: espnet`` mean ``model: des``; refuse what cannot train one."""
+    name = getattr(args, "model", "espnet")
+    if name not in ("espnet", MODEL):
+        raise ConfigError(
+            f"model: {name!r} cannot be used with encoder: {ENCODER}; "
+            f"use model: {MODEL} (model: espnet is taken for it)"
+        )
+    args.model = MODEL
+    for key, why in REFUSED_OPTIONS.items():
+        value = getattr(args, key, None)
+        if value or (key == "lightning_conf" and value is not None):
+            raise ConfigError(
+                f"{key}: {value!r} cannot be used with encoder: {ENCODER} ({why}); "
+                "leave it out"
+            )
+    if getattr(args, "ngpu", 0) > 1 and not getattr(args, "distributed", True):
+        raise ConfigError(
+            f"ngpu: {args.ngpu} without distributed training means DataParallel, whose "
+            "copies cannot share the selection; add --multiprocessing_distributed true"
+        )

@@ -1,0 +1,36 @@
+"""Packaging of espnet_des."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="espnet_des",
+    version="0.1.0",
+    description="One training, every encoder size: a layer-wise supernet for ESPnet",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["espnet_des", "espnet_des.*"]),
+    python_requires=">=3.12",
+    install_requires=[
+        "espnet>=202611",
+        "torch>=2.11",
+        "torchaudio",
+        "sentencepiece",
+        "pyyaml",
+        "kaldiio",
+        # What an ESPnet ASR training needs besides its default install.
+        "editdistance",
+        "tensorboard",
+        "matplotlib",
+        # Decoding, scoring and the recipes.
+        "jiwer",
+        "soundfile",
+        "tqdm",
+    ],
+    extras_require={
+        "demo": ["espeakng-loader"],
+        "test": ["pytest", "espeakng-loader"],
+    },
+)
