@@ -135,7 +135,7 @@ class _Touch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, *params):
         ctx.params = params
-        return x.view_as(x)
+        return x.clone()  # a view could not be changed in place, as ESPnet does
 
     @staticmethod
     def backward(ctx, grad):

@@ -1,0 +1,1 @@
+"""One thin command per verb: parse the command line, call one function."""

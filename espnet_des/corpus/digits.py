@@ -1,0 +1,110 @@
+"""Spoken digit strings in the directory layout of LibriSpeech.
+
+Everything is synthesised from a fixed seed. Speakers of the test sets occur
+nowhere else; half of the training set, and one test set, are noisy.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Tuple
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
+
+WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of the corpus.
+
+    Attributes:
+        name: of its folder.
+        speakers: number of its speakers, all its own.
+        utterances: per speaker.
+        noisy: share of the utterances with noise.
+        snr_db: lowest and highest signal-to-noise ratio.
+    """
+
+    name: str
+    speakers: int
+    utterances: int
+    noisy: float = 0.0
+    snr_db: Tuple[float, float] = (10.0, 35.0)
+
+
+PARTS = (
+    Part("train-digits", speakers=120, utterances=20, noisy=0.5),
+    Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
+    Part("test-clean", speakers=40, utterances=10),
+    Part("test-noisy", speakers=40, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
+)
+
+
+def make_digits(
+    out: Path, seed: int = 0, scale: float = 1.0, words: Tuple[int, int] = (4, 9)
+) -> None:
+    """Generate the corpus, or do nothing where it is complete.
+
+    Args:
+        out: its folder; gets ``LibriSpeech/<part>/<speaker>/<chapter>/...``.
+        seed: same seed, same corpus.
+        scale: of the number of speakers, to make a smaller one for tests.
+        words: least and most digits per utterance.
+    """
+    done = out / ".done"
+    wanted = f"seed {seed}, scale {scale}, words {words}, parts {PARTS}\n"
+    if done.exists() and done.read_text() == wanted:
+        print(f"{out} is there already")
+        return
+    if out.exists():
+        shutil.rmtree(out)
+    root = out / "LibriSpeech"
+    root.mkdir(parents=True)
+    synthesizer = Synthesizer()
+    speaker_lines, chapter_lines = [], []
+    number = 0
+    for index, part in enumerate(PARTS):
+        count = max(1, round(part.speakers * scale))
+        bar = tqdm(total=count * part.utterances, desc=f"speaking {part.name}", unit="utt")
+        for _ in range(count):
+            number += 1
+            rng = np.random.default_rng([seed, index, number])
+            speaker, chapter = Speaker.draw(rng, synthesizer.variants), 1000 + number
+            folder = root / part.name / str(number) / str(chapter)
+            folder.mkdir(parents=True)
+            lines = []
+            for u in range(part.utterances):
+                digits = rng.integers(0, 10, rng.integers(words[0], words[1] + 1))
+                text = " ".join(WORDS[d] for d in digits)
+                wave = synthesizer.say(text.lower(), speaker, SAMPLE_RATE)
+                if rng.random() < part.noisy:
+                    wave = add_noise(wave, rng.uniform(*part.snr_db), rng)
+                utt = f"{number}-{chapter}-{u:04d}"
+                soundfile.write(folder / f"{utt}.flac", wave, SAMPLE_RATE)
+                lines.append(f"{utt} {text}\n")
+                bar.update()
+            (folder / f"{number}-{chapter}.trans.txt").write_text("".join(lines))
+            sex = "F" if speaker.pitch > 50 else "M"
+            speaker_lines.append(
+                f"{number} | {sex} | {part.name} | 1.00 | {speaker.accent}+{speaker.variant}\n"
+            )
+            chapter_lines.append(f"{chapter} | {number} | 1.00 | {part.name} | 0 | 0 | digits | digits\n")
+        bar.close()
+    (root / "SPEAKERS.TXT").write_text("; ID | SEX | SUBSET | MINUTES | NAME\n" + "".join(speaker_lines))
+    (root / "CHAPTERS.TXT").write_text("; ID | READER | MINUTES | SUBSET | ...\n" + "".join(chapter_lines))
+    (root / "BOOKS.TXT").write_text("; none: the digits are drawn at random\n")
+    (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")
+    done.write_text(wanted)
+
+
+def check_free(path: Path) -> Optional[str]:
+    """Why nothing can be written below ``path``, or None."""
+    parent = next(p for p in [path, *path.parents] if p.exists())
+    return None if os.access(parent, os.W_OK) else f"{parent} cannot be written to"

@@ -1,0 +1,92 @@
+"""Kaldi-style data directories: written whole or not at all."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterable, List, Optional
+
+FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "spk2gender")
+
+
+class DataError(RuntimeError):
+    """Data that cannot be used: says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One transcribed stretch of speech.
+
+    Attributes:
+        utt: id; must begin with the speaker's.
+        spk: id of the speaker.
+        text: transcript, words separated by one space.
+        audio: file that holds it.
+        begin: seconds into the file; None where the file is the utterance.
+        end: seconds into the file.
+        gender: m, f or None.
+    """
+
+    utt: str
+    spk: str
+    text: str
+    audio: Path
+    begin: Optional[float] = None
+    end: Optional[float] = None
+    gender: Optional[str] = None
+
+
+def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
+    """Write ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt`` (and ``segments``).
+
+    Lines are sorted as Kaldi's tools want them (LC_ALL=C).
+
+    Returns:
+        Number of utterances.
+    """
+    utts = sorted(utterances, key=lambda u: u.utt.encode())
+    if not utts:
+        raise DataError(f"{folder}: no utterance is left to write")
+    tables: Dict[str, Dict[str, str]] = {name: {} for name in FILES}
+    speakers: Dict[str, List[str]] = {}
+    for u in utts:
+        if u.utt in tables["text"]:
+            raise DataError(f"{folder}: utterance {u.utt} occurs twice ({u.audio})")
+        tables["text"][u.utt] = u.text
+        tables["utt2spk"][u.utt] = u.spk
+        speakers.setdefault(u.spk, []).append(u.utt)
+        recording = u.utt
+        if u.begin is not None:
+            recording = u.audio.stem
+            tables["segments"][u.utt] = f"{recording} {u.begin:.2f} {u.end:.2f}"
+        tables["wav.scp"][recording] = str(u.audio)
+        if u.gender:
+            tables["spk2gender"][u.spk] = u.gender
+    tables["spk2utt"] = {spk: " ".join(ids) for spk, ids in speakers.items()}
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, table in tables.items():
+        if table:
+            write_table(partial / name, table)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return len(utts)
+
+
+def write_table(path: Path, table: Dict[str, str]) -> None:
+    """Write ``key value`` lines, sorted by the bytes of the key."""
+    keys = sorted(table, key=str.encode)
+    path.write_text("".join(f"{k} {table[k]}\n" for k in keys), encoding="utf-8")
+
+
+def read_table(path: Path) -> Dict[str, str]:
+    """Read ``key value`` lines; the value may be empty."""
+    if not path.exists():
+        raise DataError(f"{path} is missing: run the stage that makes it first")
+    table = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        key, _, value = line.partition(" ")
+        if not key or key in table:
+            raise DataError(f"{path}:{number}: the key is {'repeated' if key else 'empty'}")
+        table[key] = value.strip()
+    return table

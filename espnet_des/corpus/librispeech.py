@@ -1,0 +1,130 @@
+"""LibriSpeech as distributed, to Kaldi-style data directories.
+
+    LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac
+    LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
+"""
+
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import soundfile
+from tqdm import tqdm
+
+from espnet_des.corpus.kaldi import DataError, Utterance, write_data_dir
+
+URL = "https://www.openslr.org/12"
+
+
+def prepare_librispeech(
+    corpus: Path,
+    data: Path,
+    sets: Sequence[str],
+    joined: Optional[Dict[str, Sequence[str]]] = None,
+    sample_rate: int = 16000,
+) -> None:
+    """Make one data directory per set, and those that join several.
+
+    Args:
+        corpus: folder ``LibriSpeech``, or the one that holds it.
+        data: where the directories go; ``train-clean-100`` becomes
+            ``train_clean_100``.
+        sets: their names in the corpus.
+        joined: name of a joined directory to the sets that it joins.
+        sample_rate: that every file must have, in Hz.
+
+    Raises:
+        DataError: where the corpus is not complete; nothing is written then.
+    """
+    joined = joined or {}
+    root = corpus / "LibriSpeech" if (corpus / "LibriSpeech").is_dir() else corpus
+    needed = list(dict.fromkeys([*sets, *(s for parts in joined.values() for s in parts)]))
+    missing = [s for s in needed if not (root / s).is_dir()]
+    if missing:
+        raise DataError(
+            f"{root} lacks {', '.join(missing)}. Get LibriSpeech from {URL}, unpack it, "
+            "and give the folder that holds LibriSpeech/ as LIBRISPEECH in db.sh"
+        )
+    wanted = {_dir_name(s): [s] for s in sets} | {k: list(v) for k, v in joined.items()}
+    if all((data / name / "text").exists() for name in wanted):
+        print(f"{data}: {', '.join(wanted)} are there already")
+        return
+    genders = _genders(root)
+    found = {s: _read_set(root / s, genders, sample_rate) for s in needed}
+    for name, parts in wanted.items():
+        count = write_data_dir(data / name, [u for part in parts for u in found[part]])
+        print(f"{data / name}: {count} utterances")
+
+
+def _dir_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _genders(root: Path) -> Dict[str, str]:
+    path = root / "SPEAKERS.TXT"
+    if not path.exists():
+        return {}
+    lines = [line.split("|") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {
+        f[0].strip(): f[1].strip().lower()
+        for f in lines
+        if len(f) > 2 and f[0].strip().isdigit()
+    }
+
+
+def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[Utterance]:
+    files = sorted(folder.glob("*/*/*.trans.txt"))
+    if not files:
+        raise DataError(f"{folder} holds no */*/*.trans.txt: is it unpacked? See {URL}")
+    utterances, skipped = [], []
+    for path in tqdm(files, desc=f"reading {folder.name}", unit="chapter"):
+        for utt, text, problem in _read_transcript(path):
+            audio = path.parent / f"{utt}.flac"
+            problem = problem or _why_not(audio, sample_rate)
+            if problem:
+                skipped.append(f"{path}: {utt}: {problem}")
+                continue
+            speaker, chapter, _ = utt.split("-")
+            # A chapter is a speaker of its own, as in Kaldi's recipe.
+            utterances.append(
+                Utterance(utt, f"{speaker}-{chapter}", text, audio.resolve(),
+                          gender=genders.get(speaker))  # fmt: skip
+            )
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    if skipped:
+        print(f"{folder}: skipped {len(skipped)} of {len(skipped) + len(utterances)} "
+              "utterances, named above", file=sys.stderr)  # fmt: skip
+    return utterances
+
+
+def _read_transcript(path: Path) -> List[Tuple[str, str, Optional[str]]]:
+    """Lines of a transcript: id, words, and what is wrong with it or None."""
+    stem = path.name.removesuffix(".trans.txt")
+    lines = []
+    for raw in path.read_bytes().splitlines():
+        line = raw.decode("utf-8", errors="replace")
+        utt, _, text = line.partition(" ")
+        text, problem = " ".join(text.split()), None
+        if "\ufffd" in line:
+            problem = "the transcript is not UTF-8"
+        elif not utt.startswith(f"{stem}-") or len(utt.split("-")) != 3:
+            problem = f"the id does not belong to {stem}"
+        elif not text:
+            problem = "the transcript is empty"
+        lines.append((utt, text, problem))
+    return lines
+
+
+def _why_not(audio: Path, sample_rate: int) -> Optional[str]:
+    if not audio.exists():
+        return f"{audio.name} is missing"
+    try:
+        info = soundfile.info(audio)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        return f"{audio.name} cannot be read ({error})"
+    if info.samplerate != sample_rate:
+        return f"{audio.name} has {info.samplerate} Hz, not {sample_rate}"
+    if not info.frames:
+        return f"{audio.name} is empty"
+    return None

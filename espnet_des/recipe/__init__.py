@@ -1,0 +1,1 @@
+"""ESPnet's stages from the pip package alone, under the names of asr.sh."""

@@ -1,0 +1,161 @@
+"""Stages 1 to 5: corpus, formatting, filtering, token list."""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Dict
+
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.recipe.layout import Layout
+from espnet_des.recipe.process import StageError, run_logged, say
+
+
+def prepare(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 1: the recipe's own local/data.sh."""
+    script = Path("local/data.sh")
+    if not script.exists():
+        raise StageError(f"{script.resolve()} is missing: run this in a recipe's folder")
+    code = subprocess.call([str(script), *shlex.split(o.local_data_opts)])
+    if code:
+        raise StageError(f"{script} failed (exit {code}); its message is above")
+
+
+def sets(o: argparse.Namespace) -> Dict[str, str]:
+    """All sets to the folder, below dump/raw, where stage 3 leaves them."""
+    found = {name: name for name in o.test_sets.split()}
+    return found | {o.train_set: f"org/{o.train_set}", o.valid_set: f"org/{o.valid_set}"}
+
+
+def format_audio(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 3: one readable file per utterance, at the rate of the model."""
+    for name, place in sets(o).items():
+        source, target = at.data / name, at.feats / place
+        if not (source / "wav.scp").exists():
+            raise StageError(f"{source}/wav.scp is missing: run stage 1 first")
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        wavs, samples = _format_set(source, target, partial, o)
+        for table in ("text", "utt2spk", "spk2utt"):
+            shutil.copy(source / table, partial / table)
+        write_table(partial / "wav.scp", wavs)
+        write_table(partial / "utt2num_samples", samples)
+        (partial / "feats_type").write_text("raw\n")
+        (partial / "audio_format").write_text(f"{o.audio_format}\n")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace):
+    recordings = read_table(source / "wav.scp")
+    segments = source / "segments"
+    pieces = {utt: (utt, None, None) for utt in recordings}
+    if segments.exists():
+        rows = {utt: row.split() for utt, row in read_table(segments).items()}
+        pieces = {utt: (r[0], float(r[1]), float(r[2])) for utt, r in rows.items()}
+    wavs, samples = {}, {}
+    for utt, (recording, begin, end) in tqdm(
+        pieces.items(), desc=f"formatting {source.name}", unit="utt", mininterval=1
+    ):
+        path = Path(recordings[recording])
+        info = soundfile.info(path)
+        is_ready = begin is None and info.samplerate == o.sample_rate and info.channels == 1
+        if is_ready and path.suffix in (".flac", ".wav"):
+            wavs[utt], samples[utt] = str(path), str(info.frames)
+            continue
+        span = {}
+        if begin is not None:
+            first = round(begin * info.samplerate)
+            span = {"start": first, "stop": min(info.frames, round(end * info.samplerate))}
+        wave, rate = soundfile.read(path, dtype="float32", **span)
+        wave = wave.mean(axis=1) if wave.ndim > 1 else wave
+        if rate != o.sample_rate:
+            wave = soxr.resample(wave, rate, o.sample_rate)
+        name = Path("data") / f"{utt}.{o.audio_format}"
+        (partial / "data").mkdir(exist_ok=True)
+        soundfile.write(partial / name, wave, o.sample_rate)
+        wavs[utt], samples[utt] = str(target / name), str(len(wave))
+    return wavs, samples
+
+
+def filter_length(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 4: drop what is too short, too long or without words."""
+    shortest = int(o.min_wav_duration * o.sample_rate)
+    longest = int(o.max_wav_duration * o.sample_rate)
+    for name in (o.train_set, o.valid_set):
+        source, target = at.feats / "org" / name, at.feats / name
+        texts, samples = read_table(source / "text"), read_table(source / "utt2num_samples")
+        keep = [
+            u for u, n in samples.items() if shortest < int(n) < longest and texts.get(u)
+        ]
+        if not keep:
+            raise StageError(
+                f"{source}: none of {len(samples)} utterances lies between "
+                f"--min_wav_duration {o.min_wav_duration} and --max_wav_duration "
+                f"{o.max_wav_duration} seconds and has words"
+            )
+        say(f"{name}: dropped {len(samples) - len(keep)} of {len(samples)} utterances "
+            "(too short, too long or without words)")  # fmt: skip
+        target.mkdir(parents=True, exist_ok=True)
+        for table in ("text", "utt2spk", "wav.scp", "utt2num_samples"):
+            rows = read_table(source / table)
+            write_table(target / table, {u: rows[u] for u in keep})
+        speakers: Dict[str, str] = {}
+        for utt, spk in read_table(target / "utt2spk").items():
+            speakers[spk] = f"{speakers[spk]} {utt}" if spk in speakers else utt
+        write_table(target / "spk2utt", speakers)
+        for table in ("feats_type", "audio_format"):
+            shutil.copy(source / table, target / table)
+    lines = []
+    for text in (o.lm_train_text or f"{at.feats / o.train_set / 'text'}").split():
+        lines += [f"{u} {words}\n" for u, words in read_table(Path(text)).items() if words]
+    (at.feats / "lm_train.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def make_tokens(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 5: token list of characters, words or BPE units."""
+    at.token_list.parent.mkdir(parents=True, exist_ok=True)
+    if o.token_type == "bpe":
+        return _make_bpe(o, at)
+    text = at.feats / "lm_train.txt"
+    if not text.exists():
+        raise StageError(f"{text} is missing: run stage 4 first")
+    run_logged(
+        [
+            *shlex.split(o.python), "-m", "espnet2.bin.tokenize_text",
+            "--token_type", o.token_type, "--input", str(text), "--output", str(at.token_list),
+            "--non_linguistic_symbols", o.nlsyms_txt, "--field", "2-", "--cleaner", o.cleaner,
+            "--g2p", o.g2p, "--write_vocabulary", "true", "--add_symbol", f"{o.blank}:0",
+            "--add_symbol", f"{o.oov}:1", "--add_symbol", f"{o.sos_eos}:-1",
+        ],
+        at.token_list.with_name("tokenize.log"),
+    )  # fmt: skip
+
+
+def _make_bpe(o: argparse.Namespace, at: Layout) -> None:
+    import sentencepiece
+
+    at.bpe_prefix.parent.mkdir(parents=True, exist_ok=True)
+    texts = (o.bpe_train_text or f"{at.feats / o.train_set / 'text'}").split()
+    lines = [words for text in texts for words in read_table(Path(text)).values() if words]
+    train = at.bpe_prefix.with_name("train.txt")
+    train.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(train), vocab_size=o.nbpe, model_type=o.bpemode,
+            model_prefix=str(at.bpe_prefix), character_coverage=1.0,
+            input_sentence_size=100000000, minloglevel=1,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise StageError(f"--nbpe {o.nbpe}: sentencepiece refuses: {error}") from error
+    vocabulary = at.bpe_prefix.with_suffix(".vocab").read_text(encoding="utf-8")
+    # The first three are <unk>, <s> and </s>, which ESPnet names itself.
+    units = [line.split("\t")[0] for line in vocabulary.splitlines()][3:]
+    tokens = [o.blank, o.oov, *units, o.sos_eos]
+    at.token_list.write_text("".join(f"{t}\n" for t in tokens), encoding="utf-8")

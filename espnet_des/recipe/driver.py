@@ -1,0 +1,54 @@
+"""Run the stages that were asked for, in order."""
+
+import argparse
+import sys
+import time
+from typing import Callable, Dict, List, Set, Tuple
+
+from espnet_des.corpus.kaldi import DataError
+from espnet_des.recipe import data, sizes, train
+from espnet_des.recipe.layout import Layout, layout
+from espnet_des.recipe.options import parse
+from espnet_des.recipe.process import StageError, say
+
+STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
+    1: ("Data preparation", data.prepare),
+    3: ("Format wav.scp", data.format_audio),
+    4: ("Remove long/short data", data.filter_length),
+    5: ("Generate token list", data.make_tokens),
+    10: ("ASR collect stats", train.collect_stats),
+    11: ("ASR training", train.train),
+    16: ("Sizes: decode and score every size", sizes.score_sizes),
+}
+
+
+def skipped(o: argparse.Namespace) -> Set[int]:
+    """Stages that the --skip_* options leave out, as in asr.sh."""
+    out = {int(stage) for stage in o.skip_stages.split()}
+    for is_on, stages in (
+        (o.skip_data_prep, range(1, 6)),
+        (o.skip_train, (2, 4, 5, 6, 7, 8, 9, 10, 11)),
+        (o.skip_eval, (12, 13)),
+        (o.skip_packing, (14,)),
+        (o.skip_sizes, (16,)),
+    ):
+        out |= set(stages) if is_on else set()
+    return out
+
+
+def main(argv: List[str]) -> int:
+    """Parse the command line and run; returns the exit code."""
+    o = parse(argv)
+    at, out = layout(o), skipped(o)
+    begin = time.monotonic()
+    for number, (title, stage) in STAGES.items():
+        if number in out or not o.stage <= number <= o.stop_stage:
+            continue
+        say(f"Stage {number}: {title}")
+        try:
+            stage(o, at)
+        except (StageError, DataError) as error:
+            print(f"Stage {number} ({title}) stopped:\n{error}", file=sys.stderr)
+            return 1
+    say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")
+    return 0

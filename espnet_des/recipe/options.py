@@ -1,0 +1,128 @@
+"""Options of the driver: the names, meanings and defaults of ESPnet's asr.sh."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List
+
+from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
+from espnet2.utils.types import str2bool, str_or_none
+
+# What asr.sh has and this driver leaves out; its value says that it is off.
+LEFT_OUT = {
+    "use_ngram": "false", "use_word_lm": "false", "use_k2": "false",
+    "use_streaming": "false", "use_maskctc": "false", "use_lightning": "false",
+    "use_prompt": "false", "use_lang_prompt": "false", "use_nlp_prompt": "false",
+    "sot_asr": "false", "num_ref": "1", "num_splits_asr": "1", "num_splits_lm": "1",
+    "asr_task": "asr", "download_model": "", "hf_repo": "", "skip_upload_hf": "true",
+    "auxiliary_data_tags": "", "post_process_local_data_opts": "",
+    "multi_columns_input_wav_scp": "false", "multi_columns_output_wav_scp": "false",
+    "hugging_face_model_name_or_path": "",
+}  # fmt: skip
+
+
+def parse(argv: List[str]) -> argparse.Namespace:
+    """Parse the command line; of an option given twice the last value counts."""
+    parser = argparse.ArgumentParser(
+        prog="run.sh", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+
+    def add(name: str, type=str, default="", help=""):
+        parser.add_argument(f"--{name}", type=type, default=default, help=help or " ")
+
+    def group(title: str):
+        nonlocal add
+        target = parser.add_argument_group(title)
+
+        def add(name: str, type=str, default="", help=""):
+            target.add_argument(f"--{name}", type=type, default=default, help=help or " ")
+
+    group("General")
+    add("stage", int, 1, "first stage to run")
+    add("stop_stage", int, 10000, "last stage to run")
+    add("skip_stages", default="", help="stages to leave out, separated by spaces")
+    add("skip_data_prep", str2bool, False, "leave out stages 1 to 5")
+    add("skip_train", str2bool, False, "leave out stages 2 and 4 to 11")
+    add("skip_eval", str2bool, False, "leave out stages 12 and 13")
+    add("skip_packing", str2bool, True, "leave out stage 14")
+    add("skip_sizes", str2bool, False, "leave out stage 16, the table of sizes")
+    add("eval_valid_set", str2bool, False, "decode the validation set, too")
+    add("ngpu", int, 1, "number of GPUs; 0 uses the CPU")
+    add("nj", int, 2, "number of parallel jobs of data preparation")
+    add("inference_nj", int, 2, "number of parallel jobs of decoding")
+    add("dumpdir", default="dump", help="folder of formatted data")
+    add("expdir", default="exp", help="folder of experiments")
+    add("python", default=f"{sys.executable} -m espnet_des", help="runs ESPnet's commands")
+    group("Data")
+    add("local_data_opts", default="", help="options of local/data.sh")
+    add("audio_format", default="flac", help="of files that must be written anew")
+    add("feats_type", default="raw")
+    add("fs", default="16k", help="sampling rate")
+    add("min_wav_duration", float, 0.1, "in seconds; shorter ones are dropped")
+    add("max_wav_duration", float, 20.0, "in seconds; longer ones are dropped")
+    add("train_set")
+    add("valid_set")
+    add("test_sets", default="", help="separated by spaces")
+    add("lang", default="noinfo")
+    add("nlsyms_txt", default="none")
+    add("cleaner", default="none")
+    add("hyp_cleaner", default="none")
+    add("g2p", default="none")
+    group("Tokens")
+    add("token_type", default="bpe", help="char, bpe or word")
+    add("nbpe", int, 30, "number of BPE units")
+    add("bpemode", default="unigram")
+    add("oov", default="<unk>")
+    add("blank", default="<blank>")
+    add("sos_eos", default="<sos/eos>")
+    add("bpe_train_text", default="", help="text for the BPE model")
+    add("lm_train_text", default="", help="text for the token list")
+    group("ASR")
+    add("asr_config", str_or_none, None, "training config")
+    add("asr_args", default="", help="options that overrule the config")
+    add("asr_tag", default="", help="suffix of the experiment's folder")
+    add("asr_exp", default="", help="folder of the experiment")
+    add("asr_stats_dir", default="", help="folder of the statistics")
+    add("pretrained_model", default="", help="passed to --init_param")
+    add("ignore_init_mismatch", str2bool, False)
+    add("feats_normalize", default="global_mvn")
+    add("asr_speech_fold_length", int, 800)
+    add("asr_text_fold_length", int, 150)
+    group("Decoding")
+    add("inference_asr_model", default="valid.acc.ave.pth", help="model file to decode with")
+    add("batch_size", int, 1, "utterances decoded at once")
+
+    others = parser.add_argument_group("Left out of this driver (asr.sh has them)")
+    for name, off in LEFT_OUT.items():
+        others.add_argument(f"--{name}", default=off, help=argparse.SUPPRESS)
+    opts = parser.parse_args(argv)
+    check(parser, opts)
+    return opts
+
+
+def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
+    """Refuse what cannot work before any stage runs."""
+    for name, off in LEFT_OUT.items():
+        if getattr(opts, name) != off:
+            parser.error(
+                f"--{name} {getattr(opts, name)}: this driver leaves that out; it is part "
+                f"of ESPnet's asr.sh (here only {off or 'empty'!r} is possible)"
+            )
+    for name in ("train_set", "valid_set", "test_sets"):
+        if not getattr(opts, name):
+            parser.error(f"--{name} is required")
+    for name, right in (
+        ("feats_type", ["raw"]),
+        ("token_type", ["char", "bpe", "word"]),
+        ("audio_format", ["flac", "wav"]),
+        ("feats_normalize", ["global_mvn", "utterance_mvn"]),
+    ):
+        if getattr(opts, name) not in right:
+            parser.error(f"--{name} {getattr(opts, name)}: must be one of {right}")
+    if opts.asr_config is not None and not Path(opts.asr_config).is_file():
+        parser.error(f"--asr_config {opts.asr_config}: no such file")
+    try:
+        opts.sample_rate = parse_size(opts.fs)
+    except Exception:
+        parser.error(f"--fs {opts.fs}: must be a rate such as 16k or 16000")

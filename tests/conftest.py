@@ -1,0 +1,81 @@
+"""Tiny models and data that the tests share."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import espnet_des  # noqa: F401  (registers the plugin)
+
+DATA = Path(__file__).parent / "data"
+TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<space>", "<sos/eos>"]
+TINY = {
+    "output_size": 8,
+    "attention_heads": 2,
+    "linear_units": 8,
+    "num_blocks": 2,
+    "macaron_style": True,
+    "cnn_module_kernel": 3,
+    "rel_pos_type": "latest",
+    "input_layer": "conv2d2",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def reference(name: str):
+    """A file of values recorded from the authors' code."""
+    return json.loads((DATA / name).read_text())
+
+
+def make_encoder(input_size=12, **conf):
+    from espnet_des.encoder import DESConformerEncoder
+
+    return DESConformerEncoder(input_size, **(TINY | conf))
+
+
+def make_model(encoder_conf=None, schedule=None, decoder=False, **model_conf):
+    """A ``des`` model over features of dimension 12; scheduled if asked for."""
+    from espnet2.asr.ctc import CTC
+    from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+    from espnet_des.model import DESModel
+
+    encoder = make_encoder(**(encoder_conf or {}))
+    dim = encoder.output_size()
+    model = DESModel(
+        vocab_size=len(TOKENS),
+        token_list=list(TOKENS),
+        frontend=None,
+        specaug=None,
+        normalize=None,
+        preencoder=None,
+        encoder=encoder,
+        postencoder=None,
+        decoder=TransformerDecoder(
+            len(TOKENS), dim, attention_heads=2, linear_units=8, num_blocks=1
+        )
+        if decoder
+        else None,
+        ctc=CTC(len(TOKENS), dim),
+        joint_network=None,
+        **({"ctc_weight": 0.5 if decoder else 1.0} | model_conf),
+    )
+    if schedule is not None:
+        model.state.set_schedule(schedule)
+    return model
+
+
+def make_batch(rows=3, frames=24, dim=12):
+    lengths = torch.tensor([frames - 4 * (i % 2) for i in range(rows)])
+    text = torch.tensor([[2, 3, 4, 2], [3, 2, 4, -1], [4, 4, -1, -1]])[:rows]
+    return {
+        "speech": torch.randn(rows, frames, dim),
+        "speech_lengths": lengths,
+        "text": text,
+        "text_lengths": (text >= 0).sum(1),
+    }
