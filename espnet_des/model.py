@@ -109,6 +109,22 @@ class DESModel(ESPnetASRModel):
         """Recognise at this size from now on: its layers, its output layer."""
         self.encoder.set_size(size)
 
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """As in torch, but a supernet's checkpoint must be whole.
+
+        ESPnet's inference loads with strict=False: without this check, weights
+        that are missing would silently stay random.
+        """
+        if "encoder.selection.updates" in state_dict:
+            missing = [k for k in self.state_dict() if k not in state_dict]
+            if missing:
+                raise RuntimeError(
+                    f"the checkpoint lacks {len(missing)} of this model's weights: "
+                    f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; it "
+                    "is truncated or belongs to another config.yaml"
+                )
+        return super().load_state_dict(state_dict, strict, assign)
+
     # ---- one update -------------------------------------------------------
 
     def passes(self, t: int) -> List[Pass]:
