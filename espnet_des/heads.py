@@ -56,9 +56,10 @@ class SizedLinear(torch.nn.Linear):
         ]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A stock checkpoint has one output layer. Sizes that are still equal to
-        # the full one, as at the start, then follow it.
-        for name, head in self.heads.items():
+        # A stock checkpoint has one output layer; before the first update the
+        # sizes that it does not bring follow it. (The encoder is loaded first.)
+        is_new = not self._encoder[0].selection.updates
+        for name, head in self.heads.items() if is_new else ():
             for part in ("weight", "bias"):
                 key, mine = f"{prefix}heads.{name}.{part}", getattr(head, part)
                 loaded = state_dict.get(prefix + part)
