@@ -27,6 +27,7 @@ setup(
         # Decoding, scoring and the recipes.
         "jiwer",
         "soundfile",
+        "soxr",
         "tqdm",
     ],
     extras_require={

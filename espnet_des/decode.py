@@ -10,11 +10,11 @@ from typing import Dict, Iterator, List, Tuple
 
 import soundfile
 import torch
-from tqdm import tqdm
 
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
+from espnet_des.progress import progress
 
 
 class BestPathDecoder:
@@ -60,7 +60,7 @@ def decode_files(
 ) -> Dict[str, str]:
     """Decode files: utterance id to path gives utterance id to text."""
     texts = {}
-    with tqdm(total=len(wavs), desc=title, unit="utt", mininterval=1) as bar:
+    with progress(total=len(wavs), desc=title, unit="utt") as bar:
         for utts, waves in _batches(wavs, batch_size):
             texts.update(zip(utts, decoder(waves)))
             bar.update(len(utts))

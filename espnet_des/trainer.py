@@ -1,6 +1,8 @@
 """ESPnet's Trainer with a supernet's update counter, schedule and epochs."""
 
+import contextlib
 import logging
+import warnings
 from pathlib import Path
 from typing import Optional
 from unittest import mock
@@ -50,7 +52,7 @@ class SupernetTrainer(stock.Trainer):
 
         try:
             # ESPnet's run() makes its Reporter itself; nothing hands it one.
-            with mock.patch.object(stock, "Reporter", new_reporter):
+            with mock.patch.object(stock, "Reporter", new_reporter), quiet_reporter():
                 super().run(
                     model=model, optimizers=optimizers, schedulers=schedulers,
                     train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
@@ -93,6 +95,17 @@ class SupernetTrainer(stock.Trainer):
             optimizer.zero_grad()
         getattr(model, "module", model).start_epoch()
         return super().train_one_epoch(model=model, optimizers=optimizers, **kwargs)
+
+
+@contextlib.contextmanager
+def quiet_reporter():
+    """Keep the Reporter from warning of values that a stage does not have.
+
+    The middle sizes have no loss in stage 1: their NaN is meant.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No valid stats found")
+        yield
 
 
 def count_updates(train_iter_factory, accum_grad: int) -> Optional[int]:

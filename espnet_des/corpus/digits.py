@@ -1,6 +1,8 @@
 """Spoken digit strings in the directory layout of LibriSpeech.
 
-Everything is synthesised from a fixed seed. Speakers of the test sets occur
+Everything is synthesised from a fixed seed: a fresh process makes the same
+corpus again (espeak-ng carries some state from one utterance to the next, so
+two in one process differ in their noise). Speakers of the test sets occur
 nowhere else; half of the training set, and one test set, are noisy.
 """
 
@@ -12,9 +14,9 @@ from typing import Optional, Tuple
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
+from espnet_des.progress import progress
 
 WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 SAMPLE_RATE = 16000
@@ -72,7 +74,7 @@ def make_digits(
     number = 0
     for index, part in enumerate(PARTS):
         count = max(1, round(part.speakers * scale))
-        bar = tqdm(total=count * part.utterances, desc=f"speaking {part.name}", unit="utt")
+        bar = progress(total=count * part.utterances, desc=f"speaking {part.name}", unit="utt")
         for _ in range(count):
             number += 1
             rng = np.random.default_rng([seed, index, number])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import soundfile
-from tqdm import tqdm
 
 from espnet_des.corpus.kaldi import DataError, Utterance, write_data_dir
+from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/12"
 
@@ -77,7 +77,7 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
     if not files:
         raise DataError(f"{folder} holds no */*/*.trans.txt: is it unpacked? See {URL}")
     utterances, skipped = [], []
-    for path in tqdm(files, desc=f"reading {folder.name}", unit="chapter"):
+    for path in progress(files, desc=f"reading {folder.name}", unit="chapter"):
         for utt, text, problem in _read_transcript(path):
             audio = path.parent / f"{utt}.flac"
             problem = problem or _why_not(audio, sample_rate)

@@ -9,9 +9,9 @@ from typing import Dict
 
 import soundfile
 import soxr
-from tqdm import tqdm
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.progress import progress
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
 
@@ -60,8 +60,8 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
         rows = {utt: row.split() for utt, row in read_table(segments).items()}
         pieces = {utt: (r[0], float(r[1]), float(r[2])) for utt, r in rows.items()}
     wavs, samples = {}, {}
-    for utt, (recording, begin, end) in tqdm(
-        pieces.items(), desc=f"formatting {source.name}", unit="utt", mininterval=1
+    for utt, (recording, begin, end) in progress(
+        pieces.items(), desc=f"formatting {source.name}", unit="utt"
     ):
         path = Path(recordings[recording])
         info = soundfile.info(path)

@@ -52,16 +52,17 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
             }
         )
     spread = model.score_spread()
-    write_sizes(Path(o.expdir), rows, [layer.kind for layer in model.encoder.layers],
+    write_sizes([Path(o.expdir), at.asr_exp], rows, [layer.kind for layer in model.encoder.layers],
                 f"{model.options.method}, {model_file}", spread)  # fmt: skip
 
 
 def write_sizes(
-    folder: Path, rows: List[Dict], kinds: List[str], title: str, spread: float
+    folders: List[Path], rows: List[Dict], kinds: List[str], title: str, spread: float
 ) -> None:
     """Write ``sizes.md`` and ``sizes.json``, and show the table.
 
     Args:
+        folders: where to write them.
         rows: one object per size.
         kinds: what each layer of the full encoder is.
         title: which model this is.
@@ -87,10 +88,11 @@ def write_sizes(
         of_kind = ", ".join(f"{n} of {kinds.count(k)} {k}" for k, n in counts.items())
         lines.append(f"- size {row['size']}: {of_kind}")
     lines += ["", f"Spread of the scores at the end of stage 1: {spread:.4g}"]
-    (folder / "sizes.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "sizes.json").write_text(json.dumps(rows, indent=2) + "\n")
+    for folder in folders:
+        (folder / "sizes.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "sizes.json").write_text(json.dumps(rows, indent=2) + "\n")
     print("\n".join(lines))
-    say(f"Written: {folder / 'sizes.md'} and {folder / 'sizes.json'}")
+    say(f"Written: sizes.md and sizes.json in {' and '.join(map(str, folders))}")
 
 
 def ranges(numbers: List[int]) -> str:

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Spoken digits: one training, three encoder sizes, on two CPU cores.
-#   ./run.sh                                        # everything
-#   ./run.sh --stage 11 --asr_config conf/train_iterative_zero_out.yaml
+#   ./run.sh                                  # everything, with Simple-Top-k
+#   ./run.sh --asr_tag iterative_zero_out --asr_args "--model_conf method=iterative_zero_out"
+#   ./run.sh --stage 16                       # only decode and score every size
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./path.sh
 
-# A model this small is faster on one thread than on two.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 
 exec python3 -m espnet_des.bin.recipe \
     --lang en \
@@ -15,7 +15,8 @@ exec python3 -m espnet_des.bin.recipe \
     --nj 2 \
     --token_type char \
     --max_wav_duration 20 \
-    --asr_config conf/train_simple_top_k.yaml \
+    --asr_config conf/train_des.yaml \
+    --asr_tag simple_top_k \
     --inference_asr_model valid.cer_ctc.ave.pth \
     --train_set train_digits \
     --valid_set dev_digits \

@@ -1,0 +1,35 @@
+# make demo    train a supernet on spoken digits and show every size (15 minutes)
+# make test    run the tests (10 minutes)
+# Both set up .venv themselves; nothing is installed outside this folder.
+
+METHOD ?= simple_top_k
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: demo test clean
+
+demo: .venv/.ready
+	egs2/mini_digits/asr1/run.sh --asr_tag "$(METHOD)" --asr_args "--model_conf method=$(METHOD)"
+
+test: .venv/.ready
+	.venv/bin/python -m pytest tests
+
+# Python 3.12 or newer under one of its usual names.
+.venv/.ready: setup.py
+	@for python in python3 python3.12 python3.13; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	        found="$$python"; break; \
+	    fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	    echo "Python 3.12 or newer is needed (ESPnet 202611 asks for it); none was found." >&2; \
+	    echo "pyenv and uv read .python-version: pyenv install 3.12, or uv venv --seed .venv" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Installing ESPnet and torch into .venv (6 GB, a few minutes)"; \
+	[ -x .venv/bin/python ] || "$$found" -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[demo,test]'
+	touch .venv/.ready
+
+clean:
+	rm -rf egs2/mini_digits/asr1/{data,dump,exp,downloads}
