@@ -19,6 +19,7 @@ from espnet_des.layers import touch
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.signature import merge_signature
 from espnet_des.state import METHOD_NAMES
+from espnet_des.tracker import SelectionTracker
 
 
 class Pass(NamedTuple):
@@ -69,7 +70,7 @@ class DESModel(ESPnetASRModel):
             f"encoder.selection.{name}" for name, _ in self.state.named_buffers()
         ]
         self.start_scores()
-        self.start_epoch()
+        self.tracker = SelectionTracker(self.encoder)
 
     @staticmethod
     def _check(kwargs):
@@ -260,8 +261,8 @@ class DESModel(ESPnetASRModel):
             )
             loss = loss + weight * loss_of_size
             stats.update(size_stats)
-        stats["score_margin"] = self.score_margin()
-        stats["selection_swaps"] = float(self.swaps_this_epoch)
+        stats["score_margin"] = self.tracker.score_margin()
+        stats["selection_swaps"] = float(self.tracker.swaps)
         return loss, stats
 
     def _loss_of_pass(self, front, p: Pass, text, text_lengths):
@@ -306,8 +307,6 @@ class DESModel(ESPnetASRModel):
             stats["loss_sparsity"] = float("nan")
         return stats
 
-    # ---- between updates --------------------------------------------------
-
     def before_step(self) -> None:
         """Leave alone what this update did not train (optimizer's pre-step hook).
 
@@ -316,47 +315,3 @@ class DESModel(ESPnetASRModel):
         """
         for p in self._idle_parameters(int(self.state.updates)):
             p.grad = None
-
-    def start_epoch(self) -> None:
-        """Count the changes of the selection anew."""
-        self.swaps_this_epoch = 0
-        self._chosen = set(self.encoder.kept_layers(self.encoder.sizes[0]))
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Advance the counter and the selection (optimizer's post-step hook)."""
-        t, encoder = int(self.state.updates), self.encoder
-        if self.stage == 1:
-            schedule = self.state.get_schedule()
-            scores = encoder.scores.detach().cpu()
-            changed = self.selector.zero_out(scores, self.state.record, schedule, t)
-            if changed is not None:
-                scores, self.state.record = changed
-                encoder.scores.copy_(scores)
-            ranking = self.selector.ranking(scores, self.state.record)
-            self._count_swaps(ranking.tolist())
-            if t >= schedule.last_update:
-                self.state.freeze(ranking)
-        self.state.updates += 1
-
-    def _count_swaps(self, ranking: List[int]) -> None:
-        chosen = set(ranking[: self.encoder.sizes[0]])
-        self.swaps_this_epoch += len(chosen - self._chosen)
-        self._chosen = chosen
-
-    def score_margin(self) -> float:
-        """Gap between the smallest size's lowest score and the next below it."""
-        scores, smallest = self.final_scores(), self.encoder.sizes[0]
-        ranking = self.encoder.ranking()
-        inside, below = scores[ranking[:smallest]].min(), scores[ranking[smallest]]
-        return float(inside - below)
-
-    def score_spread(self) -> float:
-        """Highest less lowest score: 0 would mean that nothing was learned."""
-        scores = self.final_scores()
-        return float(scores.max() - scores.min())
-
-    def final_scores(self) -> torch.Tensor:
-        """Scores ``(num_layers,)``; of a zeroed layer that before it left."""
-        scores, record = self.encoder.scores.detach().cpu().double(), self.state.record
-        return torch.where(record.at > 0, record.score, scores)

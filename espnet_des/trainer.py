@@ -42,7 +42,7 @@ class SupernetTrainer(stock.Trainer):
         )  # fmt: skip
         hooks = [
             optimizers[0].register_step_pre_hook(lambda *_: model.before_step()),
-            optimizers[0].register_step_post_hook(lambda *_: model.after_step()),
+            optimizers[0].register_step_post_hook(lambda *_: model.tracker.after_step()),
         ]
         reporters = []
 
@@ -93,7 +93,7 @@ class SupernetTrainer(stock.Trainer):
         # not in the checkpoint: without them a resume continues exactly.
         for optimizer in optimizers:
             optimizer.zero_grad()
-        getattr(model, "module", model).start_epoch()
+        getattr(model, "module", model).tracker.start_epoch()
         return super().train_one_epoch(model=model, optimizers=optimizers, **kwargs)
 
 

@@ -169,7 +169,7 @@ def updates(model, count, lr=0.1, weight_decay=0.1, batch=None):
     """Train some updates with AdamW, hooked up as the Trainer does."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     optimizer.register_step_pre_hook(lambda *_: model.before_step())
-    optimizer.register_step_post_hook(lambda *_: model.after_step())
+    optimizer.register_step_post_hook(lambda *_: model.tracker.after_step())
     for _ in range(count):
         optimizer.zero_grad()
         model.train()(**(batch or make_batch()))[0].backward()
@@ -354,13 +354,13 @@ def test_margin_spread_and_swaps():
     scores = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.4, 0.6])
     with torch.no_grad():
         model.encoder.scores.copy_(scores)
-    model.start_epoch()
-    assert model.score_margin() == pytest.approx(0.1)
-    assert model.score_spread() == pytest.approx(0.8)
+    model.tracker.start_epoch()
+    assert model.tracker.score_margin() == pytest.approx(0.1)
+    assert model.tracker.score_spread() == pytest.approx(0.8)
     with torch.no_grad():
         model.encoder.scores[5] = 1.0
-    model.after_step()
-    assert model.swaps_this_epoch == 1
+    model.tracker.after_step()
+    assert model.tracker.swaps == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
                 "wer": wer,
             }
         )
-    spread = model.score_spread()
+    spread = model.tracker.score_spread()
     write_sizes([Path(o.expdir), at.asr_exp], rows, [layer.kind for layer in model.encoder.layers],
                 f"{model.options.method}, {model_file}", spread)  # fmt: skip
 

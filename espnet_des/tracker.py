@@ -1,0 +1,64 @@
+"""What happens to the selection between two updates, and what is told of it."""
+
+import torch
+
+from espnet_des.encoder import DESConformerEncoder
+
+
+class SelectionTracker:
+    """Advances the selection of a supernet, and counts how it changes.
+
+    Args:
+        encoder: the supernet; its state dict holds all that training needs.
+            The counts here are for the log only, and begin anew every epoch.
+    """
+
+    def __init__(self, encoder: DESConformerEncoder):
+        self.encoder = encoder
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Count the changes of the selection anew."""
+        self.swaps = 0
+        self._chosen = set(self.encoder.kept_layers(self.encoder.sizes[0]))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Advance counter and selection; the optimizer's post-step hook.
+
+        In update t = c_i the lowest scores are zeroed; with the last update of
+        stage 1 the ranking of the layers becomes final.
+        """
+        encoder, state = self.encoder, self.encoder.selection
+        t = int(state.updates)
+        if not state.is_frozen:
+            schedule = state.get_schedule()
+            scores = encoder.scores.detach().cpu()
+            changed = encoder.selector.zero_out(scores, state.record, schedule, t)
+            if changed is not None:
+                scores, state.record = changed
+                encoder.scores.copy_(scores)
+            ranking = encoder.selector.ranking(scores, state.record)
+            chosen = set(ranking[: encoder.sizes[0]].tolist())
+            self.swaps += len(chosen - self._chosen)
+            self._chosen = chosen
+            if t >= schedule.last_update:
+                state.freeze(ranking)
+        state.updates += 1
+
+    def score_margin(self) -> float:
+        """Gap between the smallest size's lowest score and the next below it."""
+        scores, smallest = self.final_scores(), self.encoder.sizes[0]
+        ranking = self.encoder.ranking()
+        return float(scores[ranking[:smallest]].min() - scores[ranking[smallest]])
+
+    def score_spread(self) -> float:
+        """Highest less lowest score: 0 would mean that nothing was learned."""
+        scores = self.final_scores()
+        return float(scores.max() - scores.min())
+
+    def final_scores(self) -> torch.Tensor:
+        """Scores ``(num_layers,)``; of a zeroed layer that before it left."""
+        scores = self.encoder.scores.detach().cpu().double()
+        record = self.encoder.selection.record
+        return torch.where(record.at > 0, record.score, scores)
