@@ -8,70 +8,20 @@ Source: Xu et al., Interspeech 2024. Layers are residual modules, not blocks;
 a block's final layer norm and the subsampling front end are always kept.
 """
 
-import inspect
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
 import torch
 
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
-from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-    TooShortUttError,
-    check_short_utt,
-)
-from espnet_des.frontend import VGGSubsampling
-from espnet_des.layers import (
-    ORDERS,
-    add_branch,
-    add_branch_to_rows,
-    list_layers,
-    modules,
-    touch,
-)
+from espnet_des.layered import LayeredConformerEncoder
+from espnet_des.layers import modules
 from espnet_des.options import ConfigError, check_sizes
 from espnet_des.selection import SimpleTopK
 from espnet_des.signature import merge_signature
 from espnet_des.state import SelectionState
 
-SUBSAMPLING = (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-)
-# Stock keys that a supernet cannot mean: values that are accepted, and why.
-REFUSED = {
-    "interctc_layer_idx": ([], "use sizes: every size has a CTC loss of its own"),
-    "interctc_use_conditioning": (False, "it needs interctc_layer_idx"),
-    "ctc_trim": (False, "sizes must give outputs of the same length"),
-    "normalize_before": (True, "in a post-norm block the norm stands on the residual "
-                         "path, so a layer cannot be left out"),  # fmt: skip
-}
 
-
-class Subsampled(NamedTuple):
-    """Output of the front end, shared by all sizes of one step.
-
-    Attributes:
-        x: ``(batch, time, dim)``.
-        pos_emb: relative positions ``(1, 2 * time - 1, dim)``, or None.
-        mask: True on real frames, ``(batch, 1, time)``.
-    """
-
-    x: torch.Tensor
-    pos_emb: Optional[torch.Tensor]
-    mask: torch.Tensor
-
-
-@merge_signature(ConformerEncoder)
-class DESConformerEncoder(ConformerEncoder):
+@merge_signature(LayeredConformerEncoder)
+class DESConformerEncoder(LayeredConformerEncoder):
     """Drop-in for ESPnet's ``conformer`` that can run at several sizes.
 
     Args:
@@ -79,9 +29,7 @@ class DESConformerEncoder(ConformerEncoder):
         sizes: numbers of layers, ascending, the last one all of them; by
             default a third, two thirds and all.
         layer_order: ``espnet`` or ``paper``, the order of the modules in a block.
-        conv_norm: ``layer_norm`` over channels, or ESPnet's ``batch_norm``.
-        **conformer: arguments of ESPnet's ConformerEncoder; ``input_layer``
-            may also be ``vgg``.
+        **conformer: see :class:`LayeredConformerEncoder`.
     """
 
     def __init__(
@@ -90,54 +38,15 @@ class DESConformerEncoder(ConformerEncoder):
         *,
         sizes: Optional[Sequence[int]] = None,
         layer_order: str = "espnet",
-        conv_norm: str = "layer_norm",
         **conformer,
     ):
-        self._check_keys(layer_order, conv_norm, conformer)
-        vgg = conformer.get("input_layer") == "vgg"
-        # ESPnet does not know vgg: it builds a linear layer, replaced below.
-        super().__init__(
-            input_size, **(conformer | {"input_layer": "linear"} if vgg else conformer)
-        )
-        if vgg:
-            self.embed = VGGSubsampling(input_size, self.output_size(), self.embed[-1])
-        if conv_norm == "layer_norm":
-            for block in self.encoders:
-                if block.conv_module is not None:
-                    block.conv_module.norm = LayerNorm(self.output_size(), dim=1)
-        self.layers = list_layers(self.encoders, layer_order)
-        self.sizes = check_sizes(sizes, len(self.layers))
+        super().__init__(input_size, layer_order=layer_order, **conformer)
+        self.sizes = check_sizes(sizes, self.num_layers)
         self.size = self.sizes[-1]
         self.scores = torch.nn.Parameter(torch.full((self.num_layers,), 0.5))
         self.selection = SelectionState(self.sizes, layer_order)
         # How scores are read while stage 1 has not ended; the model sets it.
         self.selector = SimpleTopK()
-
-    @classmethod
-    def _check_keys(cls, layer_order, conv_norm, conformer):
-        known = inspect.signature(cls).parameters
-        for key in conformer:
-            if key not in known:
-                raise ConfigError(
-                    f"encoder_conf: {key}: unknown to des_conformer; it takes {list(known)}"
-                )
-        for key, (right, why) in REFUSED.items():
-            if conformer.get(key, right) != right:
-                raise ConfigError(
-                    f"encoder_conf: {key}: {conformer[key]!r} cannot be used with "
-                    f"des_conformer ({why}); leave it at {right!r}"
-                )
-        if layer_order not in ORDERS:
-            raise ConfigError(
-                f"encoder_conf: layer_order: {layer_order!r} must be one of {list(ORDERS)}"
-            )
-        norms = ["layer_norm", "batch_norm"]
-        if conv_norm not in norms:
-            raise ConfigError(f"encoder_conf: conv_norm: {conv_norm!r} must be one of {norms}")
-
-    @property
-    def num_layers(self) -> int:
-        return len(self.layers)
 
     def ranking(self) -> List[int]:
         """All layers (0-based), most important first; final in stage 2."""
@@ -162,135 +71,11 @@ class DESConformerEncoder(ConformerEncoder):
             raise ConfigError(f"size: {size!r} must be one of {self.sizes}")
         return size
 
+    def active_layers(self) -> Optional[Sequence[int]]:
+        return None if self.size == self.num_layers else self.kept_layers(self.size)
+
     def extra_repr(self) -> str:
-        kept = set(self.kept_layers(self.size))
-        lines = [f"sizes={self.sizes}, size={self.size}, active layers:"]
-        for number in range(len(self.encoders)):
-            names = [
-                f"{q}:{layer.kind}"
-                for q, layer in enumerate(self.layers)
-                if layer.block == number and q in kept
-            ]
-            lines.append(f"  block {number}: {' '.join(names) or '-'}")
-        return "\n".join(lines)
-
-    def forward(
-        self,
-        xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
-        prev_states: torch.Tensor = None,
-        masks: torch.Tensor = None,
-        ctc=None,
-        return_all_hs: bool = False,
-    ) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
-        """Encode at the current size; arguments and results as in ESPnet.
-
-        Args:
-            xs_pad: features ``(batch, time, input_size)``.
-            ilens: numbers of frames ``(batch,)``.
-            masks: True on padding, ``(batch, time)``; by default from ilens.
-            return_all_hs: also return the output of every block.
-
-        Returns:
-            Output ``(batch, time, dim)``, lengths ``(batch,)``, None.
-        """
-        front = self.subsample(xs_pad, ilens, masks)
-        kept = None if self.size == self.num_layers else self.kept_layers(self.size)
-        hidden = [] if return_all_hs else None
-        out = self.run_layers(front, kept=kept, hidden=hidden)
-        lengths = front.mask.squeeze(1).sum(1)
-        return ((out, hidden) if hidden else out), lengths, None
-
-    def subsample(
-        self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor = None
-    ) -> Subsampled:
-        """Run the front end, which no size goes without.
-
-        Args:
-            xs_pad: features ``(batch, time, input_size)``.
-            ilens: numbers of frames ``(batch,)``.
-            masks: True on padding, ``(batch, time)``; by default from ilens.
-        """
-        padding = make_pad_mask(ilens) if masks is None else masks
-        mask = (~padding[:, None, :]).to(xs_pad.device)
-        if isinstance(self.embed, SUBSAMPLING):
-            too_short, limit = check_short_utt(self.embed, xs_pad.size(1))
-            if too_short:
-                raise TooShortUttError(
-                    f"has {xs_pad.size(1)} frames and is too short for subsampling (it "
-                    f"needs more than {limit} frames), return empty results",
-                    xs_pad.size(1),
-                    limit,
-                )
-        if isinstance(self.embed, SUBSAMPLING + (VGGSubsampling,)):
-            x, mask = self.embed(xs_pad, mask)
-        else:
-            x = self.embed(xs_pad)
-        x, pos_emb = x if isinstance(x, tuple) else (x, None)
-        return Subsampled(x, pos_emb, mask)
-
-    def run_layers(
-        self,
-        front: Subsampled,
-        *,
-        kept: Optional[Sequence[int]] = None,
-        gates: Optional[torch.Tensor] = None,
-        dropped: Sequence[int] = (),
-        drop_rate: float = 0.0,
-        hidden: Optional[List[torch.Tensor]] = None,
-    ) -> torch.Tensor:
-        """Run the layers once.
-
-        Args:
-            front: output of :meth:`subsample`.
-            kept: layers to run, the others are skipped; None runs all.
-            gates: multiplies each layer's branch, ``(num_layers,)``.
-            dropped: layers with stochastic depth, drawn per utterance.
-            drop_rate: probability with which each of them is dropped.
-            hidden: a list that takes the output of every block.
-
-        Returns:
-            Output ``(batch, time, dim)``.
-        """
-        x, pos_emb, mask = front
-        runs = set(range(self.num_layers) if kept is None else kept)
-        keep_rows = {}
-        if self.training and drop_rate > 0.0 and dropped:
-            # On the CPU: which rows to compute must be known here anyway.
-            draws = torch.rand(len(dropped), x.size(0)) >= drop_rate
-            keep_rows = dict(zip(dropped, draws))
-        # ESPnet's stochastic_depth_rate means blocks of the full encoder.
-        is_full_pass = kept is None and gates is None
-        for number, block in enumerate(self.encoders):
-            coeff, rate = 1.0, block.stochastic_depth_rate
-            if self.training and is_full_pass and rate > 0:
-                coeff = 1.0 / (1.0 - rate)
-                if torch.rand(1).item() < rate:
-                    x = touch(x, list(block.parameters()))
-                    if hidden is not None:
-                        hidden.append(x)
-                    continue
-            for q in self._layers_of_block(number):
-                if q not in runs:
-                    continue
-                kind = self.layers[q].kind
-                if q in keep_rows:
-                    factor = coeff / (1.0 - drop_rate)
-                    x = add_branch_to_rows(
-                        block, kind, x, pos_emb, mask, keep_rows[q], factor
-                    )
-                else:
-                    factor = coeff if gates is None else gates[q] * coeff
-                    x = add_branch(block, kind, x, pos_emb, mask, factor)
-            if block.conv_module is not None:
-                x = block.norm_final(x)
-            if hidden is not None:
-                hidden.append(x)
-        return self.after_norm(x)
-
-    def _layers_of_block(self, number: int) -> range:
-        per_block = self.num_layers // len(self.encoders)
-        return range(number * per_block, (number + 1) * per_block)
+        return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
 
     def count_parameters(self, size: int) -> int:
         """Number of parameters of the encoder of this size alone."""

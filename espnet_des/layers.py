@@ -25,16 +25,23 @@ class Layer(NamedTuple):
     kind: str
 
 
+# What a block calls the module of a layer; None where it has none.
+ATTRIBUTES = {
+    "ff_macaron": "feed_forward_macaron",
+    "mhsa": "self_attn",
+    "conv": "conv_module",
+    "ff": "feed_forward",
+}
+
+
 def list_layers(blocks: List[EncoderLayer], order: str) -> List[Layer]:
     """All layers of an encoder in the order in which they run."""
-    present = []
-    for number, block in enumerate(blocks):
-        lacks = {
-            "ff_macaron": block.feed_forward_macaron is None,
-            "conv": block.conv_module is None,
-        }
-        present += [Layer(number, k) for k in ORDERS[order] if not lacks.get(k)]
-    return present
+    return [
+        Layer(number, kind)
+        for number, block in enumerate(blocks)
+        for kind in ORDERS[order]
+        if getattr(block, ATTRIBUTES[kind]) is not None
+    ]
 
 
 def scale(block: EncoderLayer, kind: str) -> float:

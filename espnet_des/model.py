@@ -13,8 +13,9 @@ import torch
 from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet_des.encoder import DESConformerEncoder, Subsampled
+from espnet_des.encoder import DESConformerEncoder
 from espnet_des.heads import SizedLinear
+from espnet_des.layered import Subsampled
 from espnet_des.layers import touch
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.signature import merge_signature

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-import espnet_des.encoder
+import espnet_des.layered
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_des.options import ConfigError
 from espnet_des.selection import Schedule
@@ -53,7 +53,7 @@ class Recorder:
             (id(encoder.encoders[layer.block]), layer.kind): q
             for q, layer in enumerate(encoder.layers)
         }
-        plain, rows = espnet_des.encoder.add_branch, espnet_des.encoder.add_branch_to_rows
+        plain, rows = espnet_des.layered.add_branch, espnet_des.layered.add_branch_to_rows
         run = encoder.run_layers
 
         def run_layers(*args, **kwargs):
@@ -73,8 +73,8 @@ class Recorder:
             return rows(block, kind, *args)
 
         monkeypatch.setattr(encoder, "run_layers", run_layers)
-        monkeypatch.setattr(espnet_des.encoder, "add_branch", add_branch)
-        monkeypatch.setattr(espnet_des.encoder, "add_branch_to_rows", add_branch_to_rows)
+        monkeypatch.setattr(espnet_des.layered, "add_branch", add_branch)
+        monkeypatch.setattr(espnet_des.layered, "add_branch_to_rows", add_branch_to_rows)
 
 
 CASES = reference("d_execution.json")["cases"]
