@@ -10,6 +10,7 @@ from typing import List
 import torch
 
 from espnet2.tasks import asr
+from espnet_des import subnet
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError
@@ -28,6 +29,7 @@ REFUSED_OPTIONS = {
 def register() -> None:
     """Make the classes known to ESPnet."""
     asr.encoder_choices.classes[ENCODER] = DESConformerEncoder
+    asr.encoder_choices.classes[subnet.ENCODER] = subnet.SubnetConformerEncoder
     asr.model_choices.classes[MODEL] = DESModel
 
 

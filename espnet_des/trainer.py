@@ -11,6 +11,7 @@ import torch
 
 import espnet2.train.trainer as stock
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet_des.files import write_atomically
 from espnet_des.model import DESModel
 from espnet_des.options import check_fits
 from espnet_des.reporter import StageReporter
@@ -83,9 +84,7 @@ class SupernetTrainer(stock.Trainer):
         epoch_file = Path(checkpoint).parent / f"{reporter.get_epoch()}epoch.pth"
         if not epoch_file.exists() and is_rank_zero():
             states = safe_torch_load(checkpoint, map_location="cpu")
-            partial = epoch_file.with_suffix(".pth.partial")
-            torch.save(states["model"], partial)
-            partial.replace(epoch_file)
+            write_atomically(epoch_file, lambda path: torch.save(states["model"], path))
 
     @classmethod
     def train_one_epoch(cls, model, optimizers, **kwargs) -> bool:

@@ -1,0 +1,148 @@
+"""Extracted sizes: equal to the supernet, no larger than they must be, checked."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from espnet_des.options import ConfigError
+from espnet_des.subnet import SubnetConformerEncoder, extract_subnet, subnet_state
+from tests.conftest import TINY, make_model
+from tests.training import CONFIG, load, make_data, train_here
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory):
+    """A trained hybrid supernet; its experiment folder."""
+    folder = tmp_path_factory.mktemp("supernet")
+    make_data(folder)
+    return train_here(
+        folder, folder, max_epoch=3, model_conf__ctc_weight=0.3, decoder="transformer",
+        decoder_conf={"attention_heads": 2, "linear_units": 8, "num_blocks": 1},
+    )  # fmt: skip
+
+
+def extract(supernet, size, out):
+    return extract_subnet(
+        supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth", size, out
+    )
+
+
+@pytest.mark.parametrize("size", [3, 5, 8])
+def test_an_extracted_size_is_the_supernet_at_that_size(supernet, tmp_path, size):
+    from espnet_des.decode import load_model
+
+    file = extract(supernet, size, tmp_path)
+    whole, _ = load_model(supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth")
+    part, args = load_model(tmp_path / "config.yaml", file)
+    assert (args.model, args.encoder) == ("espnet", "des_conformer_subnet")
+    whole.set_size(size)
+    whole.eval(), part.eval()
+    speech, lengths = torch.randn(2, 4000), torch.tensor([4000, 3100])
+    (a, n), (b, m) = whole.encode(speech, lengths), part.encode(speech, lengths)
+    assert torch.equal(a, b) and torch.equal(n, m)
+    assert torch.equal(whole.ctc.log_softmax(a), part.ctc.log_softmax(b))
+    count = sum(p.numel() for p in part.encoder.parameters())
+    assert count == whole.encoder.count_parameters(size)
+    assert sum(v.numel() for v in load(file).values()) < sum(
+        v.numel() for v in whole.state_dict().values()
+    )
+
+
+@pytest.mark.parametrize("conf", [{"macaron_style": False}, {"use_cnn_module": False},
+                                  {"layer_order": "paper", "conv_norm": "batch_norm"},
+                                  {"concat_after": True, "input_layer": "vgg"}])  # fmt: skip
+def test_any_kind_of_encoder_can_be_extracted(conf):
+    model = make_model(conf).eval()
+    with torch.no_grad():
+        model.encoder.scores.normal_()
+    size = model.encoder.sizes[1]
+    model.set_size(size)
+    kept = model.encoder.kept_layers(size)
+    subnet = SubnetConformerEncoder(12, kept_layers=kept, **(TINY | conf)).eval()
+    state = subnet_state(model, size)
+    encoder_state = {
+        k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")
+    }
+    subnet.load_state_dict(encoder_state)
+    x, lengths = torch.randn(2, 30, 12), torch.tensor([30, 21])
+    assert torch.equal(model.encoder(x, lengths)[0], subnet(x, lengths)[0])
+    assert subnet.num_layers == size
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_even_without_strict(supernet, tmp_path):
+    from espnet_des.decode import load_model
+
+    file = extract(supernet, 3, tmp_path)
+    state = load(file)
+    removed = next(k for k in state if k.startswith("encoder.encoders."))
+    torch.save({k: v for k, v in state.items() if k != removed}, tmp_path / "cut.pth")
+    with pytest.raises(RuntimeError, match="lacks 1 of the encoder's weights"):
+        load_model(tmp_path / "config.yaml", tmp_path / "cut.pth")
+    with pytest.raises(RuntimeError, match="has besides"):
+        load_model(tmp_path / "config.yaml", supernet / "valid.cer_ctc.ave.pth")
+
+
+def test_what_cannot_be_extracted_is_said(supernet, tmp_path):
+    with pytest.raises(ConfigError, match=r"size: 4 must be one of \[3, 5, 8\]"):
+        extract(supernet, 4, tmp_path)
+    assert not list(tmp_path.iterdir())
+    config = yaml.safe_load((supernet / "config.yaml").read_text())
+    (tmp_path / "stock.yaml").write_text(yaml.safe_dump(config | {"encoder": "conformer"}))
+    with pytest.raises(ConfigError, match="is no supernet"):
+        extract_subnet(tmp_path / "stock.yaml", supernet / "3epoch.pth", 3, tmp_path / "x")
+    state = load(supernet / "3epoch.pth")
+    state["encoder.selection.ranking"].zero_()
+    torch.save(state, tmp_path / "stage1.pth")
+    with pytest.raises(ConfigError, match="stage 1"):
+        extract_subnet(supernet / "config.yaml", tmp_path / "stage1.pth", 3, tmp_path / "x")
+    for kept in ([1, 1], [2, 1], [8], "012"):
+        with pytest.raises(ConfigError, match="kept_layers"):
+            SubnetConformerEncoder(12, kept_layers=kept, **TINY)
+
+
+def test_an_extracted_size_fine_tunes_with_stock_training(supernet, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    file = extract(supernet, 3, tmp_path / "size3")
+    config = yaml.safe_load((tmp_path / "size3/config.yaml").read_text())
+    make_data(tmp_path)
+    exp = train_here(
+        tmp_path, tmp_path, max_epoch=1, init_param=[str(file)],
+        **{k: config[k] for k in ("encoder", "encoder_conf", "model", "model_conf",
+                                  "decoder", "decoder_conf")},
+    )  # fmt: skip
+    start, end = load(file), load(exp / "1epoch.pth")
+    assert start.keys() == end.keys()
+    assert not torch.equal(start["ctc.ctc_lo.weight"], end["ctc.ctc_lo.weight"])
+
+
+def test_beam_search_of_an_extracted_size_and_of_the_supernet_agree(supernet, tmp_path):
+    """The scorers keep references: the size must be switched inside them."""
+    from espnet2.bin.asr_inference import Speech2Text
+
+    options = {"beam_size": 3, "ctc_weight": 0.5, "maxlenratio": -4}
+    whole = Speech2Text(supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth", **options)
+    speech = torch.randn(4000).numpy()
+    for size in (3, 5, 8):
+        file = extract(supernet, size, tmp_path / str(size))
+        part = Speech2Text(tmp_path / str(size) / "config.yaml", file, **options)
+        whole.asr_model.set_size(size)
+        one, two = whole(speech)[0], part(speech)[0]
+        assert one[2] == two[2] and float(one[3].score) == float(two[3].score)
+
+
+def test_command_line(supernet, tmp_path):
+    command = [sys.executable, "-m", "espnet_des.bin.extract_subnet",
+               "--asr_train_config", supernet / "config.yaml",
+               "--asr_model_file", supernet / "valid.cer_ctc.ave.pth",
+               "--output_dir", tmp_path / "out", "--size"]  # fmt: skip
+    done = subprocess.run([*command, "7"], capture_output=True, text=True)
+    assert done.returncode == 1 and "size: 7 must be one of [3, 5, 8]" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert CONFIG["encoder"] == "des_conformer"
+    assert subprocess.run([*command, "3"]).returncode == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "config.yaml", "valid.cer_ctc.ave.pth"}  # fmt: skip
