@@ -25,7 +25,7 @@ setup(
         "tensorboard",
         "matplotlib",
         # Decoding, scoring and the recipes.
-        "jiwer",
+        "rapidfuzz",
         "soundfile",
         "soxr",
         "tqdm",

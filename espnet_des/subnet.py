@@ -24,11 +24,16 @@ ENCODER = "des_conformer_subnet"
 
 @merge_signature(LayeredConformerEncoder)
 class SubnetConformerEncoder(LayeredConformerEncoder):
-    """A Conformer encoder that has only some of its layers.
+    """A Conformer encoder of one size, trained and used with ``model: espnet``.
+
+    What is extracted from a supernet, and the encoder of a fair baseline: with
+    all its layers it is a supernet's encoder (``input_layer: vgg``,
+    ``conv_norm``, ``layer_order``) that has this size from the start.
 
     Args:
         input_size: number of features.
-        kept_layers: their numbers in the full encoder, 0-based, ascending.
+        kept_layers: their numbers in the full encoder, 0-based, ascending;
+            None for all.
         num_blocks: blocks of the full encoder; one without a layer is its
             final norm.
         **conformer: see :class:`LayeredConformerEncoder`.
@@ -38,7 +43,7 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         self,
         input_size: int,
         *,
-        kept_layers: Sequence[int],
+        kept_layers: Optional[Sequence[int]] = None,
         num_blocks: int = 6,
         layer_order: str = "espnet",
         **conformer,
@@ -50,7 +55,8 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         blocks = [self.encoders[0]]
         per_block = self.num_layers
         full = [Layer(b, layer.kind) for b in range(num_blocks) for layer in self.layers]
-        kept = check_kept(kept_layers, len(full))
+        everything = list(range(len(full)))
+        kept = everything if kept_layers is None else check_kept(kept_layers, len(full))
         for number in range(num_blocks):
             if number:
                 blocks.append(LayeredConformerEncoder(input_size, **one_block).encoders[0])

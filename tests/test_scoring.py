@@ -1,21 +1,57 @@
 """Word error counts and the names of asr.sh."""
 
+import random
+
 import pytest
 
+from espnet_des import scoring
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
 from espnet_des.recipe.sizes import ranges
-from espnet_des.scoring import count_errors
+from espnet_des.scoring import count_errors, read_counts, write_scores
 
 
 def test_word_errors_by_hand():
-    references = {"a": "ONE TWO THREE", "b": "FOUR", "c": ""}
-    hypotheses = {"a": "ONE THREE THREE FIVE", "b": "", "c": "SIX"}
+    references = {"a": "ONE TWO THREE", "b": "FOUR", "c": "", "d": "FIVE"}
+    hypotheses = {"a": "ONE THREE THREE FIVE", "b": "", "c": "SIX", "d": "five"}
     errors = count_errors(references, hypotheses)
-    assert errors == (4, 1, 1, 2)
-    assert errors.wer == 100.0
+    assert errors == (4, 5, 1, 1, 2, 3)
+    assert errors.rate == 80.0
     with pytest.raises(KeyError):
         count_errors({"a": "ONE"}, {})
+
+
+def random_texts(count, seed):
+    rng = random.Random(seed)
+    references, hypotheses = {}, {}
+    for i in range(count):
+        words = [rng.choice("ab cd ef gh".split()) for _ in range(rng.randint(1, 12))]
+        heard = []
+        for word in words:
+            heard += rng.choice([[word]] * 5 + [[], [word, "x"], ["y"], ["ab"]])
+        references[f"s-{i}"], hypotheses[f"s-{i}"] = " ".join(words), " ".join(heard)
+    return references, hypotheses
+
+
+def test_counts_are_those_of_sclite(tmp_path, monkeypatch):
+    """The report without sclite has the counts that sclite would give."""
+    references, hypotheses = random_texts(300, 0)
+    speakers = {utt: "s" for utt in references}
+    counted = count_errors(references, hypotheses)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "find_sclite", lambda: None)
+        assert write_scores(tmp_path / "own", references, hypotheses, speakers) == counted
+    report = (tmp_path / "own/result.txt").read_text()
+    assert f"| Sum/Avg |   300  {counted.words} |" in report and " 41.4 " in report
+    if scoring.find_sclite() is None:
+        return  # the counts recorded below still tie the two together
+    assert write_scores(tmp_path / "nist", references, hypotheses, speakers) == counted
+    assert read_counts(tmp_path / "nist") == counted
+
+
+def test_counts_as_recorded_from_sclite():
+    """sclite 2.10 on the same texts."""
+    assert count_errors(*random_texts(300, 0)) == (300, 1935, 393, 195, 213, 262)
 
 
 NEEDED = ["--train_set", "t", "--valid_set", "v", "--test_sets", "x y"]

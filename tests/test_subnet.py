@@ -73,6 +73,20 @@ def test_any_kind_of_encoder_can_be_extracted(conf):
     assert subnet.num_layers == size
 
 
+def test_with_all_layers_it_is_a_stock_conformer():
+    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+
+    stock = ConformerEncoder(12, **TINY).eval()
+    plain = SubnetConformerEncoder(12, conv_norm="batch_norm", **TINY).eval()
+    plain.load_state_dict(stock.state_dict())
+    x, lengths = torch.randn(2, 30, 12), torch.tensor([30, 21])
+    assert torch.equal(stock(x, lengths)[0], plain(x, lengths)[0])
+    # Blocks start apart, as those of a model that is trained on its own must.
+    fresh = SubnetConformerEncoder(12, **TINY)
+    one, two = (block.feed_forward.w_1.weight for block in fresh.encoders)
+    assert not torch.equal(one, two)
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused_even_without_strict(supernet, tmp_path):
     from espnet_des.decode import load_model
 

@@ -3,9 +3,10 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "spk2gender")
+MADE_OF = "made_of"
 
 
 class DataError(RuntimeError):
@@ -43,14 +44,53 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
     Returns:
         Number of utterances.
     """
+    return write_data_dirs({folder: utterances})[folder]
+
+
+def write_data_dirs(
+    folders: Mapping[Path, Iterable[Utterance]],
+    made_of: Optional[Mapping[Path, Sequence[str]]] = None,
+) -> Dict[Path, int]:
+    """Write several directories; none of them if one is not in order.
+
+    Args:
+        folders: directory to its utterances.
+        made_of: directory to the names of the corpus's sets in it, which
+            ``is_made`` looks at.
+
+    Returns:
+        Directory to its number of utterances.
+    """
+    tables = {folder: _tables(folder, list(utts)) for folder, utts in folders.items()}
+    for folder, contents in tables.items():
+        _write_tables(folder, contents, (made_of or {}).get(folder))
+    return {folder: len(contents["text"]) for folder, contents in tables.items()}
+
+
+def is_made(folder: Path, sets: Sequence[str]) -> bool:
+    """Whether the directory is there, and not made of other sets."""
+    note = folder / MADE_OF
+    same = not note.exists() or note.read_text(encoding="utf-8").split() == list(sets)
+    return same and (folder / "text").exists()
+
+
+def _tables(folder: Path, utterances: List[Utterance]) -> Dict[str, Dict[str, str]]:
     utts = sorted(utterances, key=lambda u: u.utt.encode())
     if not utts:
         raise DataError(f"{folder}: no utterance is left to write")
     tables: Dict[str, Dict[str, str]] = {name: {} for name in FILES}
     speakers: Dict[str, List[str]] = {}
+    previous = utts[0].spk
     for u in utts:
         if u.utt in tables["text"]:
             raise DataError(f"{folder}: utterance {u.utt} occurs twice ({u.audio})")
+        if not u.utt.startswith(u.spk) or u.spk.encode() < previous.encode():
+            raise DataError(
+                f"{folder}: utterance {u.utt} of speaker {u.spk} is not sorted by speaker "
+                f"(after {previous}). Kaldi's tools want ids that begin with the speaker's, "
+                "and speakers whose names sort as their utterances do"
+            )
+        previous = u.spk
         tables["text"][u.utt] = u.text
         tables["utt2spk"][u.utt] = u.spk
         speakers.setdefault(u.spk, []).append(u.utt)
@@ -62,15 +102,22 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
         if u.gender:
             tables["spk2gender"][u.spk] = u.gender
     tables["spk2utt"] = {spk: " ".join(ids) for spk, ids in speakers.items()}
+    return tables
+
+
+def _write_tables(
+    folder: Path, tables: Dict[str, Dict[str, str]], sets: Optional[Sequence[str]]
+) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, table in tables.items():
         if table:
             write_table(partial / name, table)
+    if sets:
+        (partial / MADE_OF).write_text(" ".join(sets) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    return len(utts)
 
 
 def write_table(path: Path, table: Dict[str, str]) -> None:

@@ -4,13 +4,11 @@
     LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
 """
 
-import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-import soundfile
-
-from espnet_des.corpus.kaldi import DataError, Utterance, write_data_dir
+from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
+from espnet_des.corpus.kaldi import DataError, Utterance, is_made, write_data_dirs
 from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/12"
@@ -46,14 +44,17 @@ def prepare_librispeech(
             "and give the folder that holds LibriSpeech/ as LIBRISPEECH in db.sh"
         )
     wanted = {_dir_name(s): [s] for s in sets} | {k: list(v) for k, v in joined.items()}
-    if all((data / name / "text").exists() for name in wanted):
+    if all(is_made(data / name, parts) for name, parts in wanted.items()):
         print(f"{data}: {', '.join(wanted)} are there already")
         return
     genders = _genders(root)
     found = {s: _read_set(root / s, genders, sample_rate) for s in needed}
-    for name, parts in wanted.items():
-        count = write_data_dir(data / name, [u for part in parts for u in found[part]])
-        print(f"{data / name}: {count} utterances")
+    counts = write_data_dirs(
+        {data / name: [u for s in parts for u in found[s]] for name, parts in wanted.items()},
+        made_of={data / name: parts for name, parts in wanted.items()},
+    )
+    for folder, count in counts.items():
+        print(f"{folder}: {count} utterances")
 
 
 def _dir_name(name: str) -> str:
@@ -76,13 +77,13 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
     files = sorted(folder.glob("*/*/*.trans.txt"))
     if not files:
         raise DataError(f"{folder} holds no */*/*.trans.txt: is it unpacked? See {URL}")
-    utterances, skipped = [], []
+    utterances, skipped = [], Skipped(folder)
     for path in progress(files, desc=f"reading {folder.name}", unit="chapter"):
         for utt, text, problem in _read_transcript(path):
             audio = path.parent / f"{utt}.flac"
-            problem = problem or _why_not(audio, sample_rate)
+            problem = problem or audio_problem(audio, sample_rate)
             if problem:
-                skipped.append(f"{path}: {utt}: {problem}")
+                skipped.add(f"{path}: {utt}: {problem}")
                 continue
             speaker, chapter, _ = utt.split("-")
             # A chapter is a speaker of its own, as in Kaldi's recipe.
@@ -90,11 +91,7 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
                 Utterance(utt, f"{speaker}-{chapter}", text, audio.resolve(),
                           gender=genders.get(speaker))  # fmt: skip
             )
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
-    if skipped:
-        print(f"{folder}: skipped {len(skipped)} of {len(skipped) + len(utterances)} "
-              "utterances, named above", file=sys.stderr)  # fmt: skip
+    skipped.report(kept=len(utterances))
     return utterances
 
 
@@ -102,29 +99,12 @@ def _read_transcript(path: Path) -> List[Tuple[str, str, Optional[str]]]:
     """Lines of a transcript: id, words, and what is wrong with it or None."""
     stem = path.name.removesuffix(".trans.txt")
     lines = []
-    for raw in path.read_bytes().splitlines():
-        line = raw.decode("utf-8", errors="replace")
+    for _, line, problem in numbered_lines(path):
         utt, _, text = line.partition(" ")
-        text, problem = " ".join(text.split()), None
-        if "\ufffd" in line:
-            problem = "the transcript is not UTF-8"
-        elif not utt.startswith(f"{stem}-") or len(utt.split("-")) != 3:
-            problem = f"the id does not belong to {stem}"
+        text = " ".join(text.split())
+        if not utt.startswith(f"{stem}-") or len(utt.split("-")) != 3:
+            problem = problem or f"the id does not belong to {stem}"
         elif not text:
-            problem = "the transcript is empty"
+            problem = problem or "the transcript is empty"
         lines.append((utt, text, problem))
     return lines
-
-
-def _why_not(audio: Path, sample_rate: int) -> Optional[str]:
-    if not audio.exists():
-        return f"{audio.name} is missing"
-    try:
-        info = soundfile.info(audio)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        return f"{audio.name} cannot be read ({error})"
-    if info.samplerate != sample_rate:
-        return f"{audio.name} has {info.samplerate} Hz, not {sample_rate}"
-    if not info.frames:
-        return f"{audio.name} is empty"
-    return None

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 import soundfile
 import soxr
@@ -24,6 +24,45 @@ def prepare(o: argparse.Namespace, at: Layout) -> None:
     code = subprocess.call([str(script), *shlex.split(o.local_data_opts)])
     if code:
         raise StageError(f"{script} failed (exit {code}); its message is above")
+
+
+def perturb(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 2: the training set at several speeds, as data/<train_set>_sp.
+
+    Nothing is resampled yet: ``rec2speed`` tells stage 3 to.
+    """
+    if not o.speed_perturb_factors:
+        return say("Skip stage 2: no --speed_perturb_factors")
+    source, target = at.data / o.unperturbed_set, at.data / o.train_set
+    names = ["wav.scp", "text", "utt2spk"]
+    names += ["segments"] if (source / "segments").exists() else []
+    tables = {name: read_table(source / name) for name in names}
+    out = {name: {} for name in [*names, "rec2speed"]}
+    for factor in dict.fromkeys(float(f) for f in o.speed_perturb_factors.split()):
+        prefix = "" if factor == 1.0 else f"sp{factor:g}-"
+        for name, table in tables.items():
+            for key, value in table.items():
+                if name == "utt2spk":
+                    value = prefix + value
+                elif name == "segments":
+                    recording, begin, end = value.split()
+                    times = (f"{float(t) / factor:.3f}" for t in (begin, end))
+                    value = " ".join([prefix + recording, *times])
+                elif name == "wav.scp":
+                    out["rec2speed"][prefix + key] = f"{factor:g}"
+                out[name][prefix + key] = value
+    out["spk2utt"] = speakers_to_utterances(out["utt2spk"])
+    target.mkdir(parents=True, exist_ok=True)
+    for name, table in out.items():
+        write_table(target / name, table)
+    say(f"{target}: {len(out['text'])} utterances")
+
+
+def speakers_to_utterances(utt2spk: Dict[str, str]) -> Dict[str, str]:
+    speakers: Dict[str, List[str]] = {}
+    for utt, spk in utt2spk.items():
+        speakers.setdefault(spk, []).append(utt)
+    return {spk: " ".join(sorted(utts)) for spk, utts in speakers.items()}
 
 
 def sets(o: argparse.Namespace) -> Dict[str, str]:
@@ -54,7 +93,8 @@ def format_audio(o: argparse.Namespace, at: Layout) -> None:
 
 def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace):
     recordings = read_table(source / "wav.scp")
-    segments = source / "segments"
+    speed_file, segments = source / "rec2speed", source / "segments"
+    speeds = read_table(speed_file) if speed_file.exists() else {}
     pieces = {utt: (utt, None, None) for utt in recordings}
     if segments.exists():
         rows = {utt: row.split() for utt, row in read_table(segments).items()}
@@ -63,20 +103,20 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
     for utt, (recording, begin, end) in progress(
         pieces.items(), desc=f"formatting {source.name}", unit="utt"
     ):
-        path = Path(recordings[recording])
+        path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
         info = soundfile.info(path)
-        is_ready = begin is None and info.samplerate == o.sample_rate and info.channels == 1
-        if is_ready and path.suffix in (".flac", ".wav"):
+        is_ready = begin is None and (info.samplerate, info.channels) == (o.sample_rate, 1)
+        if is_ready and speed == 1.0 and path.suffix in (".flac", ".wav"):
             wavs[utt], samples[utt] = str(path), str(info.frames)
             continue
         span = {}
-        if begin is not None:
-            first = round(begin * info.samplerate)
-            span = {"start": first, "stop": min(info.frames, round(end * info.samplerate))}
+        if begin is not None:  # seconds after the change of speed
+            first, last = (round(t * speed * info.samplerate) for t in (begin, end))
+            span = {"start": first, "stop": min(info.frames, last)}
         wave, rate = soundfile.read(path, dtype="float32", **span)
         wave = wave.mean(axis=1) if wave.ndim > 1 else wave
-        if rate != o.sample_rate:
-            wave = soxr.resample(wave, rate, o.sample_rate)
+        if rate * speed != o.sample_rate:
+            wave = soxr.resample(wave, rate * speed, o.sample_rate)
         name = Path("data") / f"{utt}.{o.audio_format}"
         (partial / "data").mkdir(exist_ok=True)
         soundfile.write(partial / name, wave, o.sample_rate)
@@ -106,14 +146,12 @@ def filter_length(o: argparse.Namespace, at: Layout) -> None:
         for table in ("text", "utt2spk", "wav.scp", "utt2num_samples"):
             rows = read_table(source / table)
             write_table(target / table, {u: rows[u] for u in keep})
-        speakers: Dict[str, str] = {}
-        for utt, spk in read_table(target / "utt2spk").items():
-            speakers[spk] = f"{speakers[spk]} {utt}" if spk in speakers else utt
+        speakers = speakers_to_utterances(read_table(target / "utt2spk"))
         write_table(target / "spk2utt", speakers)
         for table in ("feats_type", "audio_format"):
             shutil.copy(source / table, target / table)
     lines = []
-    for text in (o.lm_train_text or f"{at.feats / o.train_set / 'text'}").split():
+    for text in (o.lm_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split():
         lines += [f"{u} {words}\n" for u, words in read_table(Path(text)).items() if words]
     (at.feats / "lm_train.txt").write_text("".join(lines), encoding="utf-8")
 
@@ -142,15 +180,16 @@ def _make_bpe(o: argparse.Namespace, at: Layout) -> None:
     import sentencepiece
 
     at.bpe_prefix.parent.mkdir(parents=True, exist_ok=True)
-    texts = (o.bpe_train_text or f"{at.feats / o.train_set / 'text'}").split()
+    texts = (o.bpe_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split()
     lines = [words for text in texts for words in read_table(Path(text)).values() if words]
     train = at.bpe_prefix.with_name("train.txt")
     train.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
         sentencepiece.SentencePieceTrainer.train(
             input=str(train), vocab_size=o.nbpe, model_type=o.bpemode,
-            model_prefix=str(at.bpe_prefix), character_coverage=1.0,
-            input_sentence_size=100000000, minloglevel=1,
+            model_prefix=str(at.bpe_prefix), character_coverage=o.bpe_char_cover,
+            input_sentence_size=o.bpe_input_sentence_size, minloglevel=1,
+            user_defined_symbols=o.bpe_nlsyms,
         )  # fmt: skip
     except RuntimeError as error:
         raise StageError(f"--nbpe {o.nbpe}: sentencepiece refuses: {error}") from error

@@ -6,19 +6,26 @@ import time
 from typing import Callable, Dict, List, Set, Tuple
 
 from espnet_des.corpus.kaldi import DataError
-from espnet_des.recipe import data, sizes, train
+from espnet_des.recipe import data, evaluate, lm, sizes, train
 from espnet_des.recipe.layout import Layout, layout
 from espnet_des.recipe.options import parse
 from espnet_des.recipe.process import StageError, say
 
 STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     1: ("Data preparation", data.prepare),
+    2: ("Speed perturbation", data.perturb),
     3: ("Format wav.scp", data.format_audio),
     4: ("Remove long/short data", data.filter_length),
     5: ("Generate token list", data.make_tokens),
+    6: ("LM collect stats", lm.collect_stats),
+    7: ("LM training", lm.train),
+    8: ("LM perplexity", lm.perplexity),
     10: ("ASR collect stats", train.collect_stats),
     11: ("ASR training", train.train),
-    16: ("Sizes: decode and score every size", sizes.score_sizes),
+    12: ("Decoding", evaluate.decode),
+    13: ("Scoring", evaluate.score),
+    14: ("Pack model", evaluate.pack),
+    16: ("Sizes: extract, decode and score every size", sizes.score_sizes),
 }
 
 
@@ -28,6 +35,7 @@ def skipped(o: argparse.Namespace) -> Set[int]:
     for is_on, stages in (
         (o.skip_data_prep, range(1, 6)),
         (o.skip_train, (2, 4, 5, 6, 7, 8, 9, 10, 11)),
+        (not o.use_lm, (6, 7, 8)),
         (o.skip_eval, (12, 13)),
         (o.skip_packing, (14,)),
         (o.skip_sizes, (16,)),

@@ -17,6 +17,9 @@ class Layout:
         bpe_prefix: of the sentencepiece model.
         stats: of stage 10.
         asr_exp: experiment of stage 11.
+        lm_stats: of stage 6.
+        lm_exp: experiment of stage 7.
+        lm_train: text of the language model; its validation and test text.
     """
 
     data: Path
@@ -25,6 +28,11 @@ class Layout:
     bpe_prefix: Path
     stats: Path
     asr_exp: Path
+    lm_stats: Path
+    lm_exp: Path
+    lm_train: Path
+    lm_dev: Path
+    lm_test: Path
 
     @property
     def bpe_model(self) -> Path:
@@ -32,22 +40,55 @@ class Layout:
 
 
 def layout(o: argparse.Namespace) -> Layout:
-    """Names as in asr.sh, so that both find what the other has made."""
+    """Names as in asr.sh, so that both find what the other has made.
+
+    Also sets ``o.train_set`` and ``o.inference_tag`` to what they then mean.
+    """
     tokens = Path("data") / (f"{o.lang}_token_list" if o.lang != "noinfo" else "token_list")
-    units = f"{o.token_type}{o.nbpe}" if o.token_type == "bpe" else o.token_type
     language = "" if o.lang == "noinfo" else f"_{o.lang}"
-    tag = o.asr_tag
-    if not tag:
-        tag = Path(o.asr_config).stem if o.asr_config else "train"
-        tag += f"_{o.feats_type}{language}_{units}"
-        tag += re.sub("[ |=/]", "", o.asr_args.replace("--", "_"))
-    exp = Path(o.expdir)
+    units = language + "_" + o.token_type + (str(o.nbpe) if o.token_type == "bpe" else "")
+    perturbed = "_sp" if o.speed_perturb_factors else ""
+    asr_tag = o.asr_tag or (
+        _stem(o.asr_config) + f"_{o.feats_type}{units}" + _squeeze(o.asr_args) + perturbed
+    )
+    lm_tag = o.lm_tag or _stem(o.lm_config) + units + _squeeze(o.lm_args)
+    exp, feats = Path(o.expdir), Path(o.dumpdir) / o.feats_type
     folder = f"bpe_{o.bpemode}{o.nbpe}" if o.token_type == "bpe" else o.token_type
-    return Layout(
+    tests = o.test_sets.split()
+    org_valid = feats / "org" / o.valid_set / "text"
+    at = Layout(
         data=Path("data"),
-        feats=Path(o.dumpdir) / o.feats_type,
+        feats=feats,
         token_list=tokens / folder / "tokens.txt",
         bpe_prefix=tokens / f"bpe_{o.bpemode}{o.nbpe}" / "bpe",
-        stats=Path(o.asr_stats_dir or exp / f"asr_stats_{o.feats_type}{language}_{units}"),
-        asr_exp=Path(o.asr_exp or exp / f"asr_{tag}"),
+        stats=Path(o.asr_stats_dir or exp / f"asr_stats_{o.feats_type}{units}{perturbed}"),
+        asr_exp=Path(o.asr_exp or exp / f"asr_{asr_tag}"),
+        lm_stats=Path(o.lm_stats_dir or exp / f"lm_stats{units}"),
+        lm_exp=Path(o.lm_exp or exp / f"lm_{lm_tag}"),
+        lm_train=feats / "lm_train.txt",
+        lm_dev=Path(o.lm_dev_text or org_valid),
+        lm_test=Path(o.lm_test_text or (feats / tests[0] / "text" if tests else org_valid)),
     )
+    o.unperturbed_set = o.train_set
+    o.train_set += perturbed
+    o.inference_tag = o.inference_tag or _inference_tag(o, at.lm_exp)
+    return at
+
+
+def _stem(config) -> str:
+    return Path(config).stem if config else "train"
+
+
+def _squeeze(arguments: str, drop: str = "[ |=/]") -> str:
+    return re.sub(drop, "", arguments.replace("--", "_"))
+
+
+def _inference_tag(o: argparse.Namespace, lm_exp: Path) -> str:
+    def name(model: str) -> str:
+        return re.sub(r"\.[^.]*$", "", model.replace("/", "_"))
+
+    tag = _stem(o.inference_config) if o.inference_config else "inference"
+    tag += _squeeze(o.inference_args, "[ |=]")
+    if o.use_lm:
+        tag += f"_lm_{lm_exp.name}_{name(o.inference_lm)}"
+    return f"{tag}_asr_model_{name(o.inference_asr_model)}"

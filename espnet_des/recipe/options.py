@@ -14,7 +14,7 @@ LEFT_OUT = {
     "use_streaming": "false", "use_maskctc": "false", "use_lightning": "false",
     "use_prompt": "false", "use_lang_prompt": "false", "use_nlp_prompt": "false",
     "sot_asr": "false", "num_ref": "1", "num_splits_asr": "1", "num_splits_lm": "1",
-    "asr_task": "asr", "download_model": "", "hf_repo": "", "skip_upload_hf": "true",
+    "asr_task": "asr", "num_nodes": "1", "gpu_inference": "false", "download_model": "", "hf_repo": "", "skip_upload_hf": "true",
     "auxiliary_data_tags": "", "post_process_local_data_opts": "",
     "multi_columns_input_wav_scp": "false", "multi_columns_output_wav_scp": "false",
     "hugging_face_model_name_or_path": "",
@@ -69,6 +69,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("cleaner", default="none")
     add("hyp_cleaner", default="none")
     add("g2p", default="none")
+    add("speed_perturb_factors", default="", help='for example "0.9 1.0 1.1"')
     group("Tokens")
     add("token_type", default="bpe", help="char, bpe or word")
     add("nbpe", int, 30, "number of BPE units")
@@ -77,7 +78,21 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("blank", default="<blank>")
     add("sos_eos", default="<sos/eos>")
     add("bpe_train_text", default="", help="text for the BPE model")
-    add("lm_train_text", default="", help="text for the token list")
+    add("bpe_input_sentence_size", int, 100000000)
+    add("bpe_nlsyms", default="", help="symbols that BPE keeps whole, separated by commas")
+    add("bpe_char_cover", float, 1.0)
+    group("Language model")
+    add("use_lm", str2bool, True, "train one (stages 6 to 8) and decode with it")
+    add("lm_config", str_or_none, None, "training config")
+    add("lm_args", default="", help="options that overrule the config")
+    add("lm_tag", default="", help="suffix of the experiment's folder")
+    add("lm_exp", default="", help="folder of the experiment")
+    add("lm_stats_dir", default="", help="folder of the statistics")
+    add("lm_train_text", default="", help="texts; also for a token list of characters")
+    add("lm_dev_text")
+    add("lm_test_text")
+    add("lm_fold_length", int, 150)
+    add("inference_lm", default="valid.loss.ave.pth", help="model file to decode with")
     group("ASR")
     add("asr_config", str_or_none, None, "training config")
     add("asr_args", default="", help="options that overrule the config")
@@ -91,7 +106,12 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("asr_text_fold_length", int, 150)
     group("Decoding")
     add("inference_asr_model", default="valid.acc.ave.pth", help="model file to decode with")
-    add("batch_size", int, 1, "utterances decoded at once")
+    add("inference_config", str_or_none, None, "decoding config")
+    add("inference_args", default="", help="options that overrule the config")
+    add("inference_tag", default="", help="name of the decoding's folder")
+    add("batch_size", int, 1, "utterances decoded at once by beam search")
+    group("Sizes (stage 16, not in asr.sh)")
+    add("sizes_decoding", default="best_path", help="best_path, or beam as in stage 12")
 
     others = parser.add_argument_group("Left out of this driver (asr.sh has them)")
     for name, off in LEFT_OUT.items():
@@ -117,12 +137,38 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
         ("token_type", ["char", "bpe", "word"]),
         ("audio_format", ["flac", "wav"]),
         ("feats_normalize", ["global_mvn", "utterance_mvn"]),
+        ("sizes_decoding", ["best_path", "beam"]),
     ):
         if getattr(opts, name) not in right:
             parser.error(f"--{name} {getattr(opts, name)}: must be one of {right}")
-    if opts.asr_config is not None and not Path(opts.asr_config).is_file():
-        parser.error(f"--asr_config {opts.asr_config}: no such file")
+    for name in ("asr_config", "lm_config", "inference_config"):
+        path = getattr(opts, name)
+        if path is not None and not Path(path).is_file():
+            parser.error(f"--{name} {path}: no such file")
+    check_sets(parser, opts)
     try:
         opts.sample_rate = parse_size(opts.fs)
     except Exception:
         parser.error(f"--fs {opts.fs}: must be a rate such as 16k or 16000")
+
+
+def check_sets(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
+    """As asr.sh: the validation set among the test sets means --eval_valid_set."""
+    sets = list(dict.fromkeys(opts.test_sets.split()))
+    if opts.train_set in (*sets, opts.valid_set):
+        parser.error(
+            f"--train_set {opts.train_set}: must be neither the validation nor a test set"
+        )
+    if opts.valid_set in sets:
+        opts.eval_valid_set = True
+        sets.remove(opts.valid_set)
+    opts.test_sets = " ".join(sets)
+    try:
+        factors = [float(f) for f in opts.speed_perturb_factors.split()]
+    except ValueError:
+        factors = [0.0]
+    if any(not 0.1 < f < 10 for f in factors):
+        parser.error(
+            f"--speed_perturb_factors {opts.speed_perturb_factors}: must be factors "
+            'such as "0.9 1.0 1.1"'
+        )

@@ -1,4 +1,4 @@
-"""Stage 16: every size of a trained supernet, decoded and scored."""
+"""Stage 16: every size of a trained supernet, extracted, decoded and scored."""
 
 import argparse
 import json
@@ -6,54 +6,71 @@ from pathlib import Path
 from typing import Dict, List
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, score
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, say
-from espnet_des.scoring import count_errors
 
 
 def score_sizes(o: argparse.Namespace, at: Layout) -> None:
-    """Decode the test sets at every size; write the table of sizes."""
-    from espnet_des.decode import BestPathDecoder, decode_files, load_model
+    """Make an experiment of every size, decode it, and write the table of sizes."""
+    from espnet_des.decode import load_model
+    from espnet_des.subnet import extract_subnet
 
-    config, model_file = at.asr_exp / "config.yaml", at.asr_exp / o.inference_asr_model
-    if not model_file.exists():
-        raise StageError(
-            f"{model_file} is missing: run stage 11 first. Only whole stage-2 epochs are "
-            f"averaged; {at.asr_exp}/train.log says if there was none. Another file can be "
-            "named with --inference_asr_model"
-        )
+    config, model_file = at.asr_exp / "config.yaml", asr_model(o, at.asr_exp)
     model, train_args = load_model(config, model_file)
     if not hasattr(model, "set_size"):
-        raise StageError(f"{config}: encoder: {train_args.encoder} has one size only")
-    if not model.state.is_frozen:
         raise StageError(
-            f"{model_file} is of stage 1, in which the layers are not chosen yet"
+            f"{config}: encoder: {train_args.encoder} has one size only; "
+            "leave stage 16 out with --skip_sizes true"
         )
-    decoder = BestPathDecoder(model, train_args)
     rows = []
     for size in model.encoder.sizes:
-        model.set_size(size)
-        wer = {}
-        for name in o.test_sets.split():
-            folder = at.asr_exp / f"decode_best_path_size{size}" / name
-            texts = decode_files(
-                decoder, read_table(at.feats / name / "wav.scp"), 16, f"size {size}: {name}"
-            )
-            folder.mkdir(parents=True, exist_ok=True)
-            write_table(folder / "text", texts)
-            errors = count_errors(read_table(at.feats / name / "text"), texts)
-            wer[name] = round(errors.wer, 2)
+        exp = size_exp(at.asr_exp, size)
+        try:
+            extract_subnet(config, model_file, size, exp)
+        except (ValueError, RuntimeError) as error:
+            raise StageError(str(error)) from error
+        tag = o.inference_tag
+        if o.sizes_decoding == "beam":
+            decode(o, at, exp)
+        else:
+            tag = f"decode_ctc_best_path_asr_model_{Path(o.inference_asr_model).stem}"
+            decode_best_path(o, at, exp, tag, size)
+        errors = score(o, at, exp, tag)
+        if not o.skip_packing:
+            pack(o, at, exp)
         rows.append(
             {
                 "size": size,
                 "kept_layers": model.encoder.kept_layers(size),
                 "num_params": model.encoder.count_parameters(size),
-                "wer": wer,
+                "wer": {Path(name).name: round(e.rate, 2) for name, e in errors.items()},
             }
         )
-    spread = model.tracker.score_spread()
-    write_sizes([Path(o.expdir), at.asr_exp], rows, [layer.kind for layer in model.encoder.layers],
-                f"{model.options.method}, {model_file}", spread)  # fmt: skip
+    write_sizes(
+        [Path(o.expdir), at.asr_exp], rows, [layer.kind for layer in model.encoder.layers],
+        f"{model.options.method}, {model_file}", model.tracker.score_spread(),
+    )  # fmt: skip
+
+
+def size_exp(asr_exp: Path, size: int) -> Path:
+    """Experiment of one size, beside that of the supernet."""
+    return asr_exp.with_name(f"{asr_exp.name}_size{size}")
+
+
+def decode_best_path(
+    o: argparse.Namespace, at: Layout, exp: Path, tag: str, size: int
+) -> None:
+    """CTC best-path decoding of every test set, with the extracted model."""
+    from espnet_des.decode import BestPathDecoder, decode_files, load_model
+
+    decoder = BestPathDecoder(*load_model(exp / "config.yaml", asr_model(o, exp)))
+    for name in decoded_sets(o):
+        wavs = read_table(at.feats / name / "wav.scp")
+        texts = decode_files(decoder, wavs, 16, f"size {size}: {name}")
+        folder = exp / tag / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(folder / "text", texts)
 
 
 def write_sizes(

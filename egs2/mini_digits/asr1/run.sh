@@ -2,21 +2,23 @@
 # Spoken digits: one training, three encoder sizes, on two CPU cores.
 #   ./run.sh                                  # everything, with Simple-Top-k
 #   ./run.sh --asr_tag iterative_zero_out --asr_args "--model_conf method=iterative_zero_out"
-#   ./run.sh --stage 16                       # only decode and score every size
+#   ./run.sh --stage 16                       # only extract, decode and score every size
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-. ./path.sh
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 
-exec python3 -m espnet_des.bin.recipe \
+exec ./asr.sh \
     --lang en \
     --ngpu 0 \
     --nj 2 \
+    --inference_nj 2 \
     --token_type char \
     --max_wav_duration 20 \
+    --use_lm false \
     --asr_config conf/train_des.yaml \
     --asr_tag simple_top_k \
+    --inference_config conf/decode_ctc.yaml \
     --inference_asr_model valid.cer_ctc.ave.pth \
     --train_set train_digits \
     --valid_set dev_digits \

@@ -1,0 +1,19 @@
+# Sourced by asr.sh and local/*.sh: the python that has espnet_des, and, with an
+# ESPnet checkout (ESPNET_ROOT), what ESPnet's own path.sh sets up.
+MAIN_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
+if [ -n "${ESPNET_ROOT:-}" ]; then
+    PATH="${PWD}/utils:${PATH}"
+    for script in activate_python.sh extra_path.sh; do
+        if [ -f "${ESPNET_ROOT}/tools/${script}" ]; then
+            . "${ESPNET_ROOT}/tools/${script}"
+        fi
+    done
+fi
+if [ -x "${MAIN_ROOT}/.venv/bin/python3" ]; then
+    PATH="${MAIN_ROOT}/.venv/bin:${PATH}"
+fi
+if [ -d /usr/lib/sctk/bin ]; then # Debian keeps sclite off the PATH
+    PATH="${PATH}:/usr/lib/sctk/bin"
+fi
+export PATH LC_ALL=C PYTHONIOENCODING=UTF-8 PYTHONUTF8=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

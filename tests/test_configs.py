@@ -1,0 +1,127 @@
+"""Every shipped config: ESPnet's own parsers take it, and it trains what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet_des.options import check_fits
+
+ROOT = Path(__file__).parents[1]
+TRAIN = sorted(ROOT.glob("conf/*/train*.yaml"))
+ASR = [p for p in TRAIN if "lm" not in yaml.safe_load(p.read_text())]
+LM = [p for p in TRAIN if p not in ASR]
+DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
+# E, the last update of stage 1: the sum of the published updates per iteration.
+LAST_UPDATE = {
+    "mini_digits/train_des": 480,  # 60% of 800; everything else is published
+    "librispeech/train_des_simple_top_k": 32 * 14640,
+    "librispeech/train_des_iterative_zero_out": 16 * 27450,
+    "tedlium2/train_des_simple_top_k": 8 * 26600,
+    "tedlium2/train_des_simple_top_k_24_48": 6 * 35000,
+    "tedlium2/train_des_simple_top_k_12_24_36_48": 36 * 5734,
+    "tedlium2/train_des_iterative_zero_out": 42000 + 7 * 25200,
+    "tedlium2/train_des_iterative_zero_out_24_48": 63000 + 7 * 21000,
+    "tedlium2/train_des_iterative_zero_out_12_24_36_48": 14000 + 35 * 5600,
+}
+UPDATES = {"mini_digits": 800, "librispeech": 732000, "tedlium2": 350000}
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse a config as ESPnet's command does: an unknown key is an error."""
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\nA\nB\n<space>\n<sos/eos>\n")
+
+    def parse(task, path):
+        arguments = ["--config", str(path), "--token_list", str(tokens)]
+        return task.get_parser().parse_args(arguments)
+
+    return parse
+
+
+@pytest.mark.parametrize("path", ASR, ids=name)
+def test_asr_config(path, parse):
+    from espnet2.tasks.abs_task import scheduler_classes
+    from espnet2.tasks.asr import ASRTask
+    from espnet_des.task import SupernetTask, needs_supernet
+
+    args = parse(ASRTask, path)
+    model = ASRTask.build_model(args)
+    corpus, total = path.parent.name, args.scheduler_conf["total_steps"]
+    assert args.max_epoch * (args.num_iters_per_epoch // args.accum_grad) == total
+    assert total == UPDATES[corpus]
+    assert ["valid", "cer_ctc", "min"] in [list(c) for c in args.best_model_criterion]
+
+    encoder, task = model.encoder, ASRTask
+    if needs_supernet(args):
+        task = SupernetTask
+        published = re.findall(r"_(\d+)", path.stem) or ["16", "32", "48"]
+        sizes = [8, 16, 24] if corpus == "mini_digits" else [int(s) for s in published]
+        assert encoder.sizes == sizes
+        assert args.model_conf["method"] in path.stem or corpus == "mini_digits"
+        # Of the smaller sizes a guess: which layers they keep is not known yet.
+        counts = {size: encoder.count_parameters(size) for size in sizes}
+        schedule = model.options.resolve(encoder.num_layers, sizes[0], total)
+        check_fits(schedule, total)
+        assert schedule.last_update == LAST_UPDATE[name(path)]
+    else:
+        layers = 4 * len(encoder.encoders)
+        assert str(layers) in path.stem or path.stem == "train_aux_loss"
+        counts = {layers: sum(p.numel() for p in encoder.parameters())}
+    millions = ", ".join(f"{size}: {n / 1e6:.1f}M" for size, n in counts.items())
+    print(f"{name(path)}: parameters of the encoder {millions}")
+
+    if path.stem == "train_aux_loss":
+        assert encoder.interctc_layer_idx == [4, 8]
+        w = args.model_conf["interctc_weight"]
+        assert w / 2 / (1 - w) == pytest.approx(0.3)  # published, next to 1.0
+
+    (optimizer,) = task.build_optimizers(args, model)
+    scheduler = scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+    if corpus != "mini_digits":
+        turn = round(args.scheduler_conf["pct_start"] * total)
+        at = {0: 4e-6, turn - 1: 4e-4, 2 * turn - 2: 4e-6, total - 1: 1e-8}
+        for update, rate in at.items():
+            scheduler.last_epoch = update
+            assert scheduler.get_lr()[0] == pytest.approx(rate)
+        assert optimizer.defaults["eps"] == 1e-16
+
+
+@pytest.mark.parametrize("path", LM, ids=name)
+def test_lm_config(path, parse):
+    from espnet2.tasks.lm import LMTask
+
+    args = parse(LMTask, path)
+    model = LMTask.build_model(args)
+    LMTask.build_optimizers(args, model)
+
+
+@pytest.mark.parametrize("path", DECODE, ids=name)
+def test_decode_config(path):
+    from espnet2.bin.asr_inference import get_parser
+
+    required = ["--output_dir", "out", "--data_path_and_name_and_type", "a,speech,sound"]
+    args = get_parser().parse_args(["--config", str(path), *required])
+    assert args.ctc_weight == 1.0  # nothing else has been trained
+    assert (args.lm_weight > 0) == ("lm" in path.stem)
+
+
+@pytest.mark.parametrize("path", TRAIN + DECODE, ids=name)
+def test_first_line_is_the_launch_command(path):
+    """``cd egs2/CORPUS/asr1 && ./run.sh ...``, of this very file."""
+    line = path.read_text().splitlines()[0]
+    folder, command = re.fullmatch(r"# cd (\S+) && \./run\.sh(.*)", line).groups()
+    assert (ROOT / folder / "conf" / path.name).samefile(path)
+    options = dict(zip(command.split()[::2], command.split()[1::2]))
+    kind = "inference" if path in DECODE else "lm" if path in LM else "asr"
+    config = options.get(f"--{kind}_config")
+    if config is None:  # then it is what the recipe takes by itself
+        config = re.search(rf"--{kind}_config (\S+)", (ROOT / folder / "run.sh").read_text())[1]
+    assert config == f"conf/{path.name}"
