@@ -72,6 +72,8 @@ class Synthesizer:
         self.rate = self._lib.espeak_Initialize(self.SYNCHRONOUS, 0, folder, 0)
         if self.rate <= 0:
             raise RuntimeError(f"espeak-ng did not start (its answer was {self.rate})")
+        # Breathy voices draw noise, with another seed in every process by default.
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(0))
         self._pieces = []
         self._callback = self.CALLBACK(self._take)  # kept: C holds its address only
         self._lib.espeak_SetSynthCallback(self._callback)
