@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_des", "espnet_des.*"]),
-    python_requires=">=3.12",
+    python_requires=">=3.12,<3.14",
     install_requires=[
         "espnet>=202611",
         "torch>=2.11",

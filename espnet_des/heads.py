@@ -43,7 +43,7 @@ class SizedLinear(torch.nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
         layer = self.of_size(self._encoder[0].size)
-        return torch.nn.functional.linear(x, layer.weight, layer.bias)
+        return super().forward(x) if layer is self else layer(x)
 
     def parameters_of_others(self, sizes: List[int]) -> List[torch.nn.Parameter]:
         """Parameters of the sizes that are not listed."""

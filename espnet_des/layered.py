@@ -111,7 +111,8 @@ class LayeredConformerEncoder(ConformerEncoder):
         for key in conformer:
             if key not in known:
                 raise ConfigError(
-                    f"encoder_conf: {key}: unknown; the encoder takes {list(known)}"
+                    f"encoder_conf: {key}: {conformer[key]!r} is unknown; "
+                    f"the encoder takes {list(known)}"
                 )
         for key, (right, why) in REFUSED.items():
             if conformer.get(key, right) != right:

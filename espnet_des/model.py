@@ -5,6 +5,7 @@ scores with the full and the smallest size; stage 2 trains the chosen sizes by
 the sandwich rule: the full, the smallest and one middle size per update.
 """
 
+import inspect
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
@@ -54,6 +55,13 @@ class DESModel(ESPnetASRModel):
     """
 
     def __init__(self, **kwargs):
+        known = inspect.signature(type(self)).parameters
+        for key, value in kwargs.items():
+            if key not in known:
+                keys = [k for k in known if k not in ("vocab_size", "token_list")]
+                raise ConfigError(
+                    f"model_conf: {key}: {value!r} is unknown to model: des; it takes {keys}"
+                )
         own = {k: kwargs.pop(k) for k in SelectionOptions.keys() if k in kwargs}
         self._check(kwargs)
         super().__init__(**kwargs)
@@ -99,6 +107,9 @@ class DESModel(ESPnetASRModel):
             self.encoder.scores.fill_(self.selector.initial_score)
         self.ctc.ctc_lo.copy_full_to_all()
 
+    # What ESPnet calls after --init has filled the parameters in its own way.
+    espnet_initialization_fn = start_scores
+
     @property
     def state(self):
         return self.encoder.selection
@@ -117,7 +128,11 @@ class DESModel(ESPnetASRModel):
         ESPnet's inference loads with strict=False: without this check, weights
         that are missing would silently stay random.
         """
-        if "encoder.selection.updates" in state_dict:
+        prefix = "encoder.selection."
+        if prefix + "updates" in state_dict:
+            self.state.check(
+                {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            )
             missing = [k for k in self.state_dict() if k not in state_dict]
             if missing:
                 raise RuntimeError(

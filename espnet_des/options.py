@@ -193,9 +193,15 @@ class SelectionOptions:
         return Schedule(tuple(counts), tuple(zeroed))
 
 
-def check_fits(schedule: Schedule, total_updates: Optional[int]) -> None:
-    """Refuse a schedule whose stage 1 does not end within the run."""
-    if total_updates is not None and schedule.last_update + 1 >= total_updates:
+def check_fits(
+    schedule: Schedule, total_updates: Optional[int], done: int = 0
+) -> None:
+    """Refuse a schedule whose stage 1 does not end within the run.
+
+    Args:
+        done: updates that the initial parameters have behind them.
+    """
+    if total_updates is not None and schedule.last_update + 1 - done >= total_updates:
         raise ConfigError(
             f"the selection takes updates 0 to {schedule.last_update} "
             f"({len(schedule.updates)} iterations), but the whole run has only "

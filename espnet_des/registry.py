@@ -4,6 +4,7 @@ Importing ESPnet takes seconds, and most commands of a recipe never need it. So
 nothing is imported here: a hook waits for ``espnet2.tasks.asr``.
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -28,14 +29,17 @@ def _register(asr) -> None:
     if STOCK_TASK is not None:
         return
     STOCK_TASK = asr.ASRTask
-    from espnet_des import task
+    # The module registers itself at its end: whoever imports it first (a spawned
+    # worker does, to unpickle its class), it is complete by then.
+    importlib.import_module("espnet_des.task")
 
-    task.register()
-    # Commands that were imported earlier hold the stock class by its name.
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] in ("espnet2", "__main__", "__mp_main__"):
-            if getattr(module, "ASRTask", None) is STOCK_TASK:
-                module.ASRTask = task.ASRTask
+
+def put_in_place(task: type) -> None:
+    """Let every module that holds ESPnet's ASRTask by its name hold ``task``."""
+    for module in list(sys.modules.values()):
+        if module is not None and module.__dict__.get("ASRTask") is STOCK_TASK:
+            if not module.__name__.startswith("espnet_des"):
+                module.ASRTask = task
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -48,6 +48,10 @@ class StageReporter(Reporter):
         self, patience: int, key1: str, key2: str, mode: str, *args, **kwargs
     ) -> bool:
         """Patience counts from the first whole stage-2 epoch."""
+        if not Reporter.has(self, key1, key2):
+            raise KeyError(
+                f"early_stopping_criterion: {key1}.{key2} is not among {self.get_all_keys()}"
+            )
         if not self.sort_epochs_and_values(key1, key2, mode):
             return False
         return super().check_early_stopping(patience, key1, key2, mode, *args, **kwargs)

@@ -63,14 +63,23 @@ def sum_of_learning_rates(
     return total
 
 
-def scale_learning_rate(
-    optimizer: torch.optim.Optimizer, scheduler: Optional[object], group: int, factor: float
-) -> None:
-    """Multiply a group's learning rate for the whole schedule to come."""
-    settings = optimizer.param_groups[group]
-    # Schedulers of a cycle keep their own bounds in the group.
-    for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-        if key in settings:
-            settings[key] = settings[key] * factor
-    if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs[group] = scheduler.base_lrs[group] * factor
+class ScaledGroup:
+    """Multiplies a parameter group's learning rate for the time of a step.
+
+    Schedulers never see it: some keep their rates in places of their own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, group: int):
+        self.optimizer, self.group = optimizer, group
+
+    @property
+    def _settings(self) -> dict:
+        # Looked up every time: loading a state dict makes new groups.
+        return self.optimizer.param_groups[self.group]
+
+    def before_step(self, factor: float) -> None:
+        self._plain = self._settings["lr"]
+        self._settings["lr"] = self._plain * factor
+
+    def after_step(self) -> None:
+        self._settings["lr"] = self._plain

@@ -4,7 +4,7 @@ All of it is in the state dict, so that a resume, an average of epochs or an
 inference run sees the same sets of layers as the training that made them.
 """
 
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torch
 
@@ -39,6 +39,7 @@ class SelectionState(torch.nn.Module):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64))
 
         buffer("updates", 0.0)
+        buffer("score_lr_factor", 1.0)
         buffer("method", -1.0)
         buffer("layer_order", self.LAYER_ORDERS.index(layer_order))
         buffer("sizes", sizes)
@@ -102,6 +103,12 @@ class SelectionState(torch.nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def check(self, found: Dict[str, torch.Tensor]) -> None:
+        """Raise RuntimeError where a checkpoint's state cannot be this model's."""
+        problem = self._why_not(found)
+        if problem:
+            raise RuntimeError(problem)
 
     def _why_not(self, found) -> Optional[str]:
         """Say why a checkpoint's state cannot be this model's, or None."""

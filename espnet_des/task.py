@@ -10,30 +10,23 @@ from typing import List
 import torch
 
 from espnet2.tasks import asr
-from espnet_des import subnet
+from espnet_des import registry, subnet
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError
-from espnet_des.registry import STOCK_TASK
 from espnet_des.trainer import SupernetTrainer
 
 ENCODER, MODEL = "des_conformer", "des"
 # Options that would train the supernet without its Trainer or its counter.
 REFUSED_OPTIONS = {
     "use_deepspeed": "DeepSpeed replaces the Trainer that advances the selection",
+    "use_adapter": "adapters freeze the layer scores and leave the sets out of checkpoints",
     "sharded_ddp": "the shards hide the layer scores from the selection",
     "lightning_conf": "Lightning replaces the Trainer that advances the selection",
 }
 
 
-def register() -> None:
-    """Make the classes known to ESPnet."""
-    asr.encoder_choices.classes[ENCODER] = DESConformerEncoder
-    asr.encoder_choices.classes[subnet.ENCODER] = subnet.SubnetConformerEncoder
-    asr.model_choices.classes[MODEL] = DESModel
-
-
-class ASRTask(STOCK_TASK):
+class ASRTask(registry.STOCK_TASK):
     """ESPnet's ASRTask; hands configs with a supernet to SupernetTask."""
 
     @classmethod
@@ -67,6 +60,11 @@ class SupernetTask(ASRTask):
         """As ESPnet's, with a parameter group of their own for the scores."""
         (optimizer,) = super().build_optimizers(args, model)
         scores = model.encoder.scores
+        if not scores.requires_grad:
+            raise ConfigError(
+                f"freeze_param: {args.freeze_param!r} freezes encoder.scores, which choose "
+                "the layers; name the encoder's parts instead of all of it"
+            )
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if p is not scores]
         # No weight decay: it would pull all scores to 0, an open gate half shut.
@@ -101,3 +99,9 @@ def use_supernet_model(args: argparse.Namespace) -> None:
             f"ngpu: {args.ngpu} without distributed training means DataParallel, whose "
             "copies cannot share the selection; add --multiprocessing_distributed true"
         )
+
+
+asr.encoder_choices.classes[ENCODER] = DESConformerEncoder
+asr.encoder_choices.classes[subnet.ENCODER] = subnet.SubnetConformerEncoder
+asr.model_choices.classes[MODEL] = DESModel
+registry.put_in_place(ASRTask)

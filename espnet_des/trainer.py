@@ -11,15 +11,11 @@ import torch
 
 import espnet2.train.trainer as stock
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
-from espnet_des.files import write_atomically
+from espnet_des.checkpoints import resume_with, whole_files
 from espnet_des.model import DESModel
-from espnet_des.options import check_fits
+from espnet_des.options import ConfigError, check_fits
 from espnet_des.reporter import StageReporter
-from espnet_des.score_lr import (
-    needed_travel,
-    scale_learning_rate,
-    sum_of_learning_rates,
-)
+from espnet_des.score_lr import ScaledGroup, needed_travel, sum_of_learning_rates
 from espnet_des.selection import Schedule
 
 
@@ -35,16 +31,13 @@ class SupernetTrainer(stock.Trainer):
     def run(cls, model: DESModel, optimizers, schedulers, train_iter_factory,
             trainer_options, **kwargs) -> None:  # fmt: skip
         opts = trainer_options
-        updates_per_epoch = count_updates(train_iter_factory, opts.accum_grad)
-        total = updates_per_epoch and updates_per_epoch * opts.max_epoch
-        prepare_selection(
-            model, optimizers[0], schedulers[0], total, updates_per_epoch,
-            resumes=opts.resume and (Path(opts.output_dir) / "checkpoint.pth").exists(),
-        )  # fmt: skip
-        hooks = [
-            optimizers[0].register_step_pre_hook(lambda *_: model.before_step()),
-            optimizers[0].register_step_post_hook(lambda *_: model.tracker.after_step()),
-        ]
+        model.updates_per_epoch = count_updates(train_iter_factory, opts.accum_grad)
+        model.total_updates = model.updates_per_epoch and (
+            model.updates_per_epoch * opts.max_epoch
+        )
+        if not (opts.resume and (Path(opts.output_dir) / "checkpoint.pth").exists()):
+            start_selection(model, optimizers[0], schedulers[0])
+        hooks = register_hooks(model, optimizers[0])
         reporters = []
 
         def new_reporter():
@@ -54,10 +47,11 @@ class SupernetTrainer(stock.Trainer):
         try:
             # ESPnet's run() makes its Reporter itself; nothing hands it one.
             with mock.patch.object(stock, "Reporter", new_reporter), quiet_reporter():
-                super().run(
-                    model=model, optimizers=optimizers, schedulers=schedulers,
-                    train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
-                )  # fmt: skip
+                with whole_files():
+                    super().run(
+                        model=model, optimizers=optimizers, schedulers=schedulers,
+                        train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
+                    )  # fmt: skip
         finally:
             for hook in hooks:
                 hook.remove()
@@ -70,21 +64,16 @@ class SupernetTrainer(stock.Trainer):
 
     @staticmethod
     def resume(checkpoint, model: DESModel, reporter, *args, **kwargs):
-        proposed = model.state.get_schedule()
-        stock.Trainer.resume(checkpoint, model, reporter, *args, **kwargs)
-        kept = model.state.get_schedule()
-        if kept != proposed:
-            logging.warning(
-                "The options would now give another selection schedule "
-                f"({describe(proposed)}); the one of the first start is kept "
-                f"({describe(kept)})."
-            )
+        loaded = resume_with(
+            lambda path: stock.Trainer.resume(path, model, reporter, *args, **kwargs),
+            Path(checkpoint),
+        )
+        keep_schedule(model)
         # ESPnet writes checkpoint.pth first: a kill in between loses this file,
         # and averaging would fail on it at the end.
-        epoch_file = Path(checkpoint).parent / f"{reporter.get_epoch()}epoch.pth"
+        epoch_file = loaded.with_name(f"{reporter.get_epoch()}epoch.pth")
         if not epoch_file.exists() and is_rank_zero():
-            states = safe_torch_load(checkpoint, map_location="cpu")
-            write_atomically(epoch_file, lambda path: torch.save(states["model"], path))
+            torch.save(safe_torch_load(loaded, map_location="cpu")["model"], epoch_file)
 
     @classmethod
     def train_one_epoch(cls, model, optimizers, **kwargs) -> bool:
@@ -115,17 +104,36 @@ def count_updates(train_iter_factory, accum_grad: int) -> Optional[int]:
         return None
 
 
-def prepare_selection(
-    model: DESModel,
-    optimizer: torch.optim.Optimizer,
-    scheduler,
-    total: Optional[int],
-    updates_per_epoch: Optional[int],
-    resumes: bool,
-) -> None:
-    """Resolve the schedule and the scores' learning rate, or refuse to start."""
-    encoder, opts, state = model.encoder, model.options, model.state
-    schedule = opts.resolve(encoder.num_layers, encoder.sizes[0], total)
+def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
+    """Let the optimizer's steps advance the selection; returns the handles."""
+    scores = ScaledGroup(optimizer, score_group(model, optimizer))
+
+    def before_step(*_):
+        model.before_step()
+        scores.before_step(float(model.state.score_lr_factor))
+
+    def after_step(*_):
+        scores.after_step()
+        # Fused optimizers are called by AMP even for a step that they then skip.
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is None or not skipped.item():
+            model.tracker.after_step()
+
+    return [
+        optimizer.register_step_pre_hook(before_step),
+        optimizer.register_step_post_hook(after_step),
+    ]
+
+
+def score_group(model: DESModel, optimizer: torch.optim.Optimizer) -> int:
+    scores = model.encoder.scores
+    return next(i for i, g in enumerate(optimizer.param_groups) if g["params"] == [scores])
+
+
+def start_selection(model: DESModel, optimizer: torch.optim.Optimizer, scheduler) -> None:
+    """Fix schedule and learning rate of the scores at the first start, or refuse."""
+    encoder, state, total = model.encoder, model.state, model.total_updates
+    schedule = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
     known = state.get_schedule()  # with --init_param of a supernet
     if known is not None and known != schedule:
         logging.warning(
@@ -133,34 +141,68 @@ def prepare_selection(
             f"it is kept, not the one of the options ({describe(schedule)})."
         )
         schedule = known
-    if not state.is_frozen and not resumes:
-        check_fits(schedule, total)
+    if not state.is_frozen:
+        check_fits(schedule, total, done=int(state.updates))
     state.set_schedule(schedule)
-    logging.info(f"Selection schedule: {describe(schedule)}; the run has {total} updates.")
-    if total is not None and updates_per_epoch:
-        first_whole = -(-(schedule.last_update + 1) // updates_per_epoch) + 1
-        logging.info(f"The first epoch that lies wholly in stage 2 is epoch {first_whole}.")
-    group = next(
-        i for i, g in enumerate(optimizer.param_groups) if g["params"] == [encoder.scores]
-    )
-    factor = 1.0 if opts.score_lr_factor is None else opts.score_lr_factor
-    if model.selector.needs_travel:
-        needed = needed_travel(schedule, encoder.num_layers)
-        travel = sum_of_learning_rates(
-            optimizer, scheduler, group, schedule.ends[0] + 1, updates_per_epoch
-        )
-        enough = max(1.0, needed / max(travel, 1e-30))
-        if opts.score_lr_factor is None:
-            factor = enough
-        elif factor < enough and not state.is_frozen:
-            logging.warning(
-                f"model_conf: score_lr_factor: {factor:g} is too small: the scores must "
-                f"move by {needed:.2f} in the first iteration, but their learning rates "
-                f"sum to {travel * factor:.3g} only, so the zero-outs would cut noise. "
-                f"{enough:.3g} would do (it is the default)."
-            )
+    factor = choose_score_lr_factor(model, optimizer, scheduler, schedule)
+    # In float32, so that averaging over epochs gives the same number again.
+    state.score_lr_factor.copy_(torch.tensor(factor, dtype=torch.float32))
     logging.info(f"The scores learn {factor:.4g} times as fast as the model.")
-    scale_learning_rate(optimizer, scheduler, group, factor)
+    tell_schedule(model)
+
+
+def keep_schedule(model: DESModel) -> None:
+    """After a resume: say so where the options would now give another schedule."""
+    encoder, state = model.encoder, model.state
+    kept = state.get_schedule()
+    if not state.is_frozen:
+        check_fits(kept, model.total_updates)
+    try:
+        now = model.options.resolve(
+            encoder.num_layers, encoder.sizes[0], model.total_updates
+        )
+        difference = "" if now == kept else describe(now)
+    except ConfigError as error:
+        difference = str(error)
+    if difference:
+        logging.warning(
+            f"The options would now give another selection schedule ({difference}); "
+            f"the one of the first start is kept ({describe(kept)})."
+        )
+    tell_schedule(model)
+
+
+def tell_schedule(model: DESModel) -> None:
+    schedule, per_epoch = model.state.get_schedule(), model.updates_per_epoch
+    logging.info(
+        f"Selection schedule: {describe(schedule)}; the run has {model.total_updates} updates."
+    )
+    if per_epoch and not int(model.state.updates):
+        first_whole = -(-(schedule.last_update + 1) // per_epoch) + 1
+        logging.info(f"The first epoch that lies wholly in stage 2 is epoch {first_whole}.")
+
+
+def choose_score_lr_factor(model: DESModel, optimizer, scheduler, schedule: Schedule) -> float:
+    """The factor asked for, or what the first iteration's sparsity needs."""
+    asked = model.options.score_lr_factor
+    if not model.selector.needs_travel:
+        return 1.0 if asked is None else asked
+    needed = needed_travel(schedule, model.encoder.num_layers)
+    group = score_group(model, optimizer)
+    travel = sum_of_learning_rates(
+        optimizer, scheduler, group, schedule.ends[0] + 1, model.updates_per_epoch
+    )
+    enough = max(1.0, needed / max(travel, 1e-30))
+    if asked is None:
+        return enough
+    if asked < enough and not model.state.is_frozen:
+        logging.warning(
+            f"model_conf: score_lr_factor: {asked:g} is too small: the scores must "
+            f"move by {needed:.2f} in the first iteration, but their learning rates "
+            f"sum to {travel * asked:.3g} only, so the zero-outs would cut noise. "
+            f"{enough:.3g} would do (it is the default)."
+        )
+    return asked
 
 
 def describe(schedule: Schedule) -> str:

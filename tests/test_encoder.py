@@ -111,7 +111,7 @@ def test_every_stock_key_is_known_and_shown():
         ({"normalize_before": False}, "normalize_before.*post-norm"),
         ({"layer_order": "reverse"}, r"layer_order: 'reverse'.*\['espnet', 'paper'\]"),
         ({"conv_norm": "group_norm"}, "conv_norm: 'group_norm'.*batch_norm"),
-        ({"num_layers": 3}, "num_layers: unknown; the encoder takes .*num_blocks"),
+        ({"num_layers": 3}, "num_layers: 3 is unknown; the encoder takes .*num_blocks"),
         ({"sizes": [3, 9]}, "sizes.*all 8"),
     ],
 )

@@ -379,8 +379,39 @@ def test_bad_model_conf(conf, says):
 
 
 def test_an_unknown_key_is_named():
-    with pytest.raises((ConfigError, TypeError), match="selection_shares"):
+    with pytest.raises(ConfigError, match="selection_shares: 0.5 is unknown.*selection_share'"):
         make_model(selection_shares=0.5)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("conf, says", [
+    ({"sizes": [2, 8]}, r"sizes: the checkpoint has \[3, 5, 8\], the config \[2, 8\]"),
+    ({"num_blocks": 3}, r"sizes: the checkpoint has \[3, 5, 8\], the config \[4, 8, 12\]"),
+])  # fmt: skip
+def test_a_checkpoint_of_other_sizes_is_refused_by_key(conf, says, strict):
+    checkpoint = make_model(schedule=SCHEDULE).state_dict()
+    with pytest.raises(RuntimeError, match=says):
+        make_model(conf).load_state_dict(checkpoint, strict=strict)
+
+
+def test_espnets_init_leaves_scores_and_equal_output_layers(tmp_path):
+    from espnet2.torch_utils.initialize import initialize
+
+    model = make_model(method="iterative_zero_out")
+    initialize(model, "xavier_uniform")
+    assert (model.encoder.scores == 10).all()
+    for size in (3, 5):
+        assert torch.equal(model.ctc.ctc_lo.of_size(size).weight, model.ctc.ctc_lo.weight)
+
+
+def test_dynamic_quantisation_works_at_every_size():
+    model = make_model(schedule=SCHEDULE).eval()
+    quantised = torch.ao.quantization.quantize_dynamic(model, qconfig_spec={torch.nn.Linear})
+    batch = make_batch()
+    for size in (3, 5, 8):
+        quantised.set_size(size)
+        out, _ = quantised.encode(batch["speech"], batch["speech_lengths"])
+        assert torch.isfinite(quantised.ctc.log_softmax(out)).all()
 
 
 def test_a_model_without_a_schedule_does_not_train():

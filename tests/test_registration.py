@@ -106,9 +106,6 @@ def test_spawned_workers_know_the_classes(tmp_path):
 
         if __name__ == "__main__":
             context = torch.multiprocessing.get_context("spawn")
-            process = context.Process(
-                target=asr.ASRTask.get_parser, daemon=False)
-            # A worker that builds the parser knows the choices, or dies.
             args = argparse.Namespace(encoder="des_conformer", model="no_such_model")
             process = context.Process(target=asr.ASRTask.main_worker, args=(args,))
             process.start(); process.join()
@@ -118,6 +115,25 @@ def test_spawned_workers_know_the_classes(tmp_path):
     assert run.stdout == "1\n"
     # The plugin's own message, from within the worker.
     assert "model: 'no_such_model' cannot be used with encoder: des_conformer" in run.stderr
+
+
+def test_workers_that_import_nothing_first_know_the_classes(tmp_path):
+    """Unpickling the Task is then the first thing that imports the plugin."""
+    script = tmp_path / "guarded.py"
+    script.write_text(code("""
+        if __name__ == "__main__":
+            import argparse, torch
+            import espnet_des
+            import espnet2.tasks.asr as asr
+
+            args = argparse.Namespace(encoder="des_conformer", model="no_such_model")
+            context = torch.multiprocessing.get_context("spawn")
+            process = context.Process(target=asr.ASRTask.main_worker, args=(args,))
+            process.start(); process.join()
+    """))
+    run = python(str(script))
+    assert "model: 'no_such_model' cannot be used with encoder: des_conformer" in run.stderr
+    assert python("-c", f"import espnet_des.task; {SHOW}").stdout == REGISTERED
 
 
 def test_launched_processes_know_the_classes(tmp_path):

@@ -62,6 +62,88 @@ def test_kill_and_resume_end_as_an_uninterrupted_run(data, whole_run, tmp_path):
     assert "The training was resumed" in (tmp_path / "log2.txt").read_text()
 
 
+def test_resume_within_stage_1_of_iterative_zero_out(data, tmp_path):
+    """Between two zero-outs, with the scores' own learning rate and accumulation."""
+    changes = {
+        "max_epoch": 6, "model_conf__method": "iterative_zero_out",
+        "model_conf__reduction": None, "model_conf__zeroed": [2, 4, 5],
+        "model_conf__updates_per_iteration": [4, 4, 4], "model_conf__stochastic_depth_p1": 0.4,
+    }  # fmt: skip
+    whole = train_here(data, tmp_path / "whole", **changes)
+    process = start(data, tmp_path / "killed", **changes)
+    kill_when(process, tmp_path / "killed/log0.txt", "3epoch:train:4-4batch")
+    middle = load(tmp_path / "killed/exp/checkpoint.pth")["model"]
+    assert middle[SELECTION + "updates"] == 6 and middle[SELECTION + "zeroed_at"].max() == 1
+    exp = train_here(data, tmp_path / "killed", **changes)
+    for name in ("6epoch.pth", "valid.cer_ctc.ave.pth"):
+        assert_same(load(whole / name), load(exp / name))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_broken_checkpoint_falls_back_to_the_one_before(
+    data, whole_run, tmp_path, caplog, content
+):
+    shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+    path = tmp_path / "exp/checkpoint.pth"
+    path.write_bytes(path.read_bytes()[:20000] if content is None else content)
+    train_here(data, tmp_path, max_epoch=6)
+    assert "cannot be read" in messages(caplog)
+    assert_same(load(whole_run / "6epoch.pth"), load(tmp_path / "exp/6epoch.pth"))
+    assert_same(load(whole_run / "6epoch.pth"), load(path)["model"])
+    (tmp_path / "exp/checkpoint.previous.pth").unlink()
+    path.write_bytes(b"broken")
+    with pytest.raises(RuntimeError, match="none before it. Nothing was overwritten"):
+        train_here(data, tmp_path, max_epoch=7)
+    assert path.read_bytes() == b"broken"
+
+
+def test_a_lower_max_epoch_does_not_refuse_a_finished_selection(data, tmp_path, caplog):
+    share = {"model_conf__updates_per_iteration": None, "model_conf__reduction": None,
+             "model_conf__selection_share": 0.5}  # fmt: skip
+    train_here(data, tmp_path, max_epoch=6, **share)
+    train_here(data, tmp_path, max_epoch=3, **share)
+    assert "too short for 5 iterations" in messages(caplog)
+
+
+def test_a_step_with_gradients_that_are_not_finite_does_not_count(data, tmp_path, monkeypatch):
+    from espnet_des.model import DESModel
+
+    calls = []
+    forward = DESModel.forward
+
+    def sometimes_nan(self, *args, **kwargs):
+        loss, stats, weight = forward(self, *args, **kwargs)
+        calls.append(self.training)
+        return loss * (float("nan") if sum(calls) % 4 == 0 else 1.0), stats, weight
+
+    monkeypatch.setattr(DESModel, "forward", sometimes_nan)
+    exp = train_here(data, tmp_path, max_epoch=4, accum_grad=1,
+                     model_conf__method="iterative_zero_out", model_conf__reduction=None)  # fmt: skip
+    state = load(exp / "checkpoint.pth")["model"]
+    assert state[SELECTION + "updates"] == 28 - 7
+    assert all(torch.isfinite(v).all() for v in state.values())
+
+
+@pytest.mark.parametrize("scheduler, conf", [
+    ("exponentialdecaywarmup", {"max_lr": 0.01, "min_lr": 0.001, "total_steps": 9,
+                                "warmup_steps": 3}),
+    ("onecyclelr", {"max_lr": 0.01, "total_steps": 9}),
+    ("reducelronplateau", {}),
+])  # fmt: skip
+def test_the_scores_learn_faster_with_any_scheduler(data, tmp_path, scheduler, conf):
+    """AdamW moves a parameter by its learning rate in its first step."""
+    moved = []
+    for factor in (1.0, 50.0):
+        exp = train_here(
+            data, tmp_path / str(factor), max_epoch=3, accum_grad=7, scheduler=scheduler,
+            scheduler_conf=conf, model_conf__reduction=5, model_conf__score_lr_factor=factor,
+            val_scheduler_criterion=["valid", "loss"], keep_nbest_models=9, optim_conf__lr=1e-4,
+        )  # fmt: skip
+        scores = load(exp / "checkpoint.pth")["model"]["encoder.scores"]
+        moved.append((scores - 0.5).abs().max())
+    assert moved[1] / moved[0] == pytest.approx(50.0, rel=0.5)
+
+
 def test_updates_are_counted_by_the_optimizer(whole_run):
     """7 batches at accum_grad 2 are 3 updates an epoch, not 7 and not 3.5."""
     state = load(whole_run / "checkpoint.pth")["model"]
@@ -184,9 +266,11 @@ def test_configs_without_a_supernet_are_trained_by_stock_espnet(data, tmp_path, 
 def test_the_scores_learning_rate(data, tmp_path, caplog, method):
     exp = train_here(data, tmp_path, max_epoch=3, model_conf__method=method,
                      model_conf__reduction=None)  # fmt: skip
-    groups = load(exp / "checkpoint.pth")["optimizers"][0]["param_groups"]
-    ratio = groups[1]["lr"] / groups[0]["lr"]
+    checkpoint = load(exp / "checkpoint.pth")
+    groups = checkpoint["optimizers"][0]["param_groups"]
+    ratio = float(checkpoint["model"][SELECTION + "score_lr_factor"])
     assert groups[1]["weight_decay"] == 0.0 and len(groups[1]["params"]) == 1
+    assert groups[1]["lr"] == groups[0]["lr"]  # the factor acts in the step alone
     if method == "simple_top_k":
         assert ratio == pytest.approx(1.0)
     else:
@@ -213,6 +297,8 @@ def test_a_score_learning_rate_that_cannot_reach_the_sparsity_is_warned_about(
         ({"accum_grad": 8}, "only 0 updates"),
         ({"model": "maskctc"}, "model: 'maskctc' cannot be used"),
         ({"use_deepspeed": True}, "use_deepspeed: True cannot be used"),
+        ({"use_adapter": True}, "use_adapter: True cannot be used"),
+        ({"freeze_param": ["encoder"]}, "freeze_param: .* freezes encoder.scores"),
         ({"sharded_ddp": True}, "sharded_ddp: True cannot be used"),
         ({"ngpu": 2, "multiprocessing_distributed": False}, "ngpu: 2 .* DataParallel"),
         ({"encoder_conf__sizes": [3, 9]}, "sizes"),

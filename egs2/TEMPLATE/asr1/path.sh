@@ -2,7 +2,7 @@
 # ESPnet checkout (ESPNET_ROOT), what ESPnet's own path.sh sets up.
 MAIN_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
 if [ -n "${ESPNET_ROOT:-}" ]; then
-    PATH="${PWD}/utils:${PATH}"
+    PATH="${PWD}/utils:${ESPNET_ROOT}/utils:${PATH}"
     for script in activate_python.sh extra_path.sh; do
         if [ -f "${ESPNET_ROOT}/tools/${script}" ]; then
             . "${ESPNET_ROOT}/tools/${script}"
