@@ -17,3 +17,6 @@ if [ -d /usr/lib/sctk/bin ]; then # Debian keeps sclite off the PATH
 fi
 export PATH LC_ALL=C PYTHONIOENCODING=UTF-8 PYTHONUTF8=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+if ! command -v spm_train >/dev/null; then # pip's sentencepiece brings no command
+    spm_train() { python3 -m espnet_des.bin.spm_train "$@"; }
+fi

@@ -1,0 +1,9 @@
+"""sentencepiece's spm_train, which its pip package does not bring."""
+
+import sys
+
+import sentencepiece
+
+if __name__ == "__main__":
+    options = (a.removeprefix("--").partition("=") for a in sys.argv[1:])
+    sentencepiece.SentencePieceTrainer.train(**{name: value for name, _, value in options})
