@@ -55,7 +55,7 @@ def main(argv: List[str]) -> int:
         say(f"Stage {number}: {title}")
         try:
             stage(o, at)
-        except (StageError, DataError) as error:
+        except (StageError, DataError, OSError) as error:
             print(f"Stage {number} ({title}) stopped:\n{error}", file=sys.stderr)
             return 1
     say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")

@@ -201,3 +201,41 @@ def test_both_drivers_decode_the_same_model_to_the_same_text(checkout, tmp_path)
         assert [[li.split() for li in t] for t in texts[0].values()] == [
             [li.split() for li in t] for t in texts[1].values()
         ]
+
+
+SWAPPED = [
+    ("librispeech", "train_asr_conformer.yaml", "valid.acc.ave.pth"),
+    ("tedlium2", "tuning/train_asr_conformer.yaml", "valid.acc.ave.pth"),
+    ("tedlium2", "tuning/train_asr_ctc_conformer_e15_linear1024.yaml", "valid.cer_ctc.ave.pth"),
+]
+SHORT = (
+    "--encoder_conf output_size=16 --encoder_conf linear_units=16 --encoder_conf num_blocks=2 "
+    "--encoder_conf attention_heads=2 --accum_grad 1 --num_iters_per_epoch 4 --max_epoch 3 "
+    "--batch_bins 2000000 --num_workers 0 --use_amp false --keep_nbest_models 1 --num_att_plot 0"
+)
+DECODER = " --decoder_conf linear_units=16 --decoder_conf num_blocks=1"
+
+
+@pytest.mark.parametrize("name, yaml_file, model", SWAPPED)
+def test_espnets_own_yaml_with_the_encoder_as_the_only_change(own, name, yaml_file, model):
+    """Trained at a reduced width, then every size decoded by beam search."""
+    folder, corpus = own
+    if not ESPNET_ROOT or corpus != name:
+        pytest.skip("needs ESPNET_ROOT, and the recipe of the YAML's corpus")
+    text = (Path(ESPNET_ROOT) / f"egs2/{corpus}/asr1/conf/{yaml_file}").read_text()
+    assert "encoder: conformer" in text
+    config = folder / f"swapped_{Path(yaml_file).name}"
+    config.write_text(text.replace("encoder: conformer", "encoder: des_conformer"))
+    hybrid = "decoder: transformer" in text
+    tag = f"swapped_{config.stem}"
+    weight = "0.3" if hybrid else "1.0"
+    done = run(
+        folder, corpus, "--stage", "11", "--asr_config", str(config), "--asr_tag", tag,
+        "--asr_args", SHORT + (DECODER if hybrid else ""), "--inference_asr_model", model,
+        "--inference_config", "conf/decode_ctc.yaml", "--use_lm", "false",
+        "--inference_args", f"--beam_size 2 --maxlenratio -4 --ctc_weight {weight}",
+        "--sizes_decoding", "beam", "--skip_eval", "true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:]
+    rows = json.loads((folder / f"exp/asr_{tag}/sizes.json").read_text())
+    assert [row["size"] for row in rows] == [3, 5, 8]

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Where ESPnet's asr.sh runs its jobs (with an ESPnet checkout only): on this
 # machine, or by a queue whose options are in ESPnet's conf/slurm.conf and conf/pbs.conf.
 #   cmd_backend=slurm ./run.sh --espnet_root DIR --ngpu 8 --num_nodes 2

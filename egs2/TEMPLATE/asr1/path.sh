@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by asr.sh and local/*.sh: the python that has espnet_des, and, with an
 # ESPnet checkout (ESPNET_ROOT), what ESPnet's own path.sh sets up.
 MAIN_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
@@ -5,6 +6,7 @@ if [ -n "${ESPNET_ROOT:-}" ]; then
     PATH="${PWD}/utils:${ESPNET_ROOT}/utils:${PATH}"
     for script in activate_python.sh extra_path.sh; do
         if [ -f "${ESPNET_ROOT}/tools/${script}" ]; then
+            # shellcheck disable=SC1090
             . "${ESPNET_ROOT}/tools/${script}"
         fi
     done
