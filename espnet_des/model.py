@@ -80,6 +80,8 @@ class DESModel(ESPnetASRModel):
         ]
         self.start_scores()
         self.tracker = SelectionTracker(self.encoder)
+        # Length of the run, which its Trainer tells; None where it is not known.
+        self.updates_per_epoch = self.total_updates = None
 
     @staticmethod
     def _check(kwargs):

@@ -39,12 +39,15 @@ TESTS = {
 MAKE = {"librispeech": make_librispeech, "tedlium2": make_tedlium2}
 
 
-def recipe_folder(corpus: str, folder: Path) -> Path:
-    """A copy of links to a recipe, with its tiny corpus in downloads/."""
+def recipe_folder(corpus: str, folder: Path, downloads: Path = None) -> Path:
+    """A folder of links to a recipe, with a tiny corpus of its own or a given one."""
     source = ROOT / "egs2" / corpus / "asr1"
     for name in ("run.sh", "asr.sh", "path.sh", "cmd.sh", "db.sh", "local", "conf"):
         (folder / name).symlink_to((source / name).resolve())
-    MAKE[corpus](folder / "downloads")
+    if downloads is None:
+        MAKE[corpus](folder / "downloads")
+    else:
+        (folder / "downloads").symlink_to(downloads)
     return folder
 
 
@@ -155,7 +158,9 @@ def checkout(own, tmp_path_factory):
     if not ESPNET_ROOT:
         pytest.skip("ESPNET_ROOT is not set: give make test-recipes a checkout")
     folder, corpus = own
-    other = recipe_folder(corpus, tmp_path_factory.mktemp(f"{corpus}_espnet"))
+    other = recipe_folder(
+        corpus, tmp_path_factory.mktemp(f"{corpus}_espnet"), folder / "downloads"
+    )
     done = run(other, corpus, "--espnet_root", ESPNET_ROOT)
     assert done.returncode == 0, done.stdout[-5000:]
     return folder, other, corpus
