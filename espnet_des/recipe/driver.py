@@ -23,7 +23,7 @@ STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     10: ("ASR collect stats", train.collect_stats),
     11: ("ASR training", train.train),
     12: ("Decoding", evaluate.decode),
-    13: ("Scoring", evaluate.score),
+    13: ("Scoring", evaluate.score_stage),
     14: ("Pack model", evaluate.pack),
     16: ("Sizes: extract, decode and score every size", sizes.score_sizes),
 }

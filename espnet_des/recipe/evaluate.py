@@ -62,20 +62,31 @@ def decode(o: argparse.Namespace, at: Layout, exp: Path = None) -> None:
             write_table(out / file, table)
 
 
-def score(o: argparse.Namespace, at: Layout, exp: Path = None, tag: str = None) -> Dict:
-    """Stage 13: character, word and token errors of every decoded set.
+def score_stage(o: argparse.Namespace, at: Layout) -> None:
+    """Stage 13: score what stage 12 has decoded, and show it."""
+    score(o, at, at.asr_exp, o.inference_tag)
+    print((at.asr_exp / "RESULTS.md").read_text(encoding="utf-8"))
+
+
+def score(o: argparse.Namespace, at: Layout, exp: Path, tag: str) -> Dict:
+    """Character, word and token errors of every decoded set of an experiment.
 
     Returns:
         Set name to word errors.
     """
-    exp, tag = exp or at.asr_exp, tag or o.inference_tag
     rows: Dict[str, Dict[str, Errors]] = {"WER": {}, "CER": {}, "TER": {}}
     for name in decoded_sets(o):
         data, folder = at.feats / name, exp / tag / name
         if not (folder / "text").exists():
             raise StageError(f"{folder}/text is missing: run stage 12 first")
         texts = [read_table(data / "text"), read_table(folder / "text")]
-        texts[1] = {utt: texts[1].get(utt, "") for utt in texts[0]}
+        lacking = [utt for utt in texts[0] if utt not in texts[1]]
+        if lacking:
+            raise StageError(
+                f"{folder}/text lacks {len(lacking)} of {len(texts[0])} utterances "
+                f"({lacking[0]}, ...): decode it again"
+            )
+        texts[1] = {utt: texts[1][utt] for utt in texts[0]}
         speakers = read_table(data / "utt2spk")
         for kind, split in unit_splitters(o, at).items():
             ref, hyp = ({u: " ".join(split(t)) for u, t in part.items()} for part in texts)
@@ -125,8 +136,7 @@ def write_results(exp: Path, rows: Dict[str, Dict[str, Errors]]) -> None:
             wrong = 100.0 * e.wrong / max(1, e.utterances)
             lines.append(f"|{name}|{e.utterances}|{e.words}|{shares}|{wrong:.1f}|")
         lines.append("")
-    (exp / "RESULTS.md").write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join(lines))
+    (exp / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def pack(o: argparse.Namespace, at: Layout, exp: Path = None) -> None:
