@@ -6,11 +6,10 @@ two in one process differ in their noise). Speakers of the test sets occur
 nowhere else; half of the training set, and one test set, are noisy.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Tuple
 
 import numpy as np
 import soundfile
@@ -104,9 +103,3 @@ def make_digits(
     (root / "BOOKS.TXT").write_text("; none: the digits are drawn at random\n")
     (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")
     done.write_text(wanted)
-
-
-def check_free(path: Path) -> Optional[str]:
-    """Why nothing can be written below ``path``, or None."""
-    parent = next(p for p in [path, *path.parents] if p.exists())
-    return None if os.access(parent, os.W_OK) else f"{parent} cannot be written to"
