@@ -8,6 +8,7 @@ from typing import Dict, List, Optional
 
 import torch
 
+from espnet_des.layers import ORDERS
 from espnet_des.selection import METHODS, Schedule, ZeroOuts
 
 METHOD_NAMES = tuple(METHODS)
@@ -29,7 +30,7 @@ class SelectionState(torch.nn.Module):
         layer_order: name of the order in which the layers are numbered.
     """
 
-    LAYER_ORDERS = ("espnet", "paper")
+    LAYER_ORDERS = tuple(ORDERS)
 
     def __init__(self, sizes: List[int], layer_order: str):
         super().__init__()

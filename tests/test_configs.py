@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from espnet_des.options import check_fits

@@ -28,15 +28,14 @@ def parse(argv: List[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
 
-    def add(name: str, type=str, default="", help=""):
-        parser.add_argument(f"--{name}", type=type, default=default, help=help or " ")
+    target = parser
 
     def group(title: str):
-        nonlocal add
+        nonlocal target
         target = parser.add_argument_group(title)
 
-        def add(name: str, type=str, default="", help=""):
-            target.add_argument(f"--{name}", type=type, default=default, help=help or " ")
+    def add(name: str, type=str, default="", help=""):
+        target.add_argument(f"--{name}", type=type, default=default, help=help or " ")
 
     group("General")
     add("stage", int, 1, "first stage to run")

@@ -60,7 +60,6 @@ class TrainingProgress:
 
     def __init__(self):
         self._bar = None
-        self._stage = ""
 
     def __call__(self, line: str) -> None:
         started, results = self.STARTED.search(line), self.RESULTS.search(line)
