@@ -76,10 +76,3 @@ def _batches(
         utts = order[first : first + batch_size]
         waves = [soundfile.read(wavs[utt], dtype="float32")[0] for utt in utts]
         yield utts, [torch.from_numpy(w) for w in waves]
-
-
-def load_model(config: Path, model_file: Path, device: str = "cpu"):
-    """Build a trained model; returns it and its training arguments."""
-    import espnet2.tasks.asr as asr
-
-    return asr.ASRTask.build_model_from_file(config, model_file, device)

@@ -15,6 +15,7 @@ import yaml
 from espnet_des.files import write_atomically
 from espnet_des.layered import LayeredConformerEncoder
 from espnet_des.layers import ATTRIBUTES, ORDERS, Layer, modules
+from espnet_des.loading import load_model, read_config
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.signature import merge_signature
@@ -166,10 +167,7 @@ def extract_subnet(
         ConfigError: where the config is no supernet's, the size is not one of
             its sizes, or its layers are not chosen yet.
     """
-    from espnet_des.decode import load_model
-
-    with open(asr_train_config, encoding="utf-8") as f:
-        config = yaml.safe_load(f)
+    config = read_config(asr_train_config)
     if config.get("encoder") != "des_conformer":
         raise ConfigError(
             f"{asr_train_config}: encoder: {config.get('encoder')!r} is no supernet; "

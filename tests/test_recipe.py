@@ -71,7 +71,8 @@ def test_best_path_decoding_does_not_depend_on_the_batch(recipe):
     import torch
 
     from espnet_des.corpus.kaldi import read_table
-    from espnet_des.decode import BestPathDecoder, decode_files, load_model
+    from espnet_des.decode import BestPathDecoder, decode_files
+    from espnet_des.loading import load_model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recipe)

@@ -33,7 +33,7 @@ def extract(supernet, size, out):
 
 @pytest.mark.parametrize("size", [3, 5, 8])
 def test_an_extracted_size_is_the_supernet_at_that_size(supernet, tmp_path, size):
-    from espnet_des.decode import load_model
+    from espnet_des.loading import load_model
 
     file = extract(supernet, size, tmp_path)
     whole, _ = load_model(supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth")
@@ -88,16 +88,38 @@ def test_with_all_layers_it_is_a_stock_conformer():
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_even_without_strict(supernet, tmp_path):
-    from espnet_des.decode import load_model
+    from espnet_des.loading import load_model
 
     file = extract(supernet, 3, tmp_path)
     state = load(file)
     removed = next(k for k in state if k.startswith("encoder.encoders."))
     torch.save({k: v for k, v in state.items() if k != removed}, tmp_path / "cut.pth")
-    with pytest.raises(RuntimeError, match="lacks 1 of the encoder's weights"):
+    with pytest.raises(ConfigError, match="lacks 1 of the encoder's weights"):
         load_model(tmp_path / "config.yaml", tmp_path / "cut.pth")
-    with pytest.raises(RuntimeError, match="has besides"):
+    with pytest.raises(ConfigError, match="has besides"):
         load_model(tmp_path / "config.yaml", supernet / "valid.cer_ctc.ave.pth")
+
+
+def test_damaged_and_foreign_files_are_named(supernet, tmp_path):
+    from espnet_des.loading import load_model
+
+    whole = supernet / "valid.cer_ctc.ave.pth"
+    content = whole.read_bytes()
+    stock = {k: v for k, v in load(whole).items() if ".selection." not in k}
+    torch.save(stock, tmp_path / "stock.pth")
+    (tmp_path / "short.pth").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("not a model")
+    torch.save({"code": print}, tmp_path / "code.pth")  # not tensors only
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("stock", "short", "empty", "text", "code", "list", "absent"):
+        with pytest.raises(ConfigError, match=f"asr_model_file: .*{name}.pth"):
+            load_model(supernet / "config.yaml", tmp_path / f"{name}.pth")
+    (tmp_path / "lm.yaml").write_text("lm: transformer\n")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    for name in ("lm", "broken", "absent"):
+        with pytest.raises(ConfigError, match=f"asr_train_config: .*{name}.yaml"):
+            load_model(tmp_path / f"{name}.yaml", whole)
 
 
 def test_what_cannot_be_extracted_is_said(supernet, tmp_path):

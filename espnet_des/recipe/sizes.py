@@ -13,7 +13,7 @@ from espnet_des.recipe.process import StageError, say
 
 def score_sizes(o: argparse.Namespace, at: Layout) -> None:
     """Make an experiment of every size, decode it, and write the table of sizes."""
-    from espnet_des.decode import load_model
+    from espnet_des.loading import load_model
     from espnet_des.subnet import extract_subnet
 
     config, model_file = at.asr_exp / "config.yaml", asr_model(o, at.asr_exp)
@@ -62,7 +62,8 @@ def decode_best_path(
     o: argparse.Namespace, at: Layout, exp: Path, tag: str, size: int
 ) -> None:
     """CTC best-path decoding of every test set, with the extracted model."""
-    from espnet_des.decode import BestPathDecoder, decode_files, load_model
+    from espnet_des.decode import BestPathDecoder, decode_files
+    from espnet_des.loading import load_model
 
     decoder = BestPathDecoder(*load_model(exp / "config.yaml", asr_model(o, exp)))
     for name in decoded_sets(o):
