@@ -5,7 +5,6 @@ Repetitions are merged and blanks dropped. This is not a beam search with
 """
 
 import argparse
-from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
 import soundfile

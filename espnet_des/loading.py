@@ -47,7 +47,7 @@ def named_errors(config: Path, model_file: Path):
         yield
     except ConfigError:
         raise
-    except (RuntimeError, EOFError, AttributeError, TypeError, KeyError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"asr_model_file: {model_file} does not load with {config}: it is damaged, "
             f"truncated, or of another config.yaml ({type(error).__name__}: {error})"
