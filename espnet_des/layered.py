@@ -89,6 +89,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         super().__init__(
             input_size, **(conformer | {"input_layer": "linear"} if vgg else conformer)
         )
+        self.input_size = input_size
         if vgg:
             self.embed = VGGSubsampling(input_size, self.output_size(), self.embed[-1])
         if conv_norm == "layer_norm":

@@ -1,0 +1,75 @@
+"""BatchNorm statistics of one size, estimated anew.
+
+With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
+all its sizes; a size that is extracted needs its own (method.md, trap 9).
+"""
+
+from typing import Iterable, Tuple
+
+import torch
+
+from espnet_des.options import ConfigError
+
+
+@torch.no_grad()
+def recalibrate(
+    model: torch.nn.Module, batches: Iterable[Tuple[torch.Tensor, torch.Tensor]]
+) -> int:
+    """Set the running statistics of the layers that the model runs.
+
+    They become the mean of the batches' statistics, weighted by their frames.
+    As in training, a batch is normalised by its own statistics, and frames of
+    padding count: put utterances of similar length together.
+
+    Args:
+        model: an ESPnet ASR model, at the size in question.
+        batches: of speech ``(batch, samples)`` and its lengths ``(batch,)``.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ConfigError: without a BatchNorm, or without audio.
+    """
+    kept = model.encoder.active_layers()
+    blocks = {
+        layer.block
+        for q, layer in enumerate(model.encoder.layers)
+        if layer.kind == "conv" and (kept is None or q in kept)
+    }
+    norms = [
+        module
+        for number in blocks
+        for module in model.encoder.encoders[number].conv_module.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    if not norms:
+        raise ConfigError(
+            "recalibrate_scp: this size has no BatchNorm, and needs no statistics "
+            "(encoder_conf: conv_norm: layer_norm); leave it out"
+        )
+    model.eval()
+    frames = dict.fromkeys(norms, 0)
+
+    def weigh(norm, inputs):
+        (x,) = inputs  # (batch, dim, time)
+        new = x.size(0) * x.size(2)
+        frames[norm] += new
+        norm.momentum = new / frames[norm]
+
+    momenta = [norm.momentum for norm in norms]
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        for speech, lengths in batches:
+            model.encode(speech, lengths)
+    finally:
+        for norm, momentum, hook in zip(norms, momenta, hooks):
+            norm.momentum = momentum
+            norm.eval()
+            hook.remove()
+    if not all(frames.values()):
+        raise ConfigError("recalibrate_scp: it has no audio to take statistics of")
+    return frames[norms[0]]

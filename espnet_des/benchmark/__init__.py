@@ -1,0 +1,1 @@
+"""Measurements that the README quotes: ratios, from paired rounds, in one run."""

@@ -1,0 +1,24 @@
+"""Time extracted sizes beside stock ESPnet, and int8 ONNX beside PyTorch."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--num_blocks", type=int, default=12, help="a multiple of 3")
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    # Here, so that --help does not wait for ESPnet.
+    from espnet_des.benchmark.inference import benchmark_inference
+
+    benchmark_inference(**vars(args))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

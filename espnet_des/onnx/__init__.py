@@ -1,0 +1,1 @@
+"""One size as an ONNX file, which runs without ESPnet and torch."""
