@@ -5,7 +5,7 @@ names and arithmetic as ESPnet's, but any set of layers can be run.
 """
 
 import inspect
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Collection, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -26,6 +26,8 @@ from espnet_des.layers import (
     ORDERS,
     add_branch,
     add_branch_to_rows,
+    add_closed_branch,
+    draw_rows,
     list_layers,
     touch,
 )
@@ -207,6 +209,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         *,
         kept: Optional[Sequence[int]] = None,
         gates: Optional[torch.Tensor] = None,
+        closed: Collection[int] = (),
         dropped: Sequence[int] = (),
         drop_rate: float = 0.0,
         hidden: Optional[List[torch.Tensor]] = None,
@@ -217,6 +220,7 @@ class LayeredConformerEncoder(ConformerEncoder):
             front: output of :meth:`subsample`.
             kept: layers to run, the others are skipped; None runs all.
             gates: multiplies each layer's branch, ``(num_layers,)``.
+            closed: layers whose gate is exactly 0; they only teach the gate.
             dropped: layers with stochastic depth, drawn per utterance.
             drop_rate: probability with which each of them is dropped.
             hidden: a list that takes the output of every block.
@@ -228,9 +232,8 @@ class LayeredConformerEncoder(ConformerEncoder):
         runs = set(range(self.num_layers) if kept is None else kept)
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
-            # On the CPU: which rows to compute must be known here anyway.
-            draws = torch.rand(len(dropped), x.size(0)) >= drop_rate
-            keep_rows = dict(zip(dropped, draws))
+            keep_rows = draw_rows(dropped, x.size(0), drop_rate, x.device)
+        gate_of = None if gates is None else gates.unbind()
         # ESPnet's stochastic_depth_rate means blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):
@@ -251,8 +254,10 @@ class LayeredConformerEncoder(ConformerEncoder):
                     x = add_branch_to_rows(
                         block, kind, x, pos_emb, mask, keep_rows[q], factor
                     )
+                elif q in closed:
+                    x = add_closed_branch(block, kind, x, pos_emb, mask, gate_of[q])
                 else:
-                    factor = coeff if gates is None else gates[q] * coeff
+                    factor = coeff if gates is None else gate_of[q]
                     x = add_branch(block, kind, x, pos_emb, mask, factor)
             if hasattr(block, "norm_final"):
                 x = block.norm_final(x)

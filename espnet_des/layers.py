@@ -5,7 +5,7 @@ a block together in ``EncoderLayer``; here they are called one at a time, with
 the same modules, names and arithmetic.
 """
 
-from typing import List, NamedTuple, Optional, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 
@@ -105,13 +105,57 @@ def add_branch(
     return x + factor * out
 
 
+class _ClosedGate(torch.autograd.Function):
+    """``x + gate * out`` where the gate is 0 and ``out`` has no graph."""
+
+    @staticmethod
+    def forward(ctx, x, gate, out):
+        ctx.save_for_backward(out)
+        ctx.gate_dtype = gate.dtype
+        return x.clone()  # a view could not be changed in place, as ESPnet does
+
+    @staticmethod
+    def backward(ctx, grad):
+        (out,) = ctx.saved_tensors
+        return grad, torch.sum(grad * out, dtype=ctx.gate_dtype), None
+
+
+def add_closed_branch(
+    block: EncoderLayer,
+    kind: str,
+    x: torch.Tensor,
+    pos_emb: Optional[torch.Tensor],
+    mask: torch.Tensor,
+    gate: torch.Tensor,
+) -> torch.Tensor:
+    """:func:`add_branch` with a hard gate of 0: x stays, and the gate learns.
+
+    Through the branch no gradient flows back (its factor is 0), so it is run
+    without recording a graph. The gate's gradient is <dy, scale * f(x)>.
+
+    Args:
+        gate: its value is 0; a scalar.
+    """
+    with torch.no_grad():
+        out = branch(block, kind, x, pos_emb, mask)
+        out = out if scale(block, kind) == 1.0 else scale(block, kind) * out
+    return _ClosedGate.apply(x, gate, out)
+
+
+class RowDraw(NamedTuple):
+    """Which utterances keep a layer: their numbers, on the device, and how many."""
+
+    rows: torch.Tensor
+    count: int
+
+
 def add_branch_to_rows(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
     pos_emb: Optional[torch.Tensor],
     mask: torch.Tensor,
-    keep: torch.Tensor,
+    keep: RowDraw,
     factor: float,
 ) -> torch.Tensor:
     """Stochastic depth: the branch is added to the kept utterances only.
@@ -120,22 +164,40 @@ def add_branch_to_rows(
     statistics.
 
     Args:
-        keep: True for the rows that keep the layer, ``(batch,)``, on the CPU.
+        keep: the rows that keep the layer.
         factor: what the kept branch is multiplied with, 1 / (1 - p).
     """
-    if keep.all():
+    if keep.count == x.size(0):
         return add_branch(block, kind, x, pos_emb, mask, factor)
     if kind == "conv" and isinstance(
         block.conv_module.norm, torch.nn.modules.batchnorm._BatchNorm
     ):
-        rows = keep.to(x.device, x.dtype)[:, None, None] * factor
+        rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
+        rows[keep.rows] = factor
         return add_branch(block, kind, x, pos_emb, mask, rows)
-    if not keep.any():
+    if not keep.count:
         params = [p for m in modules(block, kind) for p in m.parameters()]
         return touch(x, params)
-    rows = keep.nonzero().squeeze(1).to(x.device)
-    out = branch(block, kind, x[rows], pos_emb, mask[rows])
-    return x.index_add(0, rows, (factor * scale(block, kind)) * out.to(x.dtype))
+    out = branch(block, kind, x[keep.rows], pos_emb, mask[keep.rows])
+    return x.index_add(0, keep.rows, (factor * scale(block, kind)) * out.to(x.dtype))
+
+
+def draw_rows(
+    layers: Sequence[int], batch: int, drop_rate: float, device: torch.device
+) -> Dict[int, RowDraw]:
+    """Draw stochastic depth for every layer and utterance, and move it at once.
+
+    Drawn on the CPU, where the number of rows must be known anyway.
+
+    Args:
+        layers: numbers of the layers with stochastic depth.
+        batch: number of utterances.
+        drop_rate: probability with which a layer is dropped for an utterance.
+    """
+    keep = torch.rand(len(layers), batch) >= drop_rate
+    counts = keep.sum(1).tolist()
+    rows = keep.nonzero()[:, 1].to(device, non_blocking=True).split(counts)
+    return {q: RowDraw(*drawn) for q, drawn in zip(layers, zip(rows, counts))}
 
 
 class _Touch(torch.autograd.Function):

@@ -14,10 +14,10 @@ import torch
 from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet_des.backward import BackwardPerPass
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.heads import SizedLinear
 from espnet_des.layered import Subsampled
-from espnet_des.layers import touch
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.signature import merge_signature
 from espnet_des.state import METHOD_NAMES
@@ -32,6 +32,7 @@ class Pass(NamedTuple):
         weight: of its loss in the sum.
         kept: layers that are computed; None for all.
         gates: multiplier of each layer ``(num_layers,)``; None for 1.
+        closed: layers whose gate is exactly 0.
         dropped: layers with stochastic depth.
         drop_rate: its probability.
     """
@@ -40,6 +41,7 @@ class Pass(NamedTuple):
     weight: float
     kept: Optional[List[int]] = None
     gates: Optional[torch.Tensor] = None
+    closed: Sequence[int] = ()
     dropped: Sequence[int] = ()
     drop_rate: float = 0.0
 
@@ -80,6 +82,8 @@ class DESModel(ESPnetASRModel):
         ]
         self.start_scores()
         self.tracker = SelectionTracker(self.encoder)
+        # The Trainer's GradScaler, which it tells where it has one.
+        self.scaler = None
         # Length of the run, which its Trainer tells; None where it is not known.
         self.updates_per_epoch = self.total_updates = None
 
@@ -152,6 +156,7 @@ class DESModel(ESPnetASRModel):
         sizes, full = encoder.sizes, encoder.num_layers
         if self.stage == 1:
             schedule, scores = self.state.get_schedule(), encoder.scores
+            gates = self.selector.gates(scores, schedule, t)
             outside, p1 = [], opts.stochastic_depth_p1
             if p1 > 0.0:
                 outside = self.selector.outside(scores.detach().cpu(), schedule, t)
@@ -160,7 +165,8 @@ class DESModel(ESPnetASRModel):
                 Pass(
                     sizes[0],
                     opts.loss_weight_small,
-                    gates=self.selector.gates(scores, schedule, t),
+                    gates=gates,
+                    closed=self.selector.closed(gates),
                 ),
             ]
         small = encoder.kept_layers(sizes[0])
@@ -239,21 +245,35 @@ class DESModel(ESPnetASRModel):
             )
         t = int(self.state.updates)
         stats = self._missing_stats()
-        loss = 0.0
+        sums = BackwardPerPass(front.x, self._after_the_front_end(), self._loss_scale())
         for p in self.passes(t):
-            loss_of_size, size_stats = self._loss_of_pass(front, p, text, text_lengths)
-            loss = loss + p.weight * loss_of_size
+            loss, size_stats = self._loss_of_pass(
+                front._replace(x=sums.front), p, text, text_lengths
+            )
+            sums.add(p.weight * loss)
             stats.update(size_stats)
         if self.stage == 1:
             gap = self.selector.sparsity_gap(self.encoder.scores, schedule, t)
             if gap is not None:
-                loss = loss + self.options.sparsity_weight * gap
+                sums.add(self.options.sparsity_weight * gap)
                 stats["loss_sparsity"] = gap.detach()
             small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
         else:
             small = self.encoder.sizes[0]
         stats["layers_small"] = float(small)
-        return touch(loss, self._idle_parameters(t)), stats
+        return sums.loss(), stats
+
+    def _loss_scale(self) -> float:
+        """What keeps the gradients of fp16 from vanishing; bf16 needs nothing."""
+        if self.scaler is None or torch.get_autocast_dtype("cuda") != torch.float16:
+            return 1.0
+        return self.scaler.get_scale()
+
+    def _after_the_front_end(self) -> List[torch.nn.Parameter]:
+        """Parameters that a pass uses, of what :meth:`features` has not used."""
+        front = (self.frontend, self.specaug, self.normalize, self.preencoder, self.encoder.embed)
+        used = {id(p) for module in front if module is not None for p in module.parameters()}
+        return [p for p in self.parameters() if id(p) not in used]
 
     def _idle_parameters(self, t: int) -> List[torch.nn.Parameter]:
         """Output layers of sizes without a loss, and the scores in stage 2."""
@@ -287,8 +307,9 @@ class DESModel(ESPnetASRModel):
         """CTC (and attention) loss of one run, with statistics under its names."""
         encoder, before = self.encoder, self.encoder.size
         out = encoder.run_layers(
-            front, kept=p.kept, gates=p.gates, dropped=p.dropped, drop_rate=p.drop_rate
-        )
+            front, kept=p.kept, gates=p.gates, closed=p.closed,
+            dropped=p.dropped, drop_rate=p.drop_rate,
+        )  # fmt: skip
         lengths = front.mask.squeeze(1).sum(1)
         if self.postencoder is not None:
             out, lengths = self.postencoder(out, lengths)

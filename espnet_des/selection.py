@@ -123,6 +123,10 @@ class SimpleTopK:
         k = self.num_kept(schedule, t, scores.numel())
         return relaxed_topk(scores, k, self.hard)
 
+    def closed(self, gates: torch.Tensor) -> List[int]:
+        """Layers whose gate is exactly 0; one transfer from the device."""
+        return (gates.detach() == 0.0).nonzero().flatten().tolist() if self.hard else []
+
     def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
         """Layers that get stochastic depth p1 in the full pass."""
         k = self.num_kept(schedule, t, scores.numel())
@@ -174,6 +178,11 @@ class IterativeZeroOut:
 
     def gates(self, scores: torch.Tensor, schedule: Schedule, t: int) -> torch.Tensor:
         return scores.sigmoid()
+
+    @staticmethod
+    def closed(gates: torch.Tensor) -> List[int]:
+        """None: a sigmoid is never 0."""
+        return []
 
     def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
         kept = self.num_kept(schedule, t, scores.numel())

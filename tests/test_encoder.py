@@ -261,7 +261,7 @@ def test_stochastic_depth_drops_rows_as_the_plain_formulation(norm):
 
 def test_stochastic_depth_as_recorded():
     """Kept rows are scaled by 1 / (1 - p), dropped ones are 0, nothing in eval."""
-    from espnet_des.layers import add_branch_to_rows
+    from espnet_des.layers import RowDraw, add_branch_to_rows
     from tests.conftest import reference
 
     case = reference("f_stochastic_depth.json")
@@ -270,7 +270,8 @@ def test_stochastic_depth_as_recorded():
     mask, p = torch.ones(200, 1, 3, dtype=torch.bool), case["p"]
     keep = torch.rand(200) >= p
     full = branch(block, "ff", x, None, mask) * 0.5
-    added = add_branch_to_rows(block, "ff", x, None, mask, keep, 1 / (1 - p)) - x
+    rows = RowDraw(keep.nonzero().flatten(), int(keep.sum()))
+    added = add_branch_to_rows(block, "ff", x, None, mask, rows, 1 / (1 - p)) - x
     ratio = (added / full).mean(dim=(1, 2))
     values = torch.tensor(case["values"])
     torch.testing.assert_close(ratio, values[keep.long()], atol=1e-3, rtol=0)

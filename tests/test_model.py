@@ -54,6 +54,7 @@ class Recorder:
             for q, layer in enumerate(encoder.layers)
         }
         plain, rows = espnet_des.layered.add_branch, espnet_des.layered.add_branch_to_rows
+        closed = espnet_des.layered.add_closed_branch
         run = encoder.run_layers
 
         def run_layers(*args, **kwargs):
@@ -66,6 +67,12 @@ class Recorder:
             self.passes[-1]["gates"][q] = float(torch.as_tensor(factor).detach())
             return plain(block, kind, x, pos_emb, mask, factor)
 
+        def add_closed_branch(block, kind, x, pos_emb, mask, gate):
+            q = number[id(block), kind]
+            self.passes[-1]["executed"].append(q)
+            self.passes[-1]["gates"][q] = float(gate.detach())
+            return closed(block, kind, x, pos_emb, mask, gate)
+
         def add_branch_to_rows(block, kind, *args):
             q = number[id(block), kind]
             self.passes[-1]["executed"].append(q)
@@ -75,6 +82,7 @@ class Recorder:
         monkeypatch.setattr(encoder, "run_layers", run_layers)
         monkeypatch.setattr(espnet_des.layered, "add_branch", add_branch)
         monkeypatch.setattr(espnet_des.layered, "add_branch_to_rows", add_branch_to_rows)
+        monkeypatch.setattr(espnet_des.layered, "add_closed_branch", add_closed_branch)
 
 
 CASES = reference("d_execution.json")["cases"]

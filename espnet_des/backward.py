@@ -1,0 +1,82 @@
+"""Backward of each size right after its forward.
+
+The sum of several losses keeps the graphs of all their passes until the Trainer
+calls backward. Here a pass's graph is gone before the next pass begins: memory is
+that of the largest pass alone, and the shared front end is back-propagated once,
+with the gradients of all sizes (method.md, "Cost"). What the Trainer gets is a
+loss whose backward hands out what was computed, so that its scaling of the loss,
+DDP and gradient accumulation work as ever.
+"""
+
+from typing import List, Optional, Sequence
+
+import torch
+
+
+class _Computed(torch.autograd.Function):
+    """A loss of which the gradients are known."""
+
+    @staticmethod
+    def forward(ctx, loss, gradients, *inputs):
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, incoming):
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("a supernet's loss can be back-propagated only once")
+        # Not in place: two gradients may be one tensor, as those of a and b in a + b.
+        return (None, None, *torch._foreach_mul(gradients, incoming))
+
+
+class BackwardPerPass:
+    """Sums the losses of an update and their gradients, pass by pass.
+
+    >>> sums = BackwardPerPass(front.x, parameters)
+    >>> sums.add(loss_of(sums.front))        # its graph is freed
+    >>> sums.add(other_loss_of(sums.front))
+    >>> loss = sums.loss()                   # loss.backward() as of a plain sum
+
+    Args:
+        front: output of the front end, ``(batch, time, dim)``; what made it gets
+            its gradients in the backward of the sum.
+        parameters: all that come after it. DDP waits for a gradient of each, so
+            those that took no part get zeros.
+        scale: of the losses while gradients are computed: fp16 needs the
+            GradScaler's here, because its own comes only afterwards.
+    """
+
+    def __init__(
+        self, front: torch.Tensor, parameters: Sequence[torch.nn.Parameter], scale: float = 1.0
+    ):
+        self.made_by, self.scale = front, scale
+        self.front = front.detach().requires_grad_(front.requires_grad)
+        self._leaves = [p for p in (self.front, *parameters) if p.requires_grad]
+        self._inputs = [front] * front.requires_grad + self._leaves[front.requires_grad :]
+        self._gradients: List[Optional[torch.Tensor]] = [None] * len(self._leaves)
+        self._loss = 0.0
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Add a loss, and free its graph."""
+        self._loss = self._loss + loss.detach()
+        # Its operations know their precision already.
+        with torch.autocast(loss.device.type, enabled=False):
+            new = torch.autograd.grad(loss * self.scale, self._leaves, allow_unused=True)
+        if torch.is_autocast_enabled(loss.device.type):
+            torch.clear_autocast_cache()  # casts of weights, which belong to that graph
+        both = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None]
+        sums = both and torch._foreach_add([self._gradients[i] for i in both], [new[i] for i in both])
+        self._gradients = [old if g is None else g for old, g in zip(self._gradients, new)]
+        for i, gradient in zip(both, sums):
+            self._gradients[i] = gradient
+
+    def loss(self) -> torch.Tensor:
+        """The sum of the losses; to be back-propagated once."""
+        gradients = [
+            torch.zeros_like(leaf) if gradient is None else gradient
+            for leaf, gradient in zip(self._leaves, self._gradients)
+        ]
+        if self.scale != 1.0:
+            gradients = torch._foreach_div(gradients, self.scale)
+        return _Computed.apply(self._loss, gradients, *self._inputs)
