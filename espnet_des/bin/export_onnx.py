@@ -1,0 +1,33 @@
+"""Export one size to ONNX: waveform or features to CTC log-probabilities."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--asr_train_config", type=Path, required=True)
+    parser.add_argument("--asr_model_file", type=Path, required=True)
+    parser.add_argument("--size", type=int, help="number of layers, of a supernet")
+    parser.add_argument("--output", type=Path, required=True, help="*.onnx")
+    parser.add_argument("--source", default="waveform", help="waveform or features")
+    parser.add_argument("--quantize", default="none", help="none or int8")
+    parser.add_argument("--wav_scp", type=Path, help="audio to check with: real speech")
+    parser.add_argument("--text", type=Path, help="its transcriptions: shows what int8 costs")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Here, so that --help does not wait for ESPnet.
+    from espnet_des.onnx.export import export_onnx
+
+    try:
+        print(export_onnx(**vars(args)).summary())
+    except (RuntimeError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
