@@ -12,6 +12,7 @@ import torch
 import espnet2.train.trainer as stock
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet_des.checkpoints import resume_with, whole_files
+from espnet_des.history import tell_tensorboard
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, check_fits
 from espnet_des.reporter import StageReporter
@@ -76,13 +77,17 @@ class SupernetTrainer(stock.Trainer):
             torch.save(safe_torch_load(loaded, map_location="cpu")["model"], epoch_file)
 
     @classmethod
-    def train_one_epoch(cls, model, optimizers, **kwargs) -> bool:
+    def train_one_epoch(cls, model, optimizers, summary_writer, **kwargs) -> bool:
         # Gradients of an accumulation that the last epoch left incomplete are
         # not in the checkpoint: without them a resume continues exactly.
         for optimizer in optimizers:
             optimizer.zero_grad()
-        getattr(model, "module", model).tracker.start_epoch()
-        return super().train_one_epoch(model=model, optimizers=optimizers, **kwargs)
+        supernet = getattr(model, "module", model)
+        supernet.tracker.start_epoch()
+        with tell_tensorboard(supernet, optimizers[0], summary_writer):
+            return super().train_one_epoch(
+                model=model, optimizers=optimizers, summary_writer=summary_writer, **kwargs
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,101 @@
+"""Which layers each size keeps: blocks by kind of layer."""
+
+from typing import List
+
+import matplotlib
+import numpy
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from espnet_des.layers import Layer
+from espnet_des.plot.style import kind_name, look, smallest_sizes, text_colour
+
+# Blocks side by side; deeper encoders go on below, or a cell could not be read.
+BLOCKS_PER_ROW = 24
+
+
+def size_colours(sizes: List[int]) -> List[tuple]:
+    """Dark for the smallest size, pale for the full one."""
+    shades = numpy.linspace(0.92, 0.12, len(sizes))
+    return [tuple(colour) for colour in matplotlib.colormaps["YlGnBu"](shades)]
+
+
+def draw_kept_layers(
+    layers: List[Layer], ranking: List[int], sizes: List[int], title: str = ""
+) -> Figure:
+    """Draw a cell per layer, in the colour of the smallest size that keeps it.
+
+    Args:
+        layers: of the full encoder, in the order in which they run.
+        ranking: all layers, 0-based, most important first.
+        sizes: numbers of layers, ascending, the last one all.
+        title: of the picture.
+
+    Returns:
+        A figure with one mesh of cells ``(kinds, blocks)`` per 24 blocks; a
+        cell's value is the index of the size, masked where there is no layer.
+    """
+    kinds = list(dict.fromkeys(layer.kind for layer in layers))
+    blocks = layers[-1].block + 1
+    rows = -(-blocks // BLOCKS_PER_ROW)
+    columns = -(-blocks // rows)
+    found, colours = smallest_sizes(ranking, sizes), size_colours(sizes)
+    place = {layer: number for number, layer in enumerate(ranking, 1)}
+    cells = numpy.ma.masked_all((len(kinds), rows * columns), int)
+    for q, layer in enumerate(layers):
+        cells[kinds.index(layer.kind), layer.block] = found[q]
+
+    width = min(10.0, max(6.5, 2.6 + 0.55 * columns))
+    with look():
+        figure = Figure(figsize=(width, 1.25 + rows * (0.5 + 0.36 * len(kinds))))
+        panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
+        for number, axes in enumerate(panels):
+            first = number * columns
+            part = cells[:, first : first + columns]
+            axes.pcolormesh(
+                numpy.arange(first, first + columns + 1) - 0.5,
+                numpy.arange(len(kinds) + 1) - 0.5,
+                part, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(sizes) - 0.5,
+                edgecolors="white", linewidth=2,
+            )  # fmt: skip
+            axes.set_yticks(range(len(kinds)), [kind_name(k) for k in kinds])
+            axes.set_xticks(range(first, min(first + columns, blocks)))
+            axes.invert_yaxis()  # the first layer of a block on top
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        for q, layer in enumerate(layers):
+            panels[layer.block // columns].text(
+                layer.block, kinds.index(layer.kind), str(place[q]), ha="center", va="center",
+                fontsize=8, color=text_colour(colours[found[q]]),
+            )  # fmt: skip
+        _count_kinds(panels[0], layers, found, kinds, sizes)
+        panels[-1].set_xlabel(
+            "block (its layers run from top to bottom)\n"
+            "number: rank of the layer, 1 is the most important"
+        )
+        figure.suptitle(title or "Layers that each size keeps", x=0.01, ha="left")
+        figure.legend(
+            handles=[Patch(color=c) for c in colours],
+            labels=_labels(sizes),
+            loc="outside lower center", ncols=min(3 if width < 9 else 4, len(sizes)),
+        )  # fmt: skip
+    return figure
+
+
+def _count_kinds(axes, layers, found, kinds, sizes) -> None:
+    """How many layers of each kind the sizes keep, beside the rows."""
+    beside = {"transform": axes.get_yaxis_transform(), "fontsize": 8}
+    heading = "kept by size\n" + " \u00b7 ".join(map(str, sizes))
+    axes.text(1.02, -0.55, heading, va="bottom", fontweight="bold", **beside)
+    for row, kind in enumerate(kinds):
+        of_kind = [found[q] for q, layer in enumerate(layers) if layer.kind == kind]
+        counts = [str(sum(f <= i for f in of_kind)) for i in range(len(sizes))]
+        axes.text(1.02, row, " \u00b7 ".join(counts), va="center", **beside)
+
+
+def _labels(sizes: List[int]) -> List[str]:
+    labels = [f"kept by size {sizes[0]} and larger: {sizes[0]}"]
+    labels += [f"from size {b} on: {b - a} more" for a, b in zip(sizes, sizes[1:])]
+    labels[-1] = f"only by size {sizes[-1]}: {sizes[-1] - sizes[-2]} more"
+    return labels
