@@ -4,11 +4,37 @@ With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
 all its sizes; a size that is extracted needs its own (method.md, trap 9).
 """
 
-from typing import Iterable, Tuple
+from pathlib import Path
+from typing import Iterable, Iterator, Tuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
+from espnet_des.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.options import ConfigError
+from espnet_des.progress import progress
+
+BATCH_SIZE = 16
+
+
+def read_batches(source: Path, rate: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """Audio in batches of similar length.
+
+    Args:
+        source: see :func:`find_audio`.
+        rate: samples per second that the model takes.
+
+    Yields:
+        Speech ``(batch, samples)`` and its lengths ``(batch,)``.
+    """
+    wavs = find_audio(source)
+    headers = {utt: read_header(path) for utt, path in wavs.items()}
+    tell_conversions(headers.values(), rate)
+    order = sorted(wavs, key=lambda utt: headers[utt].frames / headers[utt].rate)
+    batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
+    for utts in progress(batches, desc="BatchNorm statistics", unit="batch"):
+        waves = [torch.from_numpy(read_mono(wavs[utt], rate)) for utt in utts]
+        yield pad_sequence(waves, batch_first=True), torch.tensor([len(w) for w in waves])
 
 
 @torch.no_grad()

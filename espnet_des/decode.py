@@ -5,19 +5,60 @@ Repetitions are merged and blanks dropped. This is not a beam search with
 """
 
 import argparse
-from typing import Dict, Iterator, List, Tuple
+import functools
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import soundfile
+import humanfriendly
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
+from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
+from espnet_des.audio import AudioError, check_finite, read_header, read_mono, tell_conversions
+from espnet_des.options import ConfigError
 from espnet_des.progress import progress
 
 
+class TimedToken(NamedTuple):
+    """A token, and the frames in which it was the most probable one.
+
+    A CTC model may emit a token anywhere in or shortly after its sound, mostly
+    in one or two frames. So ``start`` says about when it was spoken, to some
+    100 ms; it is no boundary, and ``duration`` is not how long the sound was.
+
+    Attributes:
+        token: as in the model's token list.
+        start: begin of its first frame, in seconds from the begin of the audio.
+        duration: of its frames, in seconds.
+        confidence: mean probability of the token in these frames.
+    """
+
+    token: str
+    start: float
+    duration: float
+    confidence: float
+
+
+class Transcript(NamedTuple):
+    """What became of one audio file.
+
+    Attributes:
+        utt: its id.
+        tokens: what was recognised; empty for silence.
+        text: the same as text.
+        error: why it could not be decoded; None where it was.
+    """
+
+    utt: str
+    tokens: List[TimedToken]
+    text: str
+    error: Optional[str] = None
+
+
 class BestPathDecoder:
-    """Speech to text with a CTC model.
+    """Speech to text with a CTC model, at the size that it is set to.
 
     >>> decoder = BestPathDecoder(model, train_args)
     >>> decoder([wave])
@@ -26,52 +67,215 @@ class BestPathDecoder:
     Args:
         model: an ESPnet ASR model with a CTC output layer.
         train_args: what ESPnet's build_model_from_file returns beside it.
+
+    Attributes:
+        rate: samples per second that the model takes.
+
+    Raises:
+        ConfigError: where it has no CTC output layer, or takes no waveforms.
     """
 
     def __init__(self, model: torch.nn.Module, train_args: argparse.Namespace):
+        if getattr(model, "ctc", None) is None:
+            raise ConfigError(
+                "model_conf: ctc_weight: 0.0: the model was trained without a CTC output "
+                "layer, which best-path decoding needs; use espnet2.bin.asr_inference"
+            )
         self.model = model.eval()
+        self.rate = sampling_rate(train_args)
         self.converter = TokenIDConverter(token_list=train_args.token_list)
         self.tokenizer = build_tokenizer(
             token_type=train_args.token_type, bpemodel=train_args.bpemodel
         )
 
-    @torch.no_grad()
     def __call__(self, waves: List[torch.Tensor]) -> List[str]:
-        """Decode a batch of waveforms, each ``(num_samples,)``."""
-        device = next(self.model.parameters()).device
-        lengths = torch.tensor([len(w) for w in waves], device=device)
-        speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True).to(device)
-        try:
-            encoded, encoded_lengths = self.model.encode(speech, lengths)
-        except TooShortUttError:
-            return [""] * len(waves)
-        best = self.model.ctc.argmax(encoded).cpu()
-        return [self._text(ids[:n]) for ids, n in zip(best, encoded_lengths.tolist())]
+        """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`tokens`."""
+        return [self.text(tokens) for tokens in self.tokens(waves)]
 
-    def _text(self, ids: torch.Tensor) -> str:
-        merged = ids.unique_consecutive()
-        tokens = self.converter.ids2tokens(merged[merged != self.model.blank_id].tolist())
-        return self.tokenizer.tokens2text(tokens)
+    def text(self, tokens: List[TimedToken]) -> str:
+        return self.tokenizer.tokens2text([t.token for t in tokens])
+
+    @torch.no_grad()
+    def tokens(self, waves: List[torch.Tensor]) -> List[List[TimedToken]]:
+        """Tokens of a batch of waveforms, each as if it were decoded alone.
+
+        Args:
+            waves: float tensors ``(samples,)``. Those that are empty, all zero or
+                too short for the front end have no tokens.
+
+        Raises:
+            AudioError: where samples are NaN or infinite.
+        """
+        found: List[List[TimedToken]] = [[] for _ in waves]
+        for number, wave in enumerate(waves):
+            check_finite(wave.numpy(force=True), f"waves[{number}]")
+        spoken = [i for i, w in enumerate(waves) if can_have_speech(self.model, w)]
+        if not spoken:
+            return found
+        spoken.sort(key=lambda i: len(waves[i]), reverse=True)  # RNNs want it so
+        try:
+            encoded, lengths = self._encode([waves[i] for i in spoken])
+        except TooShortUttError:  # the longest one, and so all of them
+            return found
+        probs, ids = self.model.ctc.softmax(encoded).max(-1)
+        for i, p, best, n in zip(spoken, probs.cpu(), ids.cpu(), lengths.tolist()):
+            found[i] = self._merge(best[:n], p[:n], len(waves[i]))
+        return found
+
+    def _encode(self, waves: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Encode waves, the longest first; ``(batch, time, dim)`` and lengths.
+
+        ESPnet's STFT continues the longest utterance with its mirror image, but
+        the shorter ones with the padding. So that each gives what it gives alone,
+        its mirror image follows here; a silent row on top keeps ESPnet's beyond.
+        """
+        device = next(self.model.parameters()).device
+        lengths = [len(w) for w in waves]
+        border = 0 if lengths[0] == lengths[-1] else mirrored_samples(self.model)
+        if border:
+            pad = functools.partial(torch.nn.functional.pad, pad=(0, border), mode="reflect")
+            waves = [pad(w[None])[0] for w in waves]
+            waves, lengths = [torch.zeros_like(waves[0]), *waves], [len(waves[0]), *lengths]
+        speech = pad_sequence(waves, batch_first=True).to(device)
+        encoded, encoded_lengths = self.model.encode(
+            speech, torch.tensor(lengths, device=device)
+        )
+        if isinstance(encoded, tuple):  # of a stock model with interctc_layer_idx
+            encoded = encoded[0]
+        return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)
+
+    def _merge(self, ids: torch.Tensor, probs: torch.Tensor, samples: int):
+        """Tokens of the best path ``(time,)``, whose probabilities are given."""
+        merged, run, counts = ids.unique_consecutive(return_inverse=True, return_counts=True)
+        starts = counts.cumsum(0) - counts
+        means = torch.zeros(len(merged)).index_add(0, run, probs.float()) / counts
+        kept = (merged != self.model.blank_id).nonzero().squeeze(1).tolist()
+        if not kept:
+            return []
+        names = self.converter.ids2tokens(merged[kept].tolist())
+        frame, end = self.samples_per_frame / self.rate, samples / self.rate
+        tokens = []
+        for name, run_number in zip(names, kept):
+            first, count = starts[run_number].item(), counts[run_number].item()
+            start = min(first * frame, end)
+            duration = min(count * frame, end - start)
+            tokens.append(TimedToken(name, start, duration, means[run_number].item()))
+        return tokens
+
+    @functools.cached_property
+    def samples_per_frame(self) -> float:
+        """Samples from one encoder frame to the next.
+
+        Measured, because every kind of subsampling reduces in its own way; to
+        a multiple of the front end's hop, because frames are lost at the edges.
+        """
+        device = next(self.model.parameters()).device
+        samples = 10 * self.rate
+        with torch.no_grad():
+            _, lengths = self.model.encode(
+                torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
+            )
+        ratio = samples / int(lengths[0])
+        hop = getattr(self.model.frontend, "hop_length", None)
+        return hop * round(ratio / hop) if hop else ratio
+
+
+def sampling_rate(train_args: argparse.Namespace) -> int:
+    """Samples per second that a model takes, as ESPnet's front ends read it.
+
+    Raises:
+        ConfigError: where it takes features instead.
+    """
+    if train_args.input_size is not None:
+        raise ConfigError(
+            f"input_size: {train_args.input_size!r} means that the model takes features; "
+            "only models that take waveforms (input_size: null) can decode audio"
+        )
+    rate = (train_args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
+
+
+def mirrored_samples(model: torch.nn.Module) -> int:
+    """Samples that ESPnet's STFT mirrors at the ends; audio must have more."""
+    stft = model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
+    return stft.n_fft // 2 if stft is not None and stft.center else 0
+
+
+def can_have_speech(model: torch.nn.Module, wave: torch.Tensor) -> bool:
+    """False for a wave that is empty, all zero, or too short for the STFT."""
+    return len(wave) > mirrored_samples(model) and bool(wave.any())
 
 
 def decode_files(
     decoder: BestPathDecoder, wavs: Dict[str, str], batch_size: int, title: str
 ) -> Dict[str, str]:
-    """Decode files: utterance id to path gives utterance id to text."""
+    """Decode files: utterance id to path gives utterance id to text.
+
+    Raises:
+        AudioError: where a file cannot be decoded.
+    """
     texts = {}
-    with progress(total=len(wavs), desc=title, unit="utt") as bar:
-        for utts, waves in _batches(wavs, batch_size):
-            texts.update(zip(utts, decoder(waves)))
-            bar.update(len(utts))
+    for done in transcribe(decoder, wavs, batch_size, title):
+        if done.error is not None:
+            raise AudioError(f"utterance {done.utt}: {done.error}")
+        texts[done.utt] = done.text
     return {utt: texts[utt] for utt in wavs}
 
 
-def _batches(
-    wavs: Dict[str, str], batch_size: int
-) -> Iterator[Tuple[List[str], List[torch.Tensor]]]:
-    """Files of similar length together: padding costs as much as speech."""
-    order = sorted(wavs, key=lambda utt: soundfile.info(wavs[utt]).frames)
-    for first in range(0, len(order), batch_size):
-        utts = order[first : first + batch_size]
-        waves = [soundfile.read(wavs[utt], dtype="float32")[0] for utt in utts]
-        yield utts, [torch.from_numpy(w) for w in waves]
+def transcribe(
+    decoder: BestPathDecoder, wavs: Dict[str, str], batch_size: int, title: str
+) -> Iterator[Transcript]:
+    """Decode files in batches of similar length: padding costs as much as speech.
+
+    Only one batch of audio is in memory at a time. Files of another rate are
+    resampled and channels averaged, with one notice each.
+
+    Args:
+        decoder: the model.
+        wavs: utterance id to path.
+        batch_size: files that are decoded together.
+        title: of the progress bar.
+
+    Yields:
+        A transcript of every file, shortest first; with an error where a file
+        could not be read or decoded, which leaves the others alone.
+    """
+    headers = {}
+    with progress(total=len(wavs), desc=title, unit="utt") as bar:
+        for utt, path in wavs.items():
+            try:
+                headers[utt] = read_header(path)
+            except AudioError as error:
+                bar.update()
+                yield Transcript(utt, [], "", str(error))
+        tell_conversions(headers.values(), decoder.rate)
+        order = sorted(headers, key=lambda utt: headers[utt].frames / headers[utt].rate)
+        for first in range(0, len(order), batch_size):
+            utts = order[first : first + batch_size]
+            yield from _transcribe_batch(decoder, {utt: wavs[utt] for utt in utts})
+            bar.update(len(utts))
+
+
+def _transcribe_batch(decoder: BestPathDecoder, wavs: Dict[str, str]) -> Iterator[Transcript]:
+    waves = {}
+    for utt, path in wavs.items():
+        try:
+            waves[utt] = torch.from_numpy(read_mono(path, decoder.rate))
+        except AudioError as error:
+            yield Transcript(utt, [], "", str(error))
+    for utt, tokens in zip(waves, _tokens_or_errors(decoder, list(waves.values()))):
+        if isinstance(tokens, Exception):
+            why = f"{wavs[utt]}: {type(tokens).__name__}: {tokens}"
+            yield Transcript(utt, [], "", why)
+        else:
+            yield Transcript(utt, tokens, decoder.text(tokens))
+
+
+def _tokens_or_errors(decoder: BestPathDecoder, waves: List[torch.Tensor]) -> List:
+    """Tokens of each wave; where decoding fails, of each alone, or its error."""
+    try:
+        return decoder.tokens(waves)
+    except RuntimeError as error:  # of torch, out of memory for example
+        if len(waves) == 1:
+            return [error]
+    return [_tokens_or_errors(decoder, [wave])[0] for wave in waves]

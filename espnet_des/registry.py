@@ -16,12 +16,14 @@ STOCK_TASK = None
 
 def install() -> None:
     """Register now if ESPnet's ASR task is imported, else when it will be."""
-    module = sys.modules.get(TARGET)
-    if module is None or not hasattr(module, "ASRTask"):
-        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Finder())
-    else:
-        _register(module)
+    # The hook first: an import that another thread begins now must not miss it.
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    if TARGET in sys.modules:
+        # Waits where another thread is in the middle of importing it.
+        __import__(TARGET)
+        if hasattr(sys.modules[TARGET], "ASRTask"):
+            _register(sys.modules[TARGET])
 
 
 def _register(asr) -> None:

@@ -12,6 +12,8 @@ from typing import Dict, List, Optional, Sequence
 import torch
 import yaml
 
+from espnet_des.batchnorm import read_batches, recalibrate
+from espnet_des.decode import sampling_rate
 from espnet_des.files import write_atomically
 from espnet_des.layered import LayeredConformerEncoder
 from espnet_des.layers import ATTRIBUTES, ORDERS, Layer, modules
@@ -150,6 +152,7 @@ def extract_subnet(
     size: int,
     output_dir: Path,
     name: Optional[str] = None,
+    recalibrate_scp: Optional[Path] = None,
 ) -> Path:
     """Write one size of a trained supernet: ``config.yaml`` and a model file.
 
@@ -159,6 +162,8 @@ def extract_subnet(
         size: one of its sizes.
         output_dir: where the two files go.
         name: of the model file; as that of the supernet by default.
+        recalibrate_scp: audio to estimate BatchNorm's statistics of this size
+            with, ``utt path`` lines or what else :func:`find_audio` takes.
 
     Returns:
         Path of the model file.
@@ -173,13 +178,16 @@ def extract_subnet(
             f"{asr_train_config}: encoder: {config.get('encoder')!r} is no supernet; "
             "give the config.yaml of a training with encoder: des_conformer"
         )
-    model, _ = load_model(asr_train_config, asr_model_file)
+    model, train_args = load_model(asr_train_config, asr_model_file)
     model.set_size(size)
     if not model.state.is_frozen:
         raise ConfigError(
             f"{asr_model_file} is of stage 1, in which the layers of size {size} are "
             "not chosen yet; use a file of a stage-2 epoch (valid.*.ave.pth is one)"
         )
+    if recalibrate_scp is not None:
+        frames = recalibrate(model, read_batches(recalibrate_scp, sampling_rate(train_args)))
+        logging.info(f"BatchNorm statistics of size {size} are of {frames} frames")
     output_dir.mkdir(parents=True, exist_ok=True)
     target = output_dir / (name or Path(asr_model_file).name)
     write_atomically(target, lambda path: torch.save(subnet_state(model, size), path))

@@ -84,6 +84,7 @@ class SupernetTrainer(stock.Trainer):
             optimizer.zero_grad()
         supernet = getattr(model, "module", model)
         supernet.tracker.start_epoch()
+        supernet.scaler = kwargs["scaler"]
         with tell_tensorboard(supernet, optimizers[0], summary_writer):
             return super().train_one_epoch(
                 model=model, optimizers=optimizers, summary_writer=summary_writer, **kwargs

@@ -140,6 +140,52 @@ def test_what_cannot_be_extracted_is_said(supernet, tmp_path):
             SubnetConformerEncoder(12, kept_layers=kept, **TINY)
 
 
+def test_batchnorm_statistics_are_of_the_size_itself():
+    from espnet_des.batchnorm import recalibrate
+
+    model = make_model({"conv_norm": "batch_norm"}).eval()
+    with torch.no_grad():
+        model.encoder.scores.copy_(torch.linspace(1, 0, 8))
+    model.set_size(5)  # layers 0 to 4: the first block's convolution only
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    seen = []
+    norm = model.encoder.encoders[0].conv_module.norm
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    batches = [(torch.randn(n, 40, 12), torch.full((n,), 40)) for n in (3, 1)]
+    assert recalibrate(model, batches) == sum(x.size(0) * x.size(2) for x in seen)
+    weights = torch.tensor([3.0, 1.0]) / 4  # equal lengths: by utterances
+    for name, of in (("mean", lambda x: x.mean((0, 2))), ("var", lambda x: x.var((0, 2)))):
+        expected = sum(w * of(x) for w, x in zip(weights, seen))
+        torch.testing.assert_close(getattr(norm, f"running_{name}"), expected)
+    after = model.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    own = "encoder.encoders.0.conv_module.norm"
+    assert changed == {f"{own}.running_mean", f"{own}.running_var", f"{own}.num_batches_tracked"}
+    assert norm.momentum == 0.1 and not any(m.training for m in model.modules())
+    with pytest.raises(ConfigError, match="recalibrate_scp: it has no audio"):
+        recalibrate(model, [])
+    with pytest.raises(ConfigError, match="recalibrate_scp: this size has no BatchNorm"):
+        recalibrate(make_model(), batches)
+
+
+def test_extraction_recalibrates_with_audio(tmp_path):
+    from espnet_des.loading import load_model
+
+    make_data(tmp_path)
+    exp = train_here(tmp_path, tmp_path, max_epoch=3, encoder_conf__conv_norm="batch_norm")
+    command = [sys.executable, "-m", "espnet_des.bin.extract_subnet",
+               "--asr_train_config", exp / "config.yaml", "--size", "8",
+               "--asr_model_file", exp / "valid.cer_ctc.ave.pth"]  # fmt: skip
+    scp = ["--recalibrate_scp", tmp_path / "wav.scp"]
+    for name, more in (("plain", []), ("recalibrated", scp)):
+        subprocess.run([*command, "--output_dir", tmp_path / name, *more], check=True)
+    plain, new = (load(tmp_path / n / "valid.cer_ctc.ave.pth") for n in ("plain", "recalibrated"))
+    assert plain.keys() == new.keys()
+    changed = {k.rsplit(".")[-1] for k in plain if not torch.equal(plain[k], new[k])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    load_model(tmp_path / "recalibrated/config.yaml", tmp_path / "recalibrated/valid.cer_ctc.ave.pth")
+
+
 def test_an_extracted_size_fine_tunes_with_stock_training(supernet, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     file = extract(supernet, 3, tmp_path / "size3")

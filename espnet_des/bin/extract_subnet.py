@@ -12,6 +12,10 @@ def main() -> int:
     parser.add_argument("--asr_model_file", type=Path, required=True)
     parser.add_argument("--size", type=int, required=True, help="number of layers")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--recalibrate_scp", type=Path,
+        help="audio to estimate this size's BatchNorm statistics with",
+    )  # fmt: skip
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Here, so that --help does not wait for ESPnet.

@@ -1,0 +1,219 @@
+"""Audio files: which ones are meant, and their samples at a model's rate."""
+
+import collections
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Dict, Iterable, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+# Names that files of libsndfile's formats have; raw, headerless data is none.
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
+SUFFIXES |= {".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
+# What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
+NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used: says which, and what would be right."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        frames: samples of each channel.
+        rate: samples per second.
+        channels: their number.
+    """
+
+    frames: int
+    rate: int
+    channels: int
+
+
+def find_audio(source: Path) -> Dict[str, str]:
+    """Utterance id to path, in the order of the source.
+
+    Args:
+        source: a folder, searched at any depth for files of the formats that
+            soundfile reads; a Kaldi table with a name in ``.scp`` (``utt path``
+            lines); any other text file is a list of paths; or an audio file.
+            Paths are relative to the working directory, as Kaldi's are. Where
+            no ids are given, the id is the file's name without its suffix.
+
+    Raises:
+        AudioError: where the source names no audio, or an id twice.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return _with_ids(_search(source), source)
+    if not source.is_file():
+        raise AudioError(
+            f"input: {source} does not exist; give a folder of audio files, a wav.scp or "
+            "a list of paths"
+        )
+    if source.suffix.lower() in SUFFIXES:
+        return _with_ids([str(source)], source)
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudioError(
+            f"input: {source} cannot be read as a list ({error}); give a text file (UTF-8) "
+            "with one path a line, a wav.scp, or a folder of audio files"
+        ) from error
+    is_table = source.suffix == ".scp"
+    pairs = _table_lines(lines, source) if is_table else _list_lines(lines, source)
+    found = pairs if is_table else _with_ids(pairs.values(), source)
+    if not found:
+        raise AudioError(f"input: {source} is empty; it must name at least one audio file")
+    return found
+
+
+def _search(folder: Path) -> Iterable[str]:
+    found = [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        # Hidden ones are leavings of other programs (._name.wav of macOS).
+        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+    ]
+    if not found:
+        raise AudioError(
+            f"input: {folder} holds no audio file; looked for {', '.join(sorted(SUFFIXES))}"
+        )
+    return sorted(found)
+
+
+def _with_ids(paths: Iterable[str], source: Path) -> Dict[str, str]:
+    found: Dict[str, str] = {}
+    for path in paths:
+        utt = Path(path).stem
+        if re.search(r"\s", utt):
+            raise AudioError(
+                f"input: {source}: {path!r} has white space in its name, which an utterance "
+                "id cannot have; rename it, or give a wav.scp with ids of your own"
+            )
+        if utt in found:
+            raise AudioError(
+                f"input: {source}: {found[utt]} and {path} would both be utterance {utt}; "
+                "give a wav.scp ('utt path' lines) with an id for each file"
+            )
+        found[utt] = path
+    return found
+
+
+def _table_lines(lines: Iterable[str], source: Path) -> Dict[str, str]:
+    found: Dict[str, str] = {}
+    for number, line in _numbered(lines, source):
+        utt, *rest = line.split(maxsplit=1)
+        if not rest:
+            raise AudioError(
+                f"input: {source}:{number}: {line!r} must be 'utt path'; a list of paths "
+                "alone must not be called .scp"
+            )
+        if utt in found:
+            raise AudioError(
+                f"input: {source}:{number}: utterance {utt} occurs twice; give each line "
+                "an id of its own"
+            )
+        found[utt] = rest[0]
+    return found
+
+
+def _list_lines(lines: Iterable[str], source: Path) -> Dict[int, str]:
+    found = dict(_numbered(lines, source))
+    for number, line in found.items():
+        rest = line.split(maxsplit=1)[1:]
+        if rest and not os.path.exists(line) and os.path.exists(rest[0]):
+            raise AudioError(
+                f"input: {source}:{number}: {line!r} looks like 'utt path'; call the file "
+                ".scp if it is a Kaldi table"
+            )
+    return found
+
+
+def _numbered(lines: Iterable[str], source: Path):
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if NO_PATH.search(line):
+            raise AudioError(
+                f"input: {source}:{number}: {line!r} is a command or a place in an archive; "
+                "only audio files are read: run it once, and list the files that it makes"
+            )
+        if line:
+            yield number, line
+
+
+def read_header(path: str) -> Header:
+    """Length, rate and channels of a file, without reading its samples.
+
+    Raises:
+        AudioError: where it is no audio file that soundfile reads.
+    """
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(_why(path, error)) from error
+    return Header(info.frames, info.samplerate, info.channels)
+
+
+def read_mono(path: str, rate: int) -> np.ndarray:
+    """The samples of a file: channels averaged, resampled to ``rate``.
+
+    Returns:
+        ``(samples,)``, float32, full scale is 1.
+
+    Raises:
+        AudioError: where the file is damaged, or has samples that are no numbers.
+    """
+    try:
+        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(_why(path, error)) from error
+    check_finite(samples, path)
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    if own_rate != rate and len(mono):
+        mono = soxr.resample(mono, own_rate, rate)
+    return np.ascontiguousarray(mono)
+
+
+def check_finite(samples: np.ndarray, name: str) -> None:
+    """Raise AudioError where samples are NaN or infinite."""
+    bad = int(np.size(samples) - np.isfinite(samples).sum())
+    if bad:
+        raise AudioError(
+            f"{name}: {bad} of {np.size(samples)} samples are NaN or infinite; "
+            "audio must be finite numbers"
+        )
+
+
+def tell_conversions(headers: Iterable[Header], rate: int) -> None:
+    """One notice on the files that are resampled, one on those with more channels."""
+    headers = list(headers)
+    rates = collections.Counter(h.rate for h in headers if h.rate != rate)
+    several = collections.Counter(h.channels for h in headers if h.channels > 1)
+    if rates:
+        counts = ", ".join(f"{n} of {r} Hz" for r, n in sorted(rates.items()))
+        logging.warning(
+            f"{sum(rates.values())} of {len(headers)} files are resampled to the model's "
+            f"{rate} Hz: {counts}"
+        )
+    if several:
+        counts = ", ".join(f"{n} with {c} channels" for c, n in sorted(several.items()))
+        logging.warning(
+            f"The channels of {sum(several.values())} of {len(headers)} files are averaged: "
+            f"{counts}"
+        )
+
+
+def _why(path: str, error: Exception) -> str:
+    if not os.path.isfile(path):
+        return f"{path}: no such file"
+    if not os.path.getsize(path):
+        return f"{path}: has 0 bytes"
+    return f"{path}: cannot be read as audio ({str(error).rsplit(': ', 1)[-1]})"

@@ -1,0 +1,43 @@
+"""Show what every size of a trained supernet costs: parameters, MACs, memory, time."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--asr_train_config", type=Path, required=True)
+    parser.add_argument(
+        "--asr_model_file",
+        type=Path,
+        required=True,
+        help="of a supernet, an extracted size or a stock Conformer",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="takes report.md and report.json"
+    )
+    parser.add_argument(
+        "--stock_blocks",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also ESPnet's own Conformers of so many blocks, such as 4 8 12",
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each model")
+    args = parser.parse_args()
+    # Here, so that --help does not wait for ESPnet.
+    from espnet_des.report import report
+
+    try:
+        report(**vars(args))
+    except (RuntimeError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
