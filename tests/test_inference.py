@@ -97,13 +97,6 @@ def test_sizes_differ_and_the_full_one_is_the_default(whole, speech):
     assert whole.size == 8 and best(whole(speech))[2] == scores[1]
 
 
-def test_time_synchronous_search_follows_the_size(whole, speech):
-    """It keeps the CTC module itself, not a scorer around it."""
-    one, other = load("exp", time_sync=True), load("size3", time_sync=True, size=3)
-    one.set_size(3)
-    assert best(one(speech)) == best(other(speech))
-
-
 def test_a_quantized_model_changes_its_size(whole, speech):
     quantized = load("exp", quantize_asr_model=True, size=3)
     heads = quantized.asr_model.ctc.ctc_lo.heads

@@ -1,0 +1,162 @@
+"""Savings that must not change anything: gradients equal those of the plain sum."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+import espnet_des.layered
+import espnet_des.model
+from espnet_des.backward import BackwardPerPass
+from espnet_des.layers import add_branch, add_closed_branch
+from espnet_des.selection import Schedule
+from tests.conftest import make_batch, make_encoder, make_model
+
+SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
+
+
+class PlainSum:
+    """What :class:`BackwardPerPass` must equal: one graph of everything."""
+
+    def __init__(self, front, parameters, scale=1.0):
+        self.front, self.total, self.parameters = front, 0.0, parameters
+
+    def add(self, loss):
+        self.total = self.total + loss
+
+    def loss(self):
+        return self.total + sum(0.0 * p.sum() for p in self.parameters)
+
+
+def gradients(model, plainly: bool, monkeypatch, factor=1.0):
+    """Loss and gradients of one update, drawn from the same seed."""
+    with monkeypatch.context() as patch:
+        if plainly:
+            patch.setattr(espnet_des.model, "BackwardPerPass", PlainSum)
+            patch.setattr(espnet_des.layered, "add_closed_branch", add_branch)
+        torch.manual_seed(5)
+        model.zero_grad()
+        loss, stats, _ = model(**make_batch())
+        (factor * loss).backward()
+    return loss.detach(), stats, {n: p.grad for n, p in model.named_parameters()}
+
+
+def at(stage, method="simple_top_k", decoder=False, **conf):
+    model = make_model(
+        {"dropout_rate": 0.1, "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.1, **conf},
+        SCHEDULE, decoder, method=method, stochastic_depth_p1=0.3, stochastic_depth_p2=0.4,
+    ).train()  # fmt: skip
+    with torch.no_grad():
+        model.encoder.scores.normal_()
+    model.state.updates.fill_(5 if stage == 1 else 20)
+    if stage == 2:
+        model.state.freeze(torch.randperm(8))
+    return model
+
+
+@pytest.mark.parametrize("conf", [{}, {"input_layer": "vgg"}, {"conv_norm": "batch_norm"},
+                                  {"layer_order": "paper", "macaron_style": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("decoder", [False, True], ids=["ctc", "hybrid"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_gradients_are_those_of_the_plain_sum(stage, method, decoder, conf, monkeypatch):
+    model = at(stage, method, decoder, **conf)
+    twin = copy.deepcopy(model)
+    plain_loss, plain_stats, plain = gradients(twin, True, monkeypatch, factor=0.7)
+    loss, stats, ours = gradients(model, False, monkeypatch, factor=0.7)
+    torch.testing.assert_close(loss, plain_loss)
+    assert stats.keys() == plain_stats.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    for (name, mine), theirs in zip(model.named_buffers(), twin.buffers()):
+        torch.testing.assert_close(mine, theirs, msg=name)  # BatchNorm's statistics
+
+
+def test_a_closed_gate_learns_what_an_open_graph_would_tell_it():
+    encoder = make_encoder(dropout_rate=0.0)
+    x, lengths = torch.randn(2, 20, 12), torch.tensor([20, 16])
+    front, pos_emb, mask = encoder.subsample(x, lengths)
+    for q, layer in enumerate(encoder.layers):
+        results = []
+        for add in (add_branch, add_closed_branch):
+            inputs = front.detach().requires_grad_(), torch.zeros((), requires_grad=True)
+            block = encoder.encoders[layer.block]
+            out = add(block, layer.kind, inputs[0], pos_emb, mask, inputs[1])
+            assert torch.equal(out, front)
+            results.append(torch.autograd.grad((out**2).sum(), inputs))
+        for mine, theirs in zip(*results):
+            torch.testing.assert_close(mine, theirs)
+        assert results[0][1] != 0, q
+
+
+def test_no_graph_is_kept_of_closed_layers_nor_of_a_finished_pass():
+    """Counted in saved tensors; the full pass alone bounds the update."""
+    def peak(model):
+        alive, most = {}, [0]
+
+        class Saved:
+            def __init__(self, tensor):
+                self.tensor = tensor
+                alive[id(self)] = tensor.numel()
+                most[0] = max(most[0], sum(alive.values()))
+
+            def __del__(self):
+                alive.pop(id(self), None)
+
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            loss = model(**make_batch())[0]
+            loss.backward()
+        return most[0]
+
+    model = at(1)
+    model.options = dataclasses.replace(model.options, stochastic_depth_p1=0.0)
+    both = peak(model)
+    full = model.passes(5)[0]
+    model.passes = lambda t: [full]
+    assert both <= 1.02 * peak(model)
+
+
+def test_accumulated_updates_add_up(monkeypatch):
+    model = at(2)
+    twin = copy.deepcopy(model)
+    for one, plainly in ((model, False), (twin, True)):
+        with monkeypatch.context() as patch:
+            if plainly:
+                patch.setattr(espnet_des.model, "BackwardPerPass", PlainSum)
+            torch.manual_seed(3)
+            for _ in range(3):
+                (one(**make_batch())[0] / 3).backward()
+    for (name, mine), theirs in zip(model.named_parameters(), twin.parameters()):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_gradients_may_be_one_tensor_and_half_precision_is_scaled():
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    front = torch.ones(3, requires_grad=True)
+    sums = BackwardPerPass(front, [a, b], scale=1024.0)
+    sums.add((a + b + sums.front).sum())  # the same gradient for all three
+    sums.add((2 * a + sums.front).sum())
+    loss = sums.loss()
+    assert loss == 18.0
+    (5 * loss).backward()
+    assert a.grad.tolist() == [15.0] * 3 and b.grad.tolist() == [5.0] * 3
+    assert front.grad.tolist() == [10.0] * 3
+    # A gradient that fp16 rounds to 0 without the scale.
+    weight, tiny = torch.nn.Parameter(torch.ones(1)), 2.0**-26
+    for scale, expected in ((1.0, 0.0), (2.0**16, tiny)):
+        sums = BackwardPerPass(torch.ones(1), [weight], scale=scale)
+        sums.add((weight.half() * 1.0).float().sum() * tiny)
+        weight.grad = None
+        sums.loss().backward()
+        assert weight.grad.item() == expected
+
+
+def test_the_loss_is_back_propagated_once():
+    weight = torch.nn.Parameter(torch.ones(1))
+    sums = BackwardPerPass(torch.ones(1), [weight])
+    sums.add(weight.sum())
+    loss = sums.loss()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
