@@ -34,7 +34,7 @@ test-recipes: .venv/.ready
 	fi; \
 	echo "Installing ESPnet and torch into .venv (6 GB, a few minutes)"; \
 	[ -x .venv/bin/python ] || "$$found" -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[demo,test]'
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[demo,onnx,test]'
 	touch .venv/.ready
 
 clean:

@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "demo": ["espeakng-loader"],
-        "test": ["pytest", "espeakng-loader"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "test": ["pytest", "espeakng-loader", "onnx", "onnxruntime", "onnxscript"],
     },
 )

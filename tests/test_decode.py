@@ -17,7 +17,7 @@ from espnet_des.decode import BestPathDecoder, decode_files, sampling_rate
 from espnet_des.loading import load_model
 from espnet_des.options import ConfigError
 from espnet_des.subnet import extract_subnet
-from tests.training import ROOT, make_data, train_here
+from tests.training import ROOT, load, make_data, train_here
 
 RATE = 8000
 
@@ -27,9 +27,14 @@ def exp(tmp_path_factory):
     """A trained CTC supernet of sizes 3, 5 and 8; its experiment folder."""
     folder = tmp_path_factory.mktemp("supernet")
     make_data(folder)
-    return train_here(
-        folder, folder, max_epoch=3, encoder_conf__conv_norm="batch_norm", optim_conf__lr=0.1
-    )
+    exp = train_here(folder, folder, max_epoch=3, encoder_conf__conv_norm="batch_norm")
+    # So short a training says nothing but blank: other output layers do.
+    state = load(exp / "valid.cer_ctc.ave.pth")
+    for key, value in state.items():
+        if key.startswith("ctc.ctc_lo"):
+            state[key] = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    torch.save(state, exp / "valid.cer_ctc.ave.pth")
+    return exp
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ def test_a_batch_is_decoded_as_each_utterance_alone(decoder, folder):
     """To the times; ESPnet's STFT mirrors the end of the longest one only."""
     waves = [torch.from_numpy(soundfile.read(p, dtype="float32")[0])
              for p in sorted(folder.rglob("u*.*"))]  # fmt: skip
-    waves += [waves[0][:400], waves[0][:90], waves[0][:0], waves[1] * 0, waves[0][: len(waves[0]) - 30]]
+    waves += [waves[0][:400], waves[0][:90], waves[0][:0], waves[1] * 0, waves[0][:-30]]
     for size in (3, 8):
         decoder.model.set_size(size)
         alone = [decoder.tokens([wave])[0] for wave in waves]

@@ -148,7 +148,7 @@ def test_stock_models_have_one_size(tmp_path, speech):
     stock_model(tmp_path, "transformer", **small)
     transformer = load(tmp_path)
     assert (transformer.size, transformer.sizes) == (None, [])
-    with pytest.raises(ConfigError, match="size: 1 .* TransformerEncoder.* leave size out"):
+    with pytest.raises(ConfigError, match="size: 1 .*TransformerEncoder.*; leave size out"):
         transformer.set_size(1)
 
 
@@ -188,7 +188,7 @@ def test_audio_without_speech_gives_no_text(whole, speech, nothing):
     assert result[0][3].yseq.tolist()[1:-1] == []
     results = whole([nothing, speech, nothing])
     assert [best(r)[:2] for r in results[::2]] == [["", []]] * 2
-    assert best(results[1]) == pytest.approx(best(whole([speech])[0]))
+    assert best(results[1]) == best(whole([speech])[0])
     padded = torch.nn.functional.pad(torch.as_tensor(nothing), (0, 4000 - len(nothing)))
     results = whole.batch_decode(torch.stack([speech, padded]), [4000, len(nothing)])
     assert [best(r)[1] for r in results] == [best(whole([speech])[0])[1], []]

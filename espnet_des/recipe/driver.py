@@ -25,7 +25,7 @@ STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     12: ("Decoding", evaluate.decode),
     13: ("Scoring", evaluate.score_stage),
     14: ("Pack model", evaluate.pack),
-    16: ("Sizes: extract, decode and score every size", sizes.score_sizes),
+    16: ("Sizes: extract, decode, score, measure and draw every size", sizes.score_sizes),
 }
 
 

@@ -1,4 +1,4 @@
-"""Stage 16: every size of a trained supernet, extracted, decoded and scored."""
+"""Stage 16: every size of a trained supernet, extracted, decoded, scored, measured and drawn."""
 
 import argparse
 import json
@@ -10,10 +10,15 @@ from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, sc
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, say
 
+# Of a size's cost, what stands in the table of sizes.
+COSTS = ("macs_per_second", "rtf_1_thread", "rtf_all_threads", "model_file_bytes")
+
 
 def score_sizes(o: argparse.Namespace, at: Layout) -> None:
-    """Make an experiment of every size, decode it, and write the table of sizes."""
+    """Make an experiment of every size; write the table of sizes and its pictures."""
     from espnet_des.loading import load_model
+    from espnet_des.plot import plot_all
+    from espnet_des.report import report
     from espnet_des.subnet import extract_subnet
 
     config, model_file = at.asr_exp / "config.yaml", asr_model(o, at.asr_exp)
@@ -23,11 +28,11 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
             f"{config}: encoder: {train_args.encoder} has one size only; "
             "leave stage 16 out with --skip_sizes true"
         )
-    rows = []
+    rows, subnets = [], {}
     for size in model.encoder.sizes:
         exp = size_exp(at.asr_exp, size)
         try:
-            extract_subnet(config, model_file, size, exp)
+            subnets[size] = extract_subnet(config, model_file, size, exp)
         except (ValueError, RuntimeError) as error:
             raise StageError(str(error)) from error
         tag = o.inference_tag
@@ -47,10 +52,17 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
                 "wer": {Path(name).name: round(e.rate, 2) for name, e in errors.items()},
             }
         )
+    folders = [Path(o.expdir), at.asr_exp]
+    say("What each size costs, and stage 16's table")
+    for row, cost in zip(rows, report(config, model_file, at.asr_exp, subnets=subnets)):
+        row.update({key: cost[key] for key in COSTS})
     write_sizes(
-        [Path(o.expdir), at.asr_exp], rows, [layer.kind for layer in model.encoder.layers],
+        folders, rows, [layer.kind for layer in model.encoder.layers],
         f"{model.options.method}, {model_file}", model.tracker.score_spread(),
     )  # fmt: skip
+    for folder in folders:
+        plot_all(config, model_file, folder / "images", at.asr_exp / "sizes.json")
+    say(f"Pictures: {folders[0] / 'images'}; costs: {at.asr_exp / 'report.md'}")
 
 
 def size_exp(asr_exp: Path, size: int) -> Path:
@@ -90,14 +102,15 @@ def write_sizes(
     lines = [
         f"# Sizes of {title}",
         "",
-        "| size | encoder parameters | " + " | ".join(f"WER {n} (%)" for n in names)
-        + " | kept layers |",
-        "|---:|---:|" + "---:|" * len(names) + "---|",
+        "| size | encoder parameters | MMAC per s of audio | RTF, 1 thread | "
+        + " | ".join(f"WER {n} (%)" for n in names) + " | kept layers |",
+        "|---:|---:|---:|---:|" + "---:|" * len(names) + "---|",
     ]
     for row in rows:
         wers = " | ".join(f"{row['wer'][n]:.2f}" for n in names)
         kept = "all" if row["size"] == len(kinds) else ranges(row["kept_layers"])
-        lines.append(f"| {row['size']} | {row['num_params']:,} | {wers} | {kept} |")
+        cost = f"{row['macs_per_second'] / 1e6:.1f} | {row['rtf_1_thread']:.4f}"
+        lines.append(f"| {row['size']} | {row['num_params']:,} | {cost} | {wers} | {kept} |")
     lines += ["", "Kept layers by kind:", ""]
     for row in rows:
         counts = {k: 0 for k in kinds}
