@@ -6,7 +6,7 @@ Repetitions are merged and blanks dropped. This is not a beam search with
 
 import argparse
 import functools
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import humanfriendly
 import torch
@@ -21,8 +21,24 @@ from espnet_des.options import ConfigError
 from espnet_des.progress import progress
 
 
-class TimedToken(NamedTuple):
+class Run(NamedTuple):
     """A token, and the frames in which it was the most probable one.
+
+    Attributes:
+        token: as in the model's token list.
+        first: number of its first encoder frame, from 0.
+        count: number of its frames.
+        confidence: mean probability of the token in these frames.
+    """
+
+    token: str
+    first: int
+    count: int
+    confidence: float
+
+
+class TimedToken(NamedTuple):
+    """A token, and when it was the most probable one, in seconds.
 
     A CTC model may emit a token anywhere in or shortly after its sound, mostly
     in one or two frames. So ``start`` says about when it was spoken, to some
@@ -89,14 +105,26 @@ class BestPathDecoder:
         )
 
     def __call__(self, waves: List[torch.Tensor]) -> List[str]:
-        """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`tokens`."""
-        return [self.text(tokens) for tokens in self.tokens(waves)]
+        """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`runs`."""
+        return [self.text(runs) for runs in self.runs(waves)]
 
-    def text(self, tokens: List[TimedToken]) -> str:
+    def text(self, tokens: Sequence[Union[Run, TimedToken]]) -> str:
         return self.tokenizer.tokens2text([t.token for t in tokens])
 
-    @torch.no_grad()
     def tokens(self, waves: List[torch.Tensor]) -> List[List[TimedToken]]:
+        """Tokens of a batch of waveforms with their times; see :meth:`runs`."""
+        return [
+            [self._timed(run, len(wave) / self.rate) for run in runs]
+            for wave, runs in zip(waves, self.runs(waves))
+        ]
+
+    def _timed(self, run: Run, end: float) -> TimedToken:
+        frame = self.samples_per_frame / self.rate
+        start = min(run.first * frame, end)
+        return TimedToken(run.token, start, min(run.count * frame, end - start), run.confidence)
+
+    @torch.no_grad()
+    def runs(self, waves: List[torch.Tensor]) -> List[List[Run]]:
         """Tokens of a batch of waveforms, each as if it were decoded alone.
 
         Args:
@@ -106,7 +134,7 @@ class BestPathDecoder:
         Raises:
             AudioError: where samples are NaN or infinite.
         """
-        found: List[List[TimedToken]] = [[] for _ in waves]
+        found: List[List[Run]] = [[] for _ in waves]
         for number, wave in enumerate(waves):
             check_finite(wave.numpy(force=True), f"waves[{number}]")
         spoken = [i for i, w in enumerate(waves) if can_have_speech(self.model, w)]
@@ -119,7 +147,7 @@ class BestPathDecoder:
             return found
         probs, ids = self.model.ctc.softmax(encoded).max(-1)
         for i, p, best, n in zip(spoken, probs.cpu(), ids.cpu(), lengths.tolist()):
-            found[i] = self._merge(best[:n], p[:n], len(waves[i]))
+            found[i] = self._merge(best[:n], p[:n])
         return found
 
     def _encode(self, waves: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -144,23 +172,15 @@ class BestPathDecoder:
             encoded = encoded[0]
         return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)
 
-    def _merge(self, ids: torch.Tensor, probs: torch.Tensor, samples: int):
-        """Tokens of the best path ``(time,)``, whose probabilities are given."""
+    def _merge(self, ids: torch.Tensor, probs: torch.Tensor) -> List[Run]:
+        """Runs of the best path ``(time,)``, whose probabilities are given."""
         merged, run, counts = ids.unique_consecutive(return_inverse=True, return_counts=True)
-        starts = counts.cumsum(0) - counts
+        firsts = counts.cumsum(0) - counts
         means = torch.zeros(len(merged)).index_add(0, run, probs.float()) / counts
-        kept = (merged != self.model.blank_id).nonzero().squeeze(1).tolist()
-        if not kept:
-            return []
+        kept = merged != self.model.blank_id
         names = self.converter.ids2tokens(merged[kept].tolist())
-        frame, end = self.samples_per_frame / self.rate, samples / self.rate
-        tokens = []
-        for name, run_number in zip(names, kept):
-            first, count = starts[run_number].item(), counts[run_number].item()
-            start = min(first * frame, end)
-            duration = min(count * frame, end - start)
-            tokens.append(TimedToken(name, start, duration, means[run_number].item()))
-        return tokens
+        columns = (values[kept].tolist() for values in (firsts, counts, means))
+        return [Run(*row) for row in zip(names, *columns)]
 
     @functools.cached_property
     def samples_per_frame(self) -> float:

@@ -70,7 +70,7 @@ class Worker:
     """A fresh process with one model, which measures when it is asked to.
 
     >>> with Worker(exp / "config.yaml", exp / "valid.cer_ctc.ave.pth", 10.0) as worker:
-    ...     facts = worker.loaded.result()
+    ...     facts = worker.facts()
     ...     worker.recognise(threads=1)
     0.31
 

@@ -113,3 +113,28 @@ def test_what_cannot_be_exported_is_said():
     with pytest.raises(ConfigError, match="pos_enc_layer_type"):
         CTCGraph(make_model(pos_enc_layer_type="conv", selfattention_layer_type="selfattn", output_size=16),
                  "features")  # fmt: skip
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
+def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
+    import onnx
+
+    from espnet_des.onnx.int8 import quantize
+
+    wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
+    model = make_model(range(8), input_layer=input_layer, dim=40, **wide)
+    plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(CTCGraph(copy.deepcopy(model), "features"), plain, {"source": "features"})
+    quantize(plain, small)
+    assert small.stat().st_size < 0.6 * plain.stat().st_size
+    graph = onnx.load(small).graph
+    kinds = {node.op_type for node in graph.node}
+    assert "MatMulInteger" in kinds
+    quantized = {n.output[0] for n in graph.node if n.op_type == "DynamicQuantizeLinear"}
+    gathered = {n.input[0] for n in graph.node if n.op_type == "Gather"}
+    assert quantized & gathered, "the patches are made of floats"
+    feats, lengths = torch.randn(2, 90, 40), torch.tensor([90, 61])
+    (a, n), (b, m) = (run(session(f, 1), feats, lengths) for f in (plain, small))
+    assert n.tolist() == m.tolist() and "source" in session(small).get_modelmeta().custom_metadata_map
+    for row, count in enumerate(n):
+        assert numpy.abs(a[row, :count] - b[row, :count]).mean() < 0.05

@@ -55,6 +55,11 @@ def test_the_recipe_ends_with_a_table_of_sizes(recipe):
     assert set(rows[0]["wer"]) == {"test_clean", "test_noisy"}
     assert rows[1]["kept_layers"] == list(range(8))
     assert set(rows[0]["kept_layers"]) < set(range(8)) and len(rows[0]["kept_layers"]) == 4
+    assert rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
+    assert all(row["rtf_1_thread"] > 0 for row in rows)
+    for folder in ("exp/images", "exp/asr_simple_top_k/images"):
+        names = {path.name for path in (recipe / folder).iterdir()}
+        assert {"kept_layers.png", "scores.png", "wer.png"} <= names
     table = (recipe / "exp/sizes.md").read_text()
     assert table in done.stdout and "Spread of the scores" in table
     assert not table.rstrip().endswith(": 0")
