@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 import soxr
 
-# Names that files of libsndfile's formats have; raw, headerless data is none.
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
-SUFFIXES |= {".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
+# Names by which a folder's audio files are known: of what libsndfile reads.
+SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
+            ".snd", ".caf", ".sph", ".nist", ".w64", ".rf64"}  # fmt: skip
 # What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
 NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
 

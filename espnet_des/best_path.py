@@ -68,7 +68,7 @@ def decode_best_path(
     failed = {t.utt: t.error for t in results if t.error is not None}
     decoded = [t for t in results if t.error is None]
     write_lines(output_dir / TEXT, [f"{t.utt} {t.text}".rstrip() for t in decoded])
-    write_lines(output_dir / TIMES, ctm_lines(decoded) if token_times else None)
+    write_lines(output_dir / TIMES, ctm_lines(decoder, decoded) if token_times else None)
     write_lines(output_dir / FAILED, [f"{utt} {why}" for utt, why in failed.items()] or None)
     if failed:
         tell_failed(failed, len(wavs), output_dir / FAILED)
@@ -98,12 +98,12 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"output_dir: {folder / taken[0]} is a folder; a file is to go there")
 
 
-def ctm_lines(transcripts: List[Transcript]) -> List[str]:
+def ctm_lines(decoder: BestPathDecoder, transcripts: List[Transcript]) -> List[str]:
     """Token times as NIST's CTM; the channel is always 1."""
     return [
-        f"{t.utt} 1 {token.start:.3f} {token.duration:.3f} {token.token} {token.confidence:.3f}"
+        f"{t.utt} 1 {start:.3f} {duration:.3f} {token} {confidence:.3f}"
         for t in transcripts
-        for token in t.tokens
+        for token, start, duration, confidence in decoder.times(t.runs, t.seconds)
     ]
 
 

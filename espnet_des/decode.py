@@ -6,19 +6,18 @@ Repetitions are merged and blanks dropped. This is not a beam search with
 
 import argparse
 import functools
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import humanfriendly
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet_des.audio import AudioError, check_finite, read_header, read_mono, tell_conversions
 from espnet_des.options import ConfigError
 from espnet_des.progress import progress
+from espnet_des.waveforms import can_have_speech, mirrored_samples, sampling_rate
 
 
 class Run(NamedTuple):
@@ -62,14 +61,16 @@ class Transcript(NamedTuple):
 
     Attributes:
         utt: its id.
-        tokens: what was recognised; empty for silence.
-        text: the same as text.
+        text: what was recognised; empty for silence.
+        runs: its tokens.
+        seconds: length of the audio.
         error: why it could not be decoded; None where it was.
     """
 
     utt: str
-    tokens: List[TimedToken]
-    text: str
+    text: str = ""
+    runs: Sequence[Run] = ()
+    seconds: float = 0.0
     error: Optional[str] = None
 
 
@@ -108,20 +109,16 @@ class BestPathDecoder:
         """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`runs`."""
         return [self.text(runs) for runs in self.runs(waves)]
 
-    def text(self, tokens: Sequence[Union[Run, TimedToken]]) -> str:
-        return self.tokenizer.tokens2text([t.token for t in tokens])
+    def text(self, runs: Sequence[Run]) -> str:
+        return self.tokenizer.tokens2text([run.token for run in runs])
 
-    def tokens(self, waves: List[torch.Tensor]) -> List[List[TimedToken]]:
-        """Tokens of a batch of waveforms with their times; see :meth:`runs`."""
-        return [
-            [self._timed(run, len(wave) / self.rate) for run in runs]
-            for wave, runs in zip(waves, self.runs(waves))
-        ]
-
-    def _timed(self, run: Run, end: float) -> TimedToken:
-        frame = self.samples_per_frame / self.rate
-        start = min(run.first * frame, end)
-        return TimedToken(run.token, start, min(run.count * frame, end - start), run.confidence)
+    def times(self, runs: Sequence[Run], seconds: float) -> List[TimedToken]:
+        """When tokens were recognised, in audio of this length."""
+        frame, tokens = self.samples_per_frame / self.rate, []
+        for token, first, count, confidence in runs:
+            start = min(first * frame, seconds)
+            tokens.append(TimedToken(token, start, min(count * frame, seconds - start), confidence))
+        return tokens
 
     @torch.no_grad()
     def runs(self, waves: List[torch.Tensor]) -> List[List[Run]]:
@@ -136,7 +133,7 @@ class BestPathDecoder:
         """
         found: List[List[Run]] = [[] for _ in waves]
         for number, wave in enumerate(waves):
-            check_finite(wave.numpy(force=True), f"waves[{number}]")
+            check_finite(wave.float().numpy(force=True), f"waves[{number}]")
         spoken = [i for i, w in enumerate(waves) if can_have_speech(self.model, w)]
         if not spoken:
             return found
@@ -200,32 +197,6 @@ class BestPathDecoder:
         return hop * round(ratio / hop) if hop else ratio
 
 
-def sampling_rate(train_args: argparse.Namespace) -> int:
-    """Samples per second that a model takes, as ESPnet's front ends read it.
-
-    Raises:
-        ConfigError: where it takes features instead.
-    """
-    if train_args.input_size is not None:
-        raise ConfigError(
-            f"input_size: {train_args.input_size!r} means that the model takes features; "
-            "only models that take waveforms (input_size: null) can decode audio"
-        )
-    rate = (train_args.frontend_conf or {}).get("fs", 16000)
-    return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
-
-
-def mirrored_samples(model: torch.nn.Module) -> int:
-    """Samples that ESPnet's STFT mirrors at the ends; audio must have more."""
-    stft = model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
-    return stft.n_fft // 2 if stft is not None and stft.center else 0
-
-
-def can_have_speech(model: torch.nn.Module, wave: torch.Tensor) -> bool:
-    """False for a wave that is empty, all zero, or too short for the STFT."""
-    return len(wave) > mirrored_samples(model) and bool(wave.any())
-
-
 def decode_files(
     decoder: BestPathDecoder, wavs: Dict[str, str], batch_size: int, title: str
 ) -> Dict[str, str]:
@@ -267,7 +238,7 @@ def transcribe(
                 headers[utt] = read_header(path)
             except AudioError as error:
                 bar.update()
-                yield Transcript(utt, [], "", str(error))
+                yield Transcript(utt, error=str(error))
         tell_conversions(headers.values(), decoder.rate)
         order = sorted(headers, key=lambda utt: headers[utt].frames / headers[utt].rate)
         for first in range(0, len(order), batch_size):
@@ -282,20 +253,20 @@ def _transcribe_batch(decoder: BestPathDecoder, wavs: Dict[str, str]) -> Iterato
         try:
             waves[utt] = torch.from_numpy(read_mono(path, decoder.rate))
         except AudioError as error:
-            yield Transcript(utt, [], "", str(error))
-    for utt, tokens in zip(waves, _tokens_or_errors(decoder, list(waves.values()))):
-        if isinstance(tokens, Exception):
-            why = f"{wavs[utt]}: {type(tokens).__name__}: {tokens}"
-            yield Transcript(utt, [], "", why)
+            yield Transcript(utt, error=str(error))
+    for utt, runs in zip(waves, _runs_or_errors(decoder, list(waves.values()))):
+        if isinstance(runs, Exception):
+            why = f"{wavs[utt]}: {type(runs).__name__}: {runs}"
+            yield Transcript(utt, error=why)
         else:
-            yield Transcript(utt, tokens, decoder.text(tokens))
+            yield Transcript(utt, decoder.text(runs), runs, len(waves[utt]) / decoder.rate)
 
 
-def _tokens_or_errors(decoder: BestPathDecoder, waves: List[torch.Tensor]) -> List:
+def _runs_or_errors(decoder: BestPathDecoder, waves: List[torch.Tensor]) -> List:
     """Tokens of each wave; where decoding fails, of each alone, or its error."""
     try:
-        return decoder.tokens(waves)
+        return decoder.runs(waves)
     except RuntimeError as error:  # of torch, out of memory for example
         if len(waves) == 1:
             return [error]
-    return [_tokens_or_errors(decoder, [wave])[0] for wave in waves]
+    return [_runs_or_errors(decoder, [wave])[0] for wave in waves]

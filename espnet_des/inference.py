@@ -22,11 +22,11 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2.utils.pretrained import download_pretrained
 from espnet_des.audio import check_finite
-from espnet_des.decode import can_have_speech
 from espnet_des.loading import check_trained, load_model
 from espnet_des.model_size import set_size, sizes_of
 from espnet_des.options import ConfigError
 from espnet_des.signature import merge_signature
+from espnet_des.waveforms import can_have_speech
 
 Wave = Union[torch.Tensor, np.ndarray]
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz")
@@ -136,7 +136,7 @@ class Speech2Text(stock.Speech2Text):
 
     def _can_have_speech(self, wave: Wave, name: str) -> bool:
         wave = torch.as_tensor(wave)
-        check_finite(wave.numpy(force=True), name)
+        check_finite(wave.float().numpy(force=True), name)
         return can_have_speech(self.asr_model, wave)
 
     @torch.no_grad()

@@ -5,13 +5,18 @@ import re
 from pathlib import Path
 
 
+def processor() -> str:
+    """The processor, as the system calls it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def describe() -> str:
     """Processor, Python and torch."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = found[1].strip() if found else name
-    return f"{name}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -19,7 +19,6 @@ from typing import Dict, NamedTuple, Optional
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from espnet_des.options import ConfigError
 
 
 class Macs(NamedTuple):
@@ -143,10 +142,10 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> Dict:
     reset_peak_memory()
     before = memory("VmRSS")
     model, train_args = load_model(config, model_file)
-    samples = int(seconds * sample_rate(config, train_args))
+    decoder = BestPathDecoder(model, train_args)
+    samples = int(seconds * decoder.rate)
     # Noise: no layer is faster or slower for what is said.
     wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
-    decoder = BestPathDecoder(model, train_args)
     decoder([wave])
     most = memory("VmHWM")
     _loaded = _Loaded(decoder, wave)
@@ -170,20 +169,6 @@ def timed_recognition(threads: int) -> float:
 
     timer = Timer("decoder([wave])", globals=_loaded._asdict(), num_threads=threads)
     return timer.blocked_autorange().median
-
-
-def sample_rate(config: Path, train_args) -> int:
-    """Samples per second that a model takes, as ESPnet's front ends read it."""
-    import humanfriendly
-
-    if train_args.input_size is not None:
-        raise ConfigError(
-            f"{config}: input_size: {train_args.input_size!r} means that the model takes "
-            "features, of unknown length per second; only models that take waveforms "
-            "(input_size: null, frontend: default) can be measured"
-        )
-    rate = (train_args.frontend_conf or {}).get("fs", 16000)
-    return humanfriendly.parse_size(rate) if isinstance(rate, str) else rate
 
 
 def memory(field: str) -> Optional[int]:

@@ -6,7 +6,7 @@ the sandwich rule: the full, the smallest and one middle size per update.
 """
 
 import inspect
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy
 import torch
@@ -19,31 +19,10 @@ from espnet_des.encoder import DESConformerEncoder
 from espnet_des.heads import SizedLinear
 from espnet_des.layered import Subsampled
 from espnet_des.options import ConfigError, SelectionOptions
+from espnet_des.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.signature import merge_signature
 from espnet_des.state import METHOD_NAMES
 from espnet_des.tracker import SelectionTracker
-
-
-class Pass(NamedTuple):
-    """One run of the encoder within an update.
-
-    Attributes:
-        size: which output layer it trains and under which name it is reported.
-        weight: of its loss in the sum.
-        kept: layers that are computed; None for all.
-        gates: multiplier of each layer ``(num_layers,)``; None for 1.
-        closed: layers whose gate is exactly 0.
-        dropped: layers with stochastic depth.
-        drop_rate: its probability.
-    """
-
-    size: int
-    weight: float
-    kept: Optional[List[int]] = None
-    gates: Optional[torch.Tensor] = None
-    closed: Sequence[int] = ()
-    dropped: Sequence[int] = ()
-    drop_rate: float = 0.0
 
 
 @merge_signature(SelectionOptions)
@@ -152,40 +131,9 @@ class DESModel(ESPnetASRModel):
 
     def passes(self, t: int) -> List[Pass]:
         """What update t runs, in the order in which it runs."""
-        encoder, opts = self.encoder, self.options
-        sizes, full = encoder.sizes, encoder.num_layers
         if self.stage == 1:
-            schedule, scores = self.state.get_schedule(), encoder.scores
-            gates = self.selector.gates(scores, schedule, t)
-            outside, p1 = [], opts.stochastic_depth_p1
-            if p1 > 0.0:
-                outside = self.selector.outside(scores.detach().cpu(), schedule, t)
-            return [
-                Pass(full, opts.loss_weight_full, dropped=outside, drop_rate=p1),
-                Pass(
-                    sizes[0],
-                    opts.loss_weight_small,
-                    gates=gates,
-                    closed=self.selector.closed(gates),
-                ),
-            ]
-        small = encoder.kept_layers(sizes[0])
-        lacking = sorted(set(range(full)) - set(small))
-        passes = [
-            Pass(
-                full,
-                opts.loss_weight_full,
-                dropped=lacking,
-                drop_rate=opts.stochastic_depth_p2,
-            ),
-            Pass(sizes[0], opts.loss_weight_small, kept=small),
-        ]
-        middle = self.middle_size(t)
-        if middle is not None:
-            passes.append(
-                Pass(middle, opts.loss_weight_middle, kept=encoder.kept_layers(middle))
-            )
-        return passes
+            return passes_of_stage_1(self.encoder, self.options, self.selector, t)
+        return passes_of_stage_2(self.encoder, self.options, self.middle_size(t))
 
     def middle_size(self, t: int) -> Optional[int]:
         """The middle size of update t: uniform, and the same on every rank."""

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import statistics
 import tempfile
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from espnet_des.files import write_atomically
 from espnet_des.loading import load_model, read_config
+from espnet_des.machine import processor
 from espnet_des.measure import Worker
 from espnet_des.options import ConfigError
 from espnet_des.progress import progress
@@ -89,7 +89,7 @@ def report(
     about = {
         "asr_train_config": str(asr_train_config),
         "asr_model_file": str(asr_model_file),
-        "cpu": cpu_name(),
+        "cpu": processor(),
         "threads": all_threads(),
         "torch": version("torch"),
         "espnet": version("espnet"),
@@ -225,12 +225,3 @@ def measure(candidates: List[Candidate], seconds: float, rounds: int) -> List[Di
 def all_threads() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()

@@ -13,11 +13,12 @@ import torch
 
 from espnet_des.audio import AudioError, find_audio
 from espnet_des.best_path import decode_best_path
-from espnet_des.decode import BestPathDecoder, decode_files, sampling_rate
+from espnet_des.decode import BestPathDecoder, Run, decode_files, transcribe
 from espnet_des.loading import load_model
 from espnet_des.options import ConfigError
 from espnet_des.subnet import extract_subnet
-from tests.training import ROOT, load, make_data, train_here
+from espnet_des.waveforms import sampling_rate
+from tests.training import ROOT, make_data, train_here
 
 RATE = 8000
 
@@ -32,11 +33,17 @@ def exp(tmp_path_factory):
         normalize="utterance_mvn",
     )  # fmt: skip
     # After so short a training it says nothing but blank; with other output layers it talks.
-    state = load(exp / "valid.cer_ctc.ave.pth")
-    for key, value in state.items():
-        if key.startswith("ctc.ctc_lo"):
-            state[key] = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
-    torch.save(state, exp / "valid.cer_ctc.ave.pth")
+    file = exp / "valid.cer_ctc.ave.pth"
+    model, _ = load_model(exp / "config.yaml", file)
+    noise, lengths = 0.1 * torch.randn(1, 16000), torch.tensor([16000])
+    for size in model.encoder.sizes:
+        model.set_size(size)
+        head = model.ctc.ctc_lo.of_size(size)
+        with torch.no_grad():
+            mean = model.eval().encode(noise, lengths)[0].mean((0, 1))
+            head.weight.normal_(std=10.0)
+            head.bias.copy_(-head.weight @ mean)
+    torch.save(model.state_dict(), file)
     return exp
 
 
@@ -92,20 +99,20 @@ def test_every_kind_of_input_gives_the_same_text(exp, folder, tmp_path):
 
 
 def test_a_batch_is_decoded_as_each_utterance_alone(decoder, folder):
-    """To the times; ESPnet's STFT mirrors the end of the longest one only."""
+    """To the frames; ESPnet's STFT mirrors the end of the longest one only."""
     waves = [torch.from_numpy(soundfile.read(p, dtype="float32")[0])
              for p in sorted(folder.rglob("u*.*"))]  # fmt: skip
     waves += [waves[0][:400], waves[0][:90], waves[0][:0], waves[1] * 0, waves[0][:-30]]
     for size in (3, 8):
         decoder.model.set_size(size)
-        alone = [decoder.tokens([wave])[0] for wave in waves]
+        alone = [decoder.runs([wave])[0] for wave in waves]
         for number in (2, 7, len(waves)):
             for first in range(0, len(waves), number):
-                together = decoder.tokens(waves[first : first + number])
+                together = decoder.runs(waves[first : first + number])
                 for one, other in zip(alone[first : first + number], together):
                     assert [t[:3] for t in one] == [t[:3] for t in other]
                     assert [t[3] for t in one] == pytest.approx([t[3] for t in other], abs=1e-5)
-    assert [len(tokens) > 0 for tokens in alone] == [True] * 9 + [False] * 4 + [True]
+    assert [len(runs) > 0 for runs in alone] == [True] * 9 + [False] * 4 + [True]
 
 
 def test_the_batch_size_changes_nothing(exp, folder, tmp_path):
@@ -160,20 +167,20 @@ def test_token_times(exp, folder, tmp_path, decoder):
     assert not (tmp_path / "token.ctm").exists()
 
 
-def test_a_tone_is_timed_where_it_sounds(decoder):
-    """Frames are counted from the begin of the audio, in seconds of the file's own."""
-    decoder.model.set_size(8)
-    wave = torch.from_numpy(np.random.default_rng(3).standard_normal(24000) * 0.1).float()
-    (tokens,) = decoder.tokens([wave])
+def test_runs_are_those_of_the_best_path(decoder):
+    wave = 0.1 * torch.randn(24000)
+    (runs,) = decoder.runs([wave])
     with torch.no_grad():
         encoded, lengths = decoder.model.encode(wave[None], torch.tensor([24000]))
         probs, ids = decoder.model.ctc.softmax(encoded)[0].max(-1)
     assert int(lengths[0]) == 74  # of 301 feature frames
-    frames = [round(t.start * RATE / 320) for t in tokens]
-    assert [decoder.converter.token_list[ids[f]] for f in frames] == [t.token for t in tokens]
-    first = tokens[0]
-    count = round(first.duration * RATE / 320)
-    assert first.confidence == pytest.approx(probs[frames[0] : frames[0] + count].mean().item())
+    frames = ["<blank>"] * 74
+    for token, first, count, confidence in runs:
+        frames[first : first + count] = [token] * count
+        assert confidence == pytest.approx(probs[first : first + count].mean().item())
+    assert frames == [decoder.converter.token_list[i] for i in ids]
+    (time,) = decoder.times([Run("A", 70, 9, 1.0)], 3.0)
+    assert time == pytest.approx(("A", 2.8, 0.2, 1.0))  # cut at the end
 
 
 def test_other_rates_and_channels_are_converted_with_one_notice(exp, folder, tmp_path, caplog):
@@ -270,8 +277,6 @@ def test_an_error_of_the_model_is_that_of_one_utterance(exp, folder, tmp_path):
     model.encode = short_of_memory
     with pytest.raises(AudioError, match=f"utterance {longest}: .*out of memory"):
         decode_files(decoder, wavs, 4, "test")
-    from espnet_des.decode import transcribe
-
     results = {t.utt: t for t in transcribe(decoder, wavs, 4, "test")}
     assert [utt for utt, t in results.items() if t.error] == [longest]
 

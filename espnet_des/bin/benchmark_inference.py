@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_des.command import call
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -12,12 +14,7 @@ def main() -> int:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
     parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.benchmark.inference import benchmark_inference
-
-    benchmark_inference(**vars(args))
-    return 0
+    return call("espnet_des.benchmark.inference:benchmark_inference", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Export one size to ONNX: waveform or features to CTC log-probabilities."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
+
+from espnet_des.command import call
 
 
 def main() -> int:
@@ -16,17 +17,7 @@ def main() -> int:
     parser.add_argument("--quantize", default="none", help="none or int8")
     parser.add_argument("--wav_scp", type=Path, help="audio to check with: real speech")
     parser.add_argument("--text", type=Path, help="its transcriptions: shows what int8 costs")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.onnx.export import export_onnx
-
-    try:
-        print(export_onnx(**vars(args)).summary())
-    except (RuntimeError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return call("espnet_des.onnx.export:export_onnx", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Extract one size of a trained supernet as a model of its own."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
+
+from espnet_des.command import call
 
 
 def main() -> int:
@@ -16,17 +17,7 @@ def main() -> int:
         "--recalibrate_scp", type=Path,
         help="audio to estimate this size's BatchNorm statistics with",
     )  # fmt: skip
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.subnet import extract_subnet
-
-    try:
-        extract_subnet(**vars(args))
-    except (RuntimeError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return call("espnet_des.subnet:extract_subnet", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Draw the layers a supernet keeps, its scores over training, and the WER of its sizes."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
+
+from espnet_des.command import call
 
 
 def main() -> int:
@@ -14,18 +15,7 @@ def main() -> int:
         "--sizes_json", type=Path, help="of stage 16; default: sizes.json beside the config"
     )
     parser.add_argument("--output_dir", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.plot import plot_all
-
-    try:
-        for path in plot_all(**vars(args)):
-            print(path)
-    except (RuntimeError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return call("espnet_des.plot:plot_all", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_des.command import call
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,16 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each model")
-    args = parser.parse_args()
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.report import report
-
-    try:
-        report(**vars(args))
-    except (RuntimeError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return call("espnet_des.report:report", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ def export_onnx(
             model, args, result, source, wav_scp, text
         )
         result.replace(output)
-    return Exported(output, output.stat().st_size, difference, agreement, wer)
+    done = Exported(output, output.stat().st_size, difference, agreement, wer)
+    print(done.summary())
+    return done
 
 
 def check_arguments(output: Path, source, quantize, wav_scp, text) -> None:

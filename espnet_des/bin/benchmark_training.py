@@ -1,0 +1,31 @@
+"""Measure what an update of a supernet costs beside a plain step of its full size."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "--input_layer", choices=("conv2d", "vgg"), nargs="+", default=("conv2d", "vgg"),
+        dest="input_layers",
+    )  # fmt: skip
+    parser.add_argument("--num_blocks", type=int, default=12)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--sizes", type=int, nargs="+", default=(16, 32, 48))
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
+    parser.add_argument("--utterances", type=int, default=4, help="in the batch")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    # Here, so that --help does not wait for ESPnet.
+    from espnet_des.benchmark.training import benchmark_training
+
+    benchmark_training(**vars(args) | {"sizes": tuple(args.sizes)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

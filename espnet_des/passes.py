@@ -1,0 +1,73 @@
+"""Which runs of the encoder an update consists of.
+
+Source: Xu et al., Interspeech 2024, sections 3 and 4. Stage 1 runs the full size
+and all layers with gates; stage 2 the full, the smallest and one middle size
+(sandwich rule).
+"""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+import torch
+
+from espnet_des.encoder import DESConformerEncoder
+from espnet_des.options import SelectionOptions
+
+
+class Pass(NamedTuple):
+    """One run of the encoder within an update.
+
+    Attributes:
+        size: which output layer it trains and under which name it is reported.
+        weight: of its loss in the sum.
+        kept: layers that are computed; None for all.
+        gates: multiplier of each layer ``(num_layers,)``; None for 1.
+        closed: layers whose gate is exactly 0.
+        dropped: layers with stochastic depth.
+        drop_rate: its probability.
+    """
+
+    size: int
+    weight: float
+    kept: Optional[List[int]] = None
+    gates: Optional[torch.Tensor] = None
+    closed: Sequence[int] = ()
+    dropped: Sequence[int] = ()
+    drop_rate: float = 0.0
+
+
+def passes_of_stage_1(
+    encoder: DESConformerEncoder, options: SelectionOptions, selector, t: int
+) -> List[Pass]:
+    """The full size, and the small pass that teaches the scores, of update t."""
+    schedule, scores = encoder.selection.get_schedule(), encoder.scores
+    gates = selector.gates(scores, schedule, t)
+    outside, p1 = [], options.stochastic_depth_p1
+    if p1 > 0.0:
+        outside = selector.outside(scores.detach().cpu(), schedule, t)
+    return [
+        Pass(encoder.num_layers, options.loss_weight_full, dropped=outside, drop_rate=p1),
+        Pass(
+            encoder.sizes[0],
+            options.loss_weight_small,
+            gates=gates,
+            closed=selector.closed(gates),
+        ),
+    ]
+
+
+def passes_of_stage_2(
+    encoder: DESConformerEncoder, options: SelectionOptions, middle: Optional[int]
+) -> List[Pass]:
+    """The full size, the smallest, and the middle size of this update, if any."""
+    full, smallest = encoder.num_layers, encoder.sizes[0]
+    small = encoder.kept_layers(smallest)
+    lacking = sorted(set(range(full)) - set(small))
+    p2 = options.stochastic_depth_p2
+    passes = [
+        Pass(full, options.loss_weight_full, dropped=lacking, drop_rate=p2),
+        Pass(smallest, options.loss_weight_small, kept=small),
+    ]
+    if middle is not None:
+        kept = encoder.kept_layers(middle)
+        passes.append(Pass(middle, options.loss_weight_middle, kept=kept))
+    return passes
