@@ -117,7 +117,8 @@ class BestPathDecoder:
         frame, tokens = self.samples_per_frame / self.rate, []
         for token, first, count, confidence in runs:
             start = min(first * frame, seconds)
-            tokens.append(TimedToken(token, start, min(count * frame, seconds - start), confidence))
+            duration = min(count * frame, seconds - start)
+            tokens.append(TimedToken(token, start, duration, confidence))
         return tokens
 
     @torch.no_grad()
@@ -228,7 +229,7 @@ def transcribe(
         title: of the progress bar.
 
     Yields:
-        A transcript of every file, shortest first; with an error where a file
+        A transcript of every file, longest first; with an error where a file
         could not be read or decoded, which leaves the others alone.
     """
     headers = {}
@@ -240,7 +241,8 @@ def transcribe(
                 bar.update()
                 yield Transcript(utt, error=str(error))
         tell_conversions(headers.values(), decoder.rate)
-        order = sorted(headers, key=lambda utt: headers[utt].frames / headers[utt].rate)
+        # The longest first: what memory is needed shows at once, and is used again.
+        order = sorted(headers, key=lambda u: -headers[u].frames / headers[u].rate)
         for first in range(0, len(order), batch_size):
             utts = order[first : first + batch_size]
             yield from _transcribe_batch(decoder, {utt: wavs[utt] for utt in utts})

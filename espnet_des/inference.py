@@ -1,7 +1,7 @@
 """ESPnet's ``Speech2Text`` for models of any size, which a supernet can change.
 
 >>> from espnet_des import Speech2Text
->>> speech2text = Speech2Text("exp/asr_x/config.yaml", "exp/asr_x/valid.cer_ctc.ave.pth", size=16)
+>>> speech2text = Speech2Text("exp/config.yaml", "exp/valid.cer_ctc.ave.pth", size=16)
 >>> speech2text(speech)[0][0]
 'ONE TWO THREE'
 >>> speech2text.set_size(48)

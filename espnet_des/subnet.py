@@ -13,7 +13,6 @@ import torch
 import yaml
 
 from espnet_des.batchnorm import read_batches, recalibrate
-from espnet_des.decode import sampling_rate
 from espnet_des.files import write_atomically
 from espnet_des.layered import LayeredConformerEncoder
 from espnet_des.layers import ATTRIBUTES, ORDERS, Layer, modules
@@ -21,6 +20,7 @@ from espnet_des.loading import load_model, read_config
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.signature import merge_signature
+from espnet_des.waveforms import sampling_rate
 
 ENCODER = "des_conformer_subnet"
 

@@ -1,5 +1,6 @@
 """Best-path decoding of audio files: inputs, token times, odd audio, exit codes."""
 
+import argparse
 import logging
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet_des.audio import AudioError, find_audio
 from espnet_des.best_path import decode_best_path
@@ -145,6 +147,23 @@ def test_sizes_are_decoded_as_the_extracted_models(exp, folder, tmp_path, size):
         assert one.read_text() == other.read_text() != ""
 
 
+def test_stock_models_are_decoded(exp, folder, tmp_path):
+    """Also one with intermediate CTC, whose encoder returns more."""
+    import espnet2.tasks.asr as asr
+
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config |= {"encoder": "conformer", "model": "espnet", "model_conf": {"ctc_weight": 1.0}}
+    config["encoder_conf"] = {"output_size": 8, "attention_heads": 2, "linear_units": 8,
+                              "num_blocks": 2, "interctc_layer_idx": [1]}  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    model = asr.ASRTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), tmp_path / "valid.cer_ctc.ave.pth")
+    assert decode(tmp_path, folder, tmp_path / "out", size=6, token_times=True) == {}
+    assert len(read(tmp_path / "out/text")) == 9
+    with pytest.raises(ConfigError, match="size: 5 .* of 6 layers only"):
+        decode(tmp_path, folder, tmp_path / "out", size=5)
+
+
 def test_token_times(exp, folder, tmp_path, decoder):
     decode(exp, folder, tmp_path, token_times=True)
     texts, wavs = read(tmp_path / "text"), find_audio(folder)
@@ -245,9 +264,11 @@ def test_odd_files_leave_the_others_alone(exp, odd, tmp_path, caplog, batch_size
     assert list(texts) == [good[0], "none", "one", "short", "zeros", good[1]]
     assert all(texts[utt] for utt in good)
     assert not any(texts[utt] for utt in ("none", "one", "short", "zeros"))
-    reasons = {"nan": "1 of 9000 samples are NaN or infinite", "text": "cannot be read as audio",
-               "bytes": "has 0 bytes", "infinite": "9000 of 9000 samples", "absent": "no such file",
-               "cut": "cannot be read as audio"}  # fmt: skip
+    reasons = {
+        "nan": "1 of 9000 samples are NaN or infinite", "text": "cannot be read as audio",
+        "bytes": "has 0 bytes", "infinite": "9000 of 9000 samples", "absent": "no such file",
+        "cut": "cannot be read as audio",
+    }  # fmt: skip
     assert list(failed) == list(reasons)
     for utt, why in reasons.items():
         assert why in failed[utt] and f"{utt}." in failed[utt]

@@ -96,14 +96,14 @@ class Meter:
         self.bench, self.rounds = bench, rounds
         self.plain = bench.plain_step(bench.num_layers)
         self.plain_bytes = peak_memory(bench, self.plain)
-        self.shares = self._shares()
+        self.shares, self.plain_seconds = self._shares()
 
     def _measure(self, runs: Dict[str, Step]) -> Dict[str, list]:
         return measure(
             {"plain": self.plain} | runs, self.rounds, clock_of(self.bench.setting.device)
         )
 
-    def _shares(self) -> Shares:
+    def _shares(self) -> Tuple[Shares, float]:
         bench = self.bench
         times = self._measure({
             "front": bench.front_end(backward=True),
@@ -113,7 +113,8 @@ class Meter:
         front = ratio(times["front"], times["plain"])
         forward = ratio(times["forward"], times["plain"])
         front_forward = ratio(times["front forward"], times["plain"])
-        return Shares(front, (forward - front_forward) / (1 - front))
+        shares = Shares(front, (forward - front_forward) / (1 - front))
+        return shares, statistics.median(times["plain"])
 
     def row(self, case: Case) -> Row:
         times = self._measure({str(i): step for i, step in enumerate(case.steps)})

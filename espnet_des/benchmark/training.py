@@ -86,10 +86,10 @@ def stage1_smallest(bench: Bench) -> Case:
 def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
     """Stage 2: the mean over the middle sizes, of which an update draws one."""
     sizes, full = bench.setting.sizes, bench.num_layers
-    small = sizes[0] / full
-    middles = sizes[1:-1]
-    parts = [small] + [statistics.mean(middles) / full] * bool(middles)
-    parts.append(1.0 if published else (1 - drop_rate) * (1 - small) + small)
+    small, middles = sizes[0] / full, sizes[1:-1]
+    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small, small]
+    if middles:
+        parts.append(statistics.mean(middles) / full)
     return Case(
         "published_" * published + ("2" if drop_rate else "2_without_depth"),
         "as published: " * published + f"either method, stage 2, p2 = {drop_rate:g}",

@@ -17,12 +17,18 @@ def main() -> int:
     parser.add_argument("--asr_train_config", type=Path, required=True)
     parser.add_argument("--asr_model_file", type=Path, required=True)
     parser.add_argument("--size", type=int, help="number of layers; all by default")
-    parser.add_argument("--input", type=Path, required=True,
-                        help="a folder, a wav.scp, a list of paths, or an audio file")  # fmt: skip
-    parser.add_argument("--output_dir", type=Path, required=True,
-                        help="gets text, and failed if a file could not be decoded")  # fmt: skip
-    parser.add_argument("--token_times", choices=("true", "false"), nargs="?", const="true",
-                        default="false", help="write token.ctm as well")  # fmt: skip
+    parser.add_argument(
+        "--input", type=Path, required=True,
+        help="a folder, a wav.scp, a list of paths, or an audio file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output_dir", type=Path, required=True,
+        help="gets text, and failed if a file could not be decoded",
+    )  # fmt: skip
+    parser.add_argument(
+        "--token_times", choices=("true", "false"), nargs="?", const="true", default="false",
+        help="write token.ctm as well",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()

@@ -13,7 +13,7 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
 from espnet_des.audio import find_audio, read_header, read_mono
 from espnet_des.corpus.kaldi import read_table
-from espnet_des.decode import BestPathDecoder, decode_files, sampling_rate
+from espnet_des.decode import BestPathDecoder, decode_files
 from espnet_des.layered import SUBSAMPLING
 from espnet_des.loading import load_model, read_config
 from espnet_des.model_size import set_size
@@ -21,6 +21,7 @@ from espnet_des.onnx.graph import SOURCES, CTCGraph, export, run, session
 from espnet_des.options import ConfigError
 from espnet_des.scoring import count_errors
 from espnet_des.subnet import extract_subnet
+from espnet_des.waveforms import sampling_rate
 
 QUANTIZE = ("none", "int8")
 # Of log-probabilities, float32 against float32: other orders of summation.
