@@ -14,7 +14,8 @@ demo: .venv/.ready
 	egs2/mini_digits/asr1/run.sh --asr_tag "$(METHOD)" --asr_args "--model_conf method=$(METHOD)"
 
 test: .venv/.ready
-	.venv/bin/python -m pytest tests --ignore tests/recipes
+	# One thread each: two processes of two threads on two cores wait for each other.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/recipes --numprocesses 2 --dist loadfile
 
 # ESPNET_ROOT: a real ESPnet checkout, to run the recipes through its asr.sh as well.
 test-recipes: .venv/.ready

@@ -33,6 +33,6 @@ setup(
     extras_require={
         "demo": ["espeakng-loader"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
-        "test": ["pytest", "espeakng-loader", "onnx", "onnxruntime", "onnxscript"],
+        "test": ["pytest", "pytest-xdist", "espeakng-loader", "onnx", "onnxruntime", "onnxscript"],
     },
 )

@@ -34,7 +34,7 @@ def model_at(t, method, conf=NO_DROPOUT, **model_conf):
     return model
 
 
-def loss_and_gradients(model, loss_of, batch):
+def loss_and_gradients(model, loss_of):
     torch.manual_seed(5)
     model.zero_grad()
     loss = loss_of()
@@ -52,8 +52,8 @@ def loss_and_gradients(model, loss_of, batch):
 @pytest.mark.parametrize("t", [0, 5, 8, 20])
 def test_the_published_formulation_gives_the_models_loss_and_gradients(method, t, conf):
     model, batch = model_at(t, method, NO_DROPOUT | conf), make_batch()
-    loss, ours = loss_and_gradients(model, lambda: model(**batch)[0], batch)
-    reference, theirs = loss_and_gradients(model, lambda: published_loss(model, **batch), batch)
+    loss, ours = loss_and_gradients(model, lambda: model(**batch)[0])
+    reference, theirs = loss_and_gradients(model, lambda: published_loss(model, **batch))
     torch.testing.assert_close(loss, reference)
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4, msg=name)

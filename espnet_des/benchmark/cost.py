@@ -10,6 +10,7 @@ L * (f * a + (1 - f) * b); an update costs F and its passes, if nothing else tak
 """
 
 import contextlib
+import logging
 import statistics
 import time
 from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
@@ -128,11 +129,16 @@ class Meter:
             statistics.mean(peak_memory(self.bench, step) for _ in range(runs))
             for step in case.steps
         )
-        return Row(
+        row = Row(
             case.key, case.name, statistics.median(seconds), statistics.median(ratios),
             min(ratios), max(ratios), case.by_count(self.shares), memory,
             memory / self.plain_bytes,
         )  # fmt: skip
+        logging.info(
+            f"{row.name}: {row.ratio:.3f} plain steps ({row.by_count:.3f} by count), "
+            f"memory {row.memory:.3f}"
+        )
+        return row
 
 
 def peak_memory(bench: Bench, step: Step) -> int:

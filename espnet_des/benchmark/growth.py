@@ -59,7 +59,8 @@ def benchmark_growth(
 
     def of_depth(number: int, count: int = 3, **more) -> Setting:
         layers = even_sizes(count, MODULES_PER_BLOCK * number)
-        return Setting(**{"dim": 144, **setting, "num_blocks": number, "sizes": layers} | more)
+        own = {"dim": 144} | setting | {"num_blocks": number, "sizes": layers}
+        return Setting(**own | more)
 
     plan = {
         "sizes": [(count, of_depth(blocks[0], count)) for count in sizes],
@@ -74,9 +75,9 @@ def benchmark_growth(
     text = (
         f"# How the cost of an update grows\n\n{describe_with(base.device)}, 1 thread; "
         f"d={base.dim}, {base.input_layer}; where not varied {base.num_blocks} blocks, three "
-        f"sizes, {base.utterances} utterances of {base.seconds:g} s; seed {base.seed}; medians "
-        f"of {rounds} rounds, in plain steps of the same line. Stage 1 is Simple-Top-k at its "
-        f"smallest k, stage 2 has p2 = {DROP_RATE}.\n"
+        f"sizes, {base.utterances} utterances of {base.seconds:g} s; seed {base.seed}; "
+        f"medians of {rounds} rounds, in plain steps of the same line. Stage 1 is "
+        f"Simple-Top-k at its smallest k, stage 2 has p2 = {DROP_RATE}.\n"
     )
     for what, sentence in SENTENCES.items():
         text += f"\n## By {what}\n\n{table(what, points[what])}\n{sentence(points[what])}\n"
@@ -133,9 +134,9 @@ def _excess(points: List[Point]) -> str:
 def _by_sizes(points: List[Point]) -> str:
     most = max(point.rows[1].by_count for point in points)
     return (
-        f"From {points[0].at:g} to {points[-1].at:g} sizes an update {_ratios(points)}: stage 1 "
-        f"runs two passes, stage 2 three at most (two without a middle size), however many sizes "
-        f"there are, by count {most:.2f} at most; {_excess(points)}."
+        f"From {points[0].at:g} to {points[-1].at:g} sizes the cost goes {_ratios(points)}: "
+        "stage 1 runs two passes, stage 2 three at most (two without a middle size), however "
+        f"many sizes there are, by count {most:.2f} at most; {_excess(points)}."
     )
 
 
@@ -144,9 +145,10 @@ def _by_front_end(points: List[Point], unit: str) -> str:
     limits = [max(values) for values in zip(*(point.limits for point in points))]
     return (
         f"From {first.at:g} to {last.at:g} {unit} the front end's share goes from "
-        f"{first.shares.front_end:.0%} to {last.shares.front_end:.0%}, and an update "
-        f"{_ratios(points)}: the front end runs once for all passes, so the count bounds them "
-        f"by what they would be without one, {limits[0]:.2f} and {limits[1]:.2f}; "
+        f"{first.shares.front_end:.0%} to {last.shares.front_end:.0%}, and the cost "
+        "goes "
+        f"{_ratios(points)}: the front end runs once for all passes, so the count bounds "
+        f"them by what they would be without one, {limits[0]:.2f} and {limits[1]:.2f}; "
         f"{_excess(points)}."
     )
 

@@ -6,6 +6,7 @@ and labels are random: they do not change the time.
 
 import contextlib
 import dataclasses
+import math
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -64,9 +65,8 @@ class Bench:
     def plain_of(self, size: int) -> ESPnetASRModel:
         """A model of only the first layers, to be trained by itself."""
         if size not in self.plain:
-            encoder = SubnetConformerEncoder(
-                FEATURES, kept_layers=list(range(size)), **self._conformer(-(-size // MODULES_PER_BLOCK))
-            )
+            conf = self._conformer(math.ceil(size / MODULES_PER_BLOCK))
+            encoder = SubnetConformerEncoder(FEATURES, kept_layers=list(range(size)), **conf)
             self.plain[size] = self._model(ESPnetASRModel, encoder)
         return self.plain[size]
 

@@ -48,7 +48,7 @@ def cases(bench: Bench) -> List[Case]:
     return [
         Case("plain", "plain step of the full size", [bench.plain_step(full)],
              lambda shares: shares.by_count(whole)),
-        Case("separate", f"separate trainings of {', '.join(map(str, sizes))} layers, together",
+        Case("separate", f"separate trainings of {_list(sizes)} layers, together",
              [bench.plain_step(size) for size in sizes],
              lambda shares: sum(shares.by_count((s / full, s / full)) for s in sizes),
              is_sum=True),
@@ -60,7 +60,7 @@ def cases(bench: Bench) -> List[Case]:
              lambda shares: shares.by_count(whole, whole)),
         stage2(bench, DROP_RATE, published=True),
         stage1_smallest(bench),
-        Case("1_top_k_anneal", f"Simple-Top-k, stage 1, mean over the anneal ({anneal})",
+        Case("1_top_k_anneal", f"Simple-Top-k, stage 1, mean over {anneal}",
              [bench.stage1("simple_top_k", i) for i in range(len(kept))],
              lambda shares: statistics.mean(
                  shares.by_count(whole, (1.0, k / full)) for k in kept
@@ -115,6 +115,8 @@ def benchmark_training(
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     base = Setting(**setting)
+    base = Setting(**setting)
+    base = base._replace(sizes=tuple(base.sizes))
     precisions = ["float32"] + ["bfloat16"] * is_cuda(base.device)
     tables, shares = {}, {}
     for precision in precisions:
@@ -122,16 +124,17 @@ def benchmark_training(
             name = f"{input_layer}, {precision}"
             now = base._replace(input_layer=input_layer, precision=precision)
             shares[name], tables[name] = measure_setting(now, rounds)
-    text = describe_run(base, rounds) + "".join(
-        f"\n## {name}\n\n{table(rows, targets_of(base, name))}\n{describe_shares(shares[name])}\n"
-        for name, rows in tables.items()
-    )
     open_points = [] if is_cuda(base.device) else [
-        "On a GPU (float32, and bfloat16 with autocast): not measured (open); `--device cuda` does it."
+        "On a GPU (float32, bfloat16 autocast): not measured (open); `--device cuda` does it."
     ]  # fmt: skip
+    text = describe_run(base, rounds)
+    for name, rows in tables.items():
+        text += f"\n## {name}\n\n{table(rows, targets_of(base, name))}\n"
+        text += describe_shares(shares[name])
     text += "".join(f"\n{point}\n" for point in open_points)
     content = {
-        "machine": describe_with(base.device), "setting": base._asdict(), "rounds": rounds,
+        "machine": describe_with(base.device), "threads": 1, "rounds": rounds,
+        "setting": base._asdict() | {"input_layer": input_layers, "precision": precisions},
         "shares": {name: value._asdict() for name, value in shares.items()},
         "rows": {name: [r._asdict() for r in rows] for name, rows in tables.items()},
         "open": open_points,
@@ -154,7 +157,7 @@ def targets_of(setting: Setting, name: str) -> Dict[str, Tuple[float, Optional[f
 
 def describe_run(setting: Setting, rounds: int) -> str:
     """Heading, machine, setting, and how to read the columns."""
-    sizes, on_gpu = "/".join(map(str, setting.sizes)), is_cuda(setting.device)
+    on_gpu = is_cuda(setting.device)
     clock = "time until the GPU is done" if on_gpu else "CPU time of the process"
     memory = (
         "all that the step allocates on the GPU, gradients included" if on_gpu
@@ -162,21 +165,26 @@ def describe_run(setting: Setting, rounds: int) -> str:
     )  # fmt: skip
     return f"""# Cost of an update in training
 
-{describe_with(setting.device)}, 1 thread, {clock}; {setting.num_blocks} blocks, d={setting.dim}, \
-sizes {sizes}, dropout 0.1; {setting.utterances} utterances of {setting.seconds:g} s, \
-{FEATURES} features, {setting.labels} labels each of {VOCABULARY}; random weights, inputs and \
-kept layers (as many of each module), seed {setting.seed}; no optimizer step.
+{describe_with(setting.device)}, 1 thread, {clock}; {setting.num_blocks} blocks, \
+d={setting.dim}, sizes {_list(setting.sizes)}, dropout 0.1; {setting.utterances} utterances \
+of {setting.seconds:g} s, {FEATURES} features, {setting.labels} labels each of {VOCABULARY}; \
+random weights, inputs and kept layers (as many of each module), seed {setting.seed}; \
+no optimizer step.
 Ratios are medians of {rounds} rounds, in each of which a plain step runs beside the row. \
 Memory is the peak of {memory}, in that of the plain step; where stochastic depth is drawn, \
 the mean of {rounds} draws.
 """
 
 
+def _list(sizes: Sequence[int]) -> str:
+    return "/".join(map(str, sizes))
+
+
 def describe_shares(shares: Shares) -> str:
     return (
-        f"Of a plain step the front end is F = {shares.front_end:.3f}; of the rest (L) the forward "
-        f"is f = {shares.forward:.3f}. By count: the same step if it cost what its layers and "
-        "the front end do, and nothing else."
+        f"Of a plain step the front end is F = {shares.front_end:.3f}; of the rest (L) the "
+        f"forward is f = {shares.forward:.3f}. By count: what a step would take if the front "
+        "end and the layers that it must run took time, and nothing else.\n"
     )
 
 
@@ -188,22 +196,21 @@ def table(rows: List[Row], targets: Dict[str, Tuple[float, Optional[float]]]) ->
         return "-" if value is None else f"<= {value:.2f}"
 
     lines = [
-        "| step | ms | in plain steps | lowest - highest | target | by count | memory | target |",
+        "| step | ms | plain steps | lowest - highest | target | by count | memory | target |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         lines.append(
             f"| {row.name} | {1000 * row.seconds:.0f} | {row.ratio:.2f} "
-            f"| {row.lowest:.2f} - {row.highest:.2f} | {bound(row.key, 0)} | {row.by_count:.2f} "
-            f"| {row.memory:.2f} | {bound(row.key, 1)} |"
+            f"| {row.lowest:.2f} - {row.highest:.2f} | {bound(row.key, 0)} "
+            f"| {row.by_count:.2f} | {row.memory:.2f} | {bound(row.key, 1)} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def write_report(output_dir: Path, name: str, text: str, content: Dict) -> None:
     """Print the Markdown, and write it beside its JSON."""
+    as_json = json.dumps(content, indent=2) + "\n"
     write_atomically(output_dir / f"{name}.md", lambda p: p.write_text(text))
-    write_atomically(
-        output_dir / f"{name}.json", lambda p: p.write_text(json.dumps(content, indent=2) + "\n")
-    )
+    write_atomically(output_dir / f"{name}.json", lambda p: p.write_text(as_json))
     print(text)

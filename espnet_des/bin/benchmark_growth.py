@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_des.command import call
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -16,12 +18,8 @@ def main() -> int:
     parser.add_argument("--utterances", type=int, default=4, help="in the batch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.benchmark.growth import benchmark_growth
-
-    benchmark_growth(**vars(args))
-    return 0
+    arguments = vars(parser.parse_args())
+    return call("espnet_des.benchmark.growth:benchmark_growth", arguments)
 
 
 if __name__ == "__main__":

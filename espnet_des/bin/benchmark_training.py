@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_des.command import call
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -19,12 +21,8 @@ def main() -> int:
     parser.add_argument("--utterances", type=int, default=4, help="in the batch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.benchmark.training import benchmark_training
-
-    benchmark_training(**vars(args) | {"sizes": tuple(args.sizes)})
-    return 0
+    arguments = vars(parser.parse_args())
+    return call("espnet_des.benchmark.training:benchmark_training", arguments)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def plot_all(
         figures["wer.png"] = draw_wer(rows, f"WER of each size{of_model}")
     for name, figure in figures.items():
         save(figure, output_dir / name)
+        print(output_dir / name)
     return [output_dir / name for name in figures]
 
 
