@@ -125,7 +125,7 @@ class Bench:
 
 def benchmark_inference(
     output_dir: Path, num_blocks: int = 12, dim: int = 384, seconds: float = 10.0,
-    rounds: int = 9,
+    rounds: int = 15,
 ) -> List[Row]:  # fmt: skip
     """Measure, print, and write ``benchmark_inference.md`` and ``.json``.
 

@@ -1,5 +1,6 @@
 """Paired rounds: what is compared runs in turn, so that drift hits all alike."""
 
+import random
 import statistics
 import time
 from typing import Callable, Dict, List
@@ -23,9 +24,10 @@ def measure(
     """
     times: Dict[str, List[float]] = {name: [] for name in runs}
     for number in progress(range(rounds + 1), desc="rounds", unit="round"):
-        for name, function in runs.items():
+        # In another order each time: what ran before leaves caches and memory behind.
+        for name in random.Random(number).sample(list(runs), len(runs)):
             begin = clock()
-            function()
+            runs[name]()
             if number:
                 times[name].append(clock() - begin)
     return times

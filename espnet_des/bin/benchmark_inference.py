@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("--num_blocks", type=int, default=12, help="a multiple of 3")
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     return call("espnet_des.benchmark.inference:benchmark_inference", vars(parser.parse_args()))
 
 
