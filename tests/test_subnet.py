@@ -228,3 +228,26 @@ def test_command_line(supernet, tmp_path):
     assert subprocess.run([*command, "3"]).returncode == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "config.yaml", "valid.cer_ctc.ave.pth"}  # fmt: skip
+
+
+def test_the_full_size_is_never_allocated():
+    code = """
+from espnet_des.measure import memory, reset_peak_memory
+from espnet_des.subnet import SubnetConformerEncoder
+conf = dict(output_size=512, linear_units=2048, num_blocks=12, macaron_style=True,
+            rel_pos_type="latest", input_layer="vgg", max_pos_emb_len=100)
+def grown(kept):
+    reset_peak_memory()
+    before = memory("VmRSS")
+    encoder = SubnetConformerEncoder(80, kept_layers=kept, **conf)
+    own = sum(p.numel() * p.element_size() for p in encoder.parameters())
+    return memory("VmHWM") - before, own
+grown([0])  # torch's own code, read when it is first used
+print(*grown([2, 6, 10, 14]), *grown(None))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, own, full_peak, full = map(int, done.stdout.split())
+    one_block = full / 12
+    assert full_peak > 0.8 * full  # the measure sees it
+    assert peak < own + 2 * one_block + 20e6 < full / 2
