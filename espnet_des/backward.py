@@ -66,7 +66,8 @@ class BackwardPerPass:
         if torch.is_autocast_enabled(loss.device.type):
             torch.clear_autocast_cache()  # casts of weights, which belong to that graph
         both = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None]
-        sums = both and torch._foreach_add([self._gradients[i] for i in both], [new[i] for i in both])
+        old = [self._gradients[i] for i in both]
+        sums = both and torch._foreach_add(old, [new[i] for i in both])
         self._gradients = [old if g is None else g for old, g in zip(self._gradients, new)]
         for i, gradient in zip(both, sums):
             self._gradients[i] = gradient

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from espnet_des.options import ConfigError
@@ -78,6 +80,23 @@ def test_float_gives_the_text_of_pytorch(supernet, tmp_path):
     again = export_onnx(tmp_path / "subnet/config.yaml", tmp_path / "subnet" / file.name,
                         tmp_path / "again.onnx")  # fmt: skip
     assert again.num_bytes == (tmp_path / "waveform.onnx").stat().st_size
+
+
+def test_very_short_audio_in_the_list_is_no_obstacle(supernet, tmp_path):
+    from espnet_des.onnx.export import export_onnx
+
+    lines = (supernet.parent / "wav.scp").read_text().splitlines()[:3]
+    for name, samples in (("empty", 0), ("short", 100)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(samples, 0.1), 8000)
+        lines.append(f"{name} {tmp_path / name}.wav")
+    scp, text = tmp_path / "wav.scp", tmp_path / "text"
+    scp.write_text("\n".join(lines) + "\n")
+    text.write_text("".join(f"{line.split()[0]} A\n" for line in lines))
+    done = export_onnx(**arguments(supernet, output=tmp_path / "x.onnx", wav_scp=scp, text=text))
+    assert done.wer["onnx"] == done.wer["pytorch"]
+    scp.write_text(lines[-1] + "\n")
+    with pytest.raises(ConfigError, match="no audio longer than"):
+        export_onnx(**arguments(supernet, output=tmp_path / "y.onnx", wav_scp=scp, text=text))
 
 
 @pytest.mark.parametrize("changes, says", [

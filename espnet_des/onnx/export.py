@@ -10,7 +10,10 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy
 import torch
 
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+    TooShortUttError,
+    check_short_utt,
+)
 from espnet_des.audio import find_audio, read_header, read_mono
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.decode import BestPathDecoder, decode_files
@@ -91,7 +94,7 @@ def export_onnx(
         rate = sampling_rate(args)
         about = metadata(model, args, source) | {"sampling_rate": rate}
         graph = CTCGraph(copy.deepcopy(model), source)
-        pairs = references(model, checking_audio(wav_scp, rate), source)
+        pairs = references(model, checking_audio(model, wav_scp, rate), source)
         logging.info(f"Exporting {model.encoder.num_layers} layers of {asr_model_file}")
         result = partial / "float.onnx"
         export(graph, result, about)
@@ -176,13 +179,20 @@ def metadata(model, args, source: str) -> Dict[str, object]:
     }
 
 
-def checking_audio(wav_scp: Optional[Path], rate: int) -> List[torch.Tensor]:
+def checking_audio(model, wav_scp: Optional[Path], rate: int) -> List[torch.Tensor]:
     """A few waveforms ``(num_samples,)`` of different lengths, longest first."""
     if wav_scp is None:
         logging.warning("Checked with noise: give wav_scp to check with real audio")
         return [torch.randn(int(rate * seconds)) / 10 for seconds in (7.3, 3.1, 1.0, 0.6)]
-    wavs = find_audio(wav_scp).values()
-    wavs = sorted(wavs, key=lambda path: read_header(path).frames)
+    shortest = shortest_input(model, "waveform") / rate
+    seconds = {}
+    for path in find_audio(wav_scp).values():
+        header = read_header(path)
+        if header.frames / header.rate > shortest:
+            seconds[path] = header.frames / header.rate
+    if not seconds:
+        raise ConfigError(f"wav_scp: {wav_scp} has no audio longer than {shortest:.2f} s")
+    wavs = sorted(seconds, key=seconds.get)
     steps = numpy.linspace(len(wavs) - 1, 0, min(NUM_CHECKED, len(wavs))).round().astype(int)
     return [torch.from_numpy(read_mono(wavs[i], rate)) for i in steps]
 
@@ -231,7 +241,7 @@ class _SessionAsModel:
     def __init__(self, session, model: torch.nn.Module, source: str):
         self.session, self.source = session, source
         self.frontend, self.blank_id = model.frontend, model.blank_id
-        self.parameters = model.parameters
+        self.parameters, self.shortest = model.parameters, shortest_input(model, source)
         self.ctc = SimpleNamespace(softmax=torch.exp)
 
     def eval(self):
@@ -240,6 +250,8 @@ class _SessionAsModel:
     def encode(self, speech: torch.Tensor, lengths: torch.Tensor):
         if self.source == "features":
             speech, lengths = self.frontend(speech, lengths)
+        if speech.size(1) < self.shortest:
+            raise TooShortUttError("is too short", speech.size(1), self.shortest)
         return tuple(map(torch.from_numpy, run(self.session, speech, lengths)))
 
 

@@ -16,9 +16,9 @@ from typing import Dict, Tuple
 import numpy
 import torch
 
-from espnet_des.onnx import modules
 from espnet_des.files import write_atomically
 from espnet_des.layered import LayeredConformerEncoder, Subsampled
+from espnet_des.onnx import modules
 from espnet_des.options import ConfigError
 
 INPUTS, OUTPUTS = ("speech", "speech_lengths"), ("log_probs", "lengths")
