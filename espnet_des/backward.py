@@ -26,8 +26,8 @@ class _Computed(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("a supernet's loss can be back-propagated only once")
-        # Not in place: two gradients may be one tensor, as those of a and b in a + b.
-        return (None, None, *torch._foreach_mul(gradients, incoming))
+        torch._foreach_mul_(gradients, incoming)
+        return (None, None, *gradients)
 
 
 class BackwardPerPass:
@@ -66,10 +66,10 @@ class BackwardPerPass:
         if torch.is_autocast_enabled(loss.device.type):
             torch.clear_autocast_cache()  # casts of weights, which belong to that graph
         both = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None]
-        old = [self._gradients[i] for i in both]
-        sums = both and torch._foreach_add(old, [new[i] for i in both])
-        self._gradients = [old if g is None else g for old, g in zip(self._gradients, new)]
-        for i, gradient in zip(both, sums):
+        if both:
+            torch._foreach_add_([self._gradients[i] for i in both], [new[i] for i in both])
+        first = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is None]
+        for i, gradient in zip(first, _apart([new[i] for i in first])):
             self._gradients[i] = gradient
 
     def loss(self) -> torch.Tensor:
@@ -79,5 +79,21 @@ class BackwardPerPass:
             for leaf, gradient in zip(self._leaves, self._gradients)
         ]
         if self.scale != 1.0:
-            gradients = torch._foreach_div(gradients, self.scale)
+            torch._foreach_div_(gradients, self.scale)
         return _Computed.apply(self._loss, gradients, *self._inputs)
+
+
+def _apart(gradients: Sequence[torch.Tensor]) -> List[torch.Tensor]:
+    """The same values, each of which can be changed in place.
+
+    Two gradients may be one tensor, as those of a and b in a + b; that of a sum's
+    terms is one number, spread over their shape.
+    """
+    seen, apart = set(), []
+    for gradient in gradients:
+        storage = gradient.untyped_storage().data_ptr()
+        if storage in seen or 0 in gradient.stride():
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        seen.add(storage)
+        apart.append(gradient)
+    return apart

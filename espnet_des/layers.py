@@ -106,18 +106,20 @@ def add_branch(
 
 
 class _ClosedGate(torch.autograd.Function):
-    """``x + gate * out`` where the gate is 0 and ``out`` has no graph."""
+    """``x + gate * factor * out`` where the gate is 0 and ``out`` has no graph."""
 
     @staticmethod
-    def forward(ctx, x, gate, out):
+    def forward(ctx, x, gate, out, factor):
         ctx.save_for_backward(out)
-        ctx.gate_dtype = gate.dtype
+        ctx.factor, ctx.dtype = factor, gate.dtype
         return x.clone()  # a view could not be changed in place, as ESPnet does
 
     @staticmethod
     def backward(ctx, grad):
         (out,) = ctx.saved_tensors
-        return grad, torch.sum(grad * out, dtype=ctx.gate_dtype), None
+        # One pass over memory, where a product and its sum would take three.
+        of_gate = torch.dot(grad.flatten().to(ctx.dtype), out.flatten().to(ctx.dtype))
+        return grad, ctx.factor * of_gate, None, None
 
 
 def add_closed_branch(
@@ -138,8 +140,7 @@ def add_closed_branch(
     """
     with torch.no_grad():
         out = branch(block, kind, x, pos_emb, mask)
-        out = out if scale(block, kind) == 1.0 else scale(block, kind) * out
-    return _ClosedGate.apply(x, gate, out)
+    return _ClosedGate.apply(x, gate, out, scale(block, kind))
 
 
 class RowDraw(NamedTuple):
