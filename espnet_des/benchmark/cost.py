@@ -13,11 +13,12 @@ import contextlib
 import logging
 import statistics
 import time
-from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from espnet_des.benchmark.rounds import measure, ratio
+from espnet_des.benchmark.rss import peak_growth
 from espnet_des.benchmark.saved import count_saved
 from espnet_des.benchmark.steps import Bench, Step
 from espnet_des.machine import describe
@@ -72,6 +73,7 @@ class Row(NamedTuple):
         by_count: the ratio that the count of layers gives.
         memory_bytes: peak of what waits for the backward; see :func:`peak_memory`.
         memory: relative to the plain step.
+        rss_bytes: by which the process grew at most; None on a GPU.
     """
 
     key: str
@@ -83,6 +85,7 @@ class Row(NamedTuple):
     by_count: float
     memory_bytes: float
     memory: float
+    rss_bytes: Optional[int]
 
 
 class Meter:
@@ -132,13 +135,20 @@ class Meter:
         row = Row(
             case.key, case.name, statistics.median(seconds), statistics.median(ratios),
             min(ratios), max(ratios), case.by_count(self.shares), memory,
-            memory / self.plain_bytes,
+            memory / self.plain_bytes, self._rss(case),
         )  # fmt: skip
         logging.info(
             f"{row.name}: {row.ratio:.3f} plain steps ({row.by_count:.3f} by count), "
             f"memory {row.memory:.3f}"
         )
         return row
+
+
+    def _rss(self, case: Case) -> Optional[int]:
+        if is_cuda(self.bench.setting.device):
+            return None
+        growth = [peak_growth(step) for step in case.steps]
+        return None if None in growth else max(growth)
 
 
 def peak_memory(bench: Bench, step: Step) -> int:

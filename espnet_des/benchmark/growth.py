@@ -89,6 +89,7 @@ def benchmark_growth(
     }  # fmt: skip
     content = {"machine": describe_with(base.device), "rounds": rounds, **content}
     write_report(output_dir, "benchmark_growth", text, content)
+    print(text)
     return points
 
 

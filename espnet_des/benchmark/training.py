@@ -15,7 +15,7 @@ import gc
 import json
 import statistics
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_des.benchmark.cost import (
     Case,
@@ -115,7 +115,6 @@ def benchmark_training(
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     base = Setting(**setting)
-    base = Setting(**setting)
     base = base._replace(sizes=tuple(base.sizes))
     precisions = ["float32"] + ["bfloat16"] * is_cuda(base.device)
     tables, shares = {}, {}
@@ -123,31 +122,51 @@ def benchmark_training(
         for input_layer in input_layers:
             name = f"{input_layer}, {precision}"
             now = base._replace(input_layer=input_layer, precision=precision)
-            shares[name], tables[name] = measure_setting(now, rounds)
-    open_points = [] if is_cuda(base.device) else [
-        "On a GPU (float32, bfloat16 autocast): not measured (open); `--device cuda` does it."
-    ]  # fmt: skip
+            for shares[name], tables[name] in measure_setting(now, rounds):
+                # After each row: what was measured is there if the rest is not.
+                text = report(base, rounds, tables, shares)
+                content = {
+                    "machine": describe_with(base.device), "threads": 1, "rounds": rounds,
+                    "setting": base._asdict() | {"input_layer": input_layers,
+                                                 "precision": precisions},
+                    "shares": {key: value._asdict() for key, value in shares.items()},
+                    "rows": {key: [r._asdict() for r in rows] for key, rows in tables.items()},
+                    "open": open_points(base),
+                }  # fmt: skip
+                write_report(output_dir, "benchmark_training", text, content)
+    print(text)
+    return tables
+
+
+def measure_setting(setting: Setting, rounds: int) -> Iterator[Tuple[Shares, List[Row]]]:
+    """The shares and the rows so far, after each row."""
+    gc.collect()  # the models of the last setting
+    with one_thread():
+        meter = Meter(Bench(setting), rounds)
+        rows = []
+        for case in cases(meter.bench):
+            rows.append(meter.row(case))
+            yield meter.shares, rows
+
+
+def report(
+    base: Setting, rounds: int, tables: Dict[str, List[Row]], shares: Dict[str, Shares]
+) -> str:
+    """Markdown."""
     text = describe_run(base, rounds)
     for name, rows in tables.items():
         text += f"\n## {name}\n\n{table(rows, targets_of(base, name))}\n"
         text += describe_shares(shares[name])
-    text += "".join(f"\n{point}\n" for point in open_points)
-    content = {
-        "machine": describe_with(base.device), "threads": 1, "rounds": rounds,
-        "setting": base._asdict() | {"input_layer": input_layers, "precision": precisions},
-        "shares": {name: value._asdict() for name, value in shares.items()},
-        "rows": {name: [r._asdict() for r in rows] for name, rows in tables.items()},
-        "open": open_points,
-    }  # fmt: skip
-    write_report(output_dir, "benchmark_training", text, content)
-    return tables
+    return text + "".join(f"\n{point}\n" for point in open_points(base))
 
 
-def measure_setting(setting: Setting, rounds: int) -> Tuple[Shares, List[Row]]:
-    gc.collect()  # the models of the last setting
-    with one_thread():
-        meter = Meter(Bench(setting), rounds)
-        return meter.shares, [meter.row(case) for case in cases(meter.bench)]
+def open_points(setting: Setting) -> List[str]:
+    """What this run does not show."""
+    if is_cuda(setting.device):
+        return []
+    return [
+        "On a GPU (float32, bfloat16 autocast): not measured (open); `--device cuda` does it."
+    ]
 
 
 def targets_of(setting: Setting, name: str) -> Dict[str, Tuple[float, Optional[float]]]:
@@ -172,7 +191,7 @@ random weights, inputs and kept layers (as many of each module), seed {setting.s
 no optimizer step.
 Ratios are medians of {rounds} rounds, in each of which a plain step runs beside the row. \
 Memory is the peak of {memory}, in that of the plain step; where stochastic depth is drawn, \
-the mean of {rounds} draws.
+the mean of {rounds} draws. RSS: by how much the process grows at most, gradients included.
 """
 
 
@@ -196,21 +215,22 @@ def table(rows: List[Row], targets: Dict[str, Tuple[float, Optional[float]]]) ->
         return "-" if value is None else f"<= {value:.2f}"
 
     lines = [
-        "| step | ms | plain steps | lowest - highest | target | by count | memory | target |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| step | ms | plain steps | lowest - highest | target | by count | memory | target "
+        "| RSS, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         lines.append(
             f"| {row.name} | {1000 * row.seconds:.0f} | {row.ratio:.2f} "
             f"| {row.lowest:.2f} - {row.highest:.2f} | {bound(row.key, 0)} "
-            f"| {row.by_count:.2f} | {row.memory:.2f} | {bound(row.key, 1)} |"
+            f"| {row.by_count:.2f} | {row.memory:.2f} | {bound(row.key, 1)} "
+            f"| {'-' if row.rss_bytes is None else round(row.rss_bytes / 1e6)} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def write_report(output_dir: Path, name: str, text: str, content: Dict) -> None:
-    """Print the Markdown, and write it beside its JSON."""
+    """Write the Markdown and the JSON."""
     as_json = json.dumps(content, indent=2) + "\n"
     write_atomically(output_dir / f"{name}.md", lambda p: p.write_text(text))
     write_atomically(output_dir / f"{name}.json", lambda p: p.write_text(as_json))
-    print(text)
