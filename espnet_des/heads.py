@@ -1,6 +1,6 @@
 """One CTC output layer per size, behind the name of ESPnet's single one."""
 
-from typing import List
+from typing import List, Sequence
 
 import torch
 
@@ -15,26 +15,28 @@ class SizedLinear(torch.nn.Linear):
     Args:
         full: the stock output layer; its parameters are taken over.
         encoder: the supernet, asked for its sizes and its current size.
+        shared: one output layer for all sizes.
     """
 
-    def __init__(self, full: torch.nn.Linear, encoder: torch.nn.Module):
+    def __init__(self, full: torch.nn.Linear, encoder: torch.nn.Module, shared: bool = False):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = full.in_features, full.out_features
         self.weight, self.bias = full.weight, full.bias
         self.heads = torch.nn.ModuleDict(
             {
                 f"size{size}": torch.nn.Linear(full.in_features, full.out_features)
-                for size in encoder.sizes[:-1]
+                for size in ([] if shared else encoder.sizes[:-1])
             }
         )
         # In a tuple: the encoder is a neighbour, not a submodule.
         self._encoder = (encoder,)
-        self.copy_full_to_all()
+        self.copy_full_to(encoder.sizes)
 
-    def copy_full_to_all(self) -> None:
-        """Start every size from the full size's output layer."""
-        for head in self.heads.values():
-            head.load_state_dict({"weight": self.weight, "bias": self.bias})
+    def copy_full_to(self, sizes: Sequence[int]) -> None:
+        """Let these sizes go on from the full size's output layer."""
+        for size in sizes:
+            if self.of_size(size) is not self:
+                self.of_size(size).load_state_dict({"weight": self.weight, "bias": self.bias})
 
     def of_size(self, size: int) -> torch.nn.Linear:
         name = f"size{size}"

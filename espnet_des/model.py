@@ -47,20 +47,22 @@ class DESModel(ESPnetASRModel):
         self._check(kwargs)
         super().__init__(**kwargs)
         self.options = SelectionOptions(**own)
-        self.encoder.selector = self.selector = self.options.selector()
+        self.encoder.selector = self.selector = self.options.selector(self.encoder.num_layers)
         # Fails now, before any training, where the lists cannot belong together.
         num_layers, smallest = self.encoder.num_layers, self.encoder.sizes[0]
         self.options.zeroed_per_iteration(num_layers, smallest)
         if self.options.updates_per_iteration is not None:
             self.options.resolve(num_layers, smallest, None)
         self.state.method.fill_(METHOD_NAMES.index(self.options.method))
-        self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, self.encoder)
+        self.ctc.ctc_lo = SizedLinear(
+            self.ctc.ctc_lo, self.encoder, self.options.shared_output
+        )
         # They stay on the CPU, and are equal on all ranks without DDP's help.
         self._ddp_params_and_buffers_to_ignore = [
             f"encoder.selection.{name}" for name, _ in self.state.named_buffers()
         ]
         self.start_scores()
-        self.tracker = SelectionTracker(self.encoder)
+        self.tracker = SelectionTracker(self.encoder, self.options)
         # The Trainer's GradScaler, which it tells where it has one.
         self.scaler = None
         # Length of the run, which its Trainer tells; None where it is not known.
@@ -90,7 +92,7 @@ class DESModel(ESPnetASRModel):
         """Set scores and output layers to what training starts from."""
         with torch.no_grad():
             self.encoder.scores.fill_(self.selector.initial_score)
-        self.ctc.ctc_lo.copy_full_to_all()
+        self.ctc.ctc_lo.copy_full_to(self.encoder.sizes)
 
     # What ESPnet calls after --init has filled the parameters in its own way.
     espnet_initialization_fn = start_scores
@@ -224,13 +226,14 @@ class DESModel(ESPnetASRModel):
         return [p for p in self.parameters() if id(p) not in used]
 
     def _idle_parameters(self, t: int) -> List[torch.nn.Parameter]:
-        """Output layers of sizes without a loss, and the scores in stage 2."""
+        """Output layers of sizes without a loss, and scores that nothing teaches."""
         sizes = self.encoder.sizes
-        trained = [sizes[0], sizes[-1]]
-        if self.stage == 1:
-            return self.ctc.ctc_lo.parameters_of_others(trained)
-        trained.append(self.middle_size(t))
-        return [self.encoder.scores, *self.ctc.ctc_lo.parameters_of_others(trained)]
+        trained, idle = [sizes[0], sizes[-1]], []
+        if self.stage == 2:
+            trained.append(self.middle_size(t))
+        if self.stage == 2 or not self.selector.learns:
+            idle.append(self.encoder.scores)
+        return idle + self.ctc.ctc_lo.parameters_of_others(trained)
 
     def _evaluation_loss(self, front, text, text_lengths):
         opts, sizes = self.options, self.encoder.sizes
@@ -302,3 +305,11 @@ class DESModel(ESPnetASRModel):
         """
         for p in self._idle_parameters(int(self.state.updates)):
             p.grad = None
+
+    def after_step(self) -> None:
+        """Advance the selection (optimizer's post-step hook)."""
+        stage = self.stage
+        self.tracker.after_step()
+        if self.stage > stage and self.options.middle_from_full:
+            # Stage 1 has not trained them; [DEVIATION] the published ones start at random.
+            self.ctc.ctc_lo.copy_full_to(self.encoder.sizes[1:-1])

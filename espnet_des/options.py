@@ -8,6 +8,7 @@ from typing import List, Optional, Sequence, Union
 
 from espnet_des.selection import (
     METHODS,
+    FixedRanking,
     IterativeZeroOut,
     Schedule,
     SimpleTopK,
@@ -59,6 +60,7 @@ class SelectionOptions:
     """
 
     method: str = "simple_top_k"
+    ranking: Optional[List[int]] = None
     selection_share: Optional[float] = None
     updates_per_iteration: Optional[Union[int, List[int]]] = None
     reduction: Optional[int] = None
@@ -72,6 +74,10 @@ class SelectionOptions:
     loss_weight_middle: float = 0.3
     sparsity_weight: float = 5.0
     score_lr_factor: Optional[float] = None
+    score_lr_final: float = 1.0
+    averaged_iterations: int = 0
+    shared_output: bool = False
+    middle_from_full: bool = True
 
     DEFAULT_SHARE = 0.6
 
@@ -93,7 +99,7 @@ class SelectionOptions:
             return value
 
         need(self.method in METHODS, "method", f"one of {sorted(METHODS)}")
-        for key in ("hard_gates", "published_ranking"):
+        for key in ("hard_gates", "published_ranking", "shared_output", "middle_from_full"):
             need(isinstance(getattr(self, key), bool), key, "true or false")
         for key in ("stochastic_depth_p1", "stochastic_depth_p2"):
             need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")
@@ -112,17 +118,46 @@ class SelectionOptions:
                 "left out where updates_per_iteration is given "
                 f"({self.updates_per_iteration!r}): they say the same thing",
             )
-        for key, owner in (("reduction", "simple_top_k"), ("zeroed", "iterative_zero_out")):
+        need(0.0 <= number("score_lr_final") <= 1.0, "score_lr_final", "between 0 and 1")
+        count = self.averaged_iterations
+        need(type(count) is int and count >= 0, "averaged_iterations", "an integer >= 0")
+        for key, unset, owners in (
+            ("reduction", None, ("simple_top_k", "fixed")),
+            ("averaged_iterations", 0, ("simple_top_k",)),
+            ("zeroed", None, ("iterative_zero_out",)),
+            ("ranking", None, ("fixed",)),
+        ):
             need(
-                getattr(self, key) is None or self.method == owner,
+                getattr(self, key) == unset or self.method in owners,
                 key,
-                f"left out: it belongs to method: {owner}, not to {self.method}",
+                f"left out: it belongs to method: {' and '.join(owners)}, not to {self.method}",
             )
 
-    def selector(self) -> Union[SimpleTopK, IterativeZeroOut]:
+    def selector(self, num_layers: int) -> Union[SimpleTopK, IterativeZeroOut]:
         if self.method == "simple_top_k":
             return SimpleTopK(hard=self.hard_gates)
-        return IterativeZeroOut(published_ranking=self.published_ranking)
+        if self.method == "iterative_zero_out":
+            return IterativeZeroOut(published_ranking=self.published_ranking)
+        order = self.ranking
+        if not isinstance(order, (list, tuple)) or any(type(q) is not int for q in order) or (
+            sorted(order) != list(range(num_layers))
+        ):
+            raise ConfigError(
+                f"model_conf: ranking: {order!r} must be a list of all layers, 0 to "
+                f"{num_layers - 1}, the most important first (method: fixed)"
+            )
+        return FixedRanking(order)
+
+    def score_lr_at(self, schedule: Schedule, t: int) -> float:
+        """Share of the scores' learning rate at update t: linear over stage 1."""
+        return 1.0 - (1.0 - self.score_lr_final) * min(1.0, t / max(1, schedule.last_update))
+
+    def is_averaged(self, schedule: Schedule, t: int) -> bool:
+        """True where the scores after update t count for the final choice."""
+        if not 0 < self.averaged_iterations:
+            return False
+        before = len(schedule.ends) - self.averaged_iterations
+        return t > (schedule.ends[before - 1] if before > 0 else -1)
 
     def zeroed_per_iteration(self, num_layers: int, smallest: int) -> List[int]:
         """Layers that the small pass does without, per iteration (cumulative)."""

@@ -40,19 +40,15 @@ def passes_of_stage_1(
 ) -> List[Pass]:
     """The full size, and the small pass that teaches the scores, of update t."""
     schedule, scores = encoder.selection.get_schedule(), encoder.scores
-    gates = selector.gates(scores, schedule, t)
     outside, p1 = [], options.stochastic_depth_p1
     if p1 > 0.0:
         outside = selector.outside(scores.detach().cpu(), schedule, t)
-    return [
-        Pass(encoder.num_layers, options.loss_weight_full, dropped=outside, drop_rate=p1),
-        Pass(
-            encoder.sizes[0],
-            options.loss_weight_small,
-            gates=gates,
-            closed=selector.closed(gates),
-        ),
-    ]
+    full = Pass(encoder.num_layers, options.loss_weight_full, dropped=outside, drop_rate=p1)
+    small = Pass(encoder.sizes[0], options.loss_weight_small)
+    if not selector.learns:
+        return [full, small._replace(kept=selector.small_pass(schedule, t))]
+    gates = selector.gates(scores, schedule, t)
+    return [full, small._replace(gates=gates, closed=selector.closed(gates))]
 
 
 def passes_of_stage_2(

@@ -9,7 +9,7 @@ zero-outs would cut noise. So the scores have a learning rate of their own.
 import copy
 import math
 import warnings
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 
@@ -30,10 +30,14 @@ def sum_of_learning_rates(
     group: int,
     num_updates: int,
     updates_per_epoch: Optional[int],
+    share_at: Callable[[int], float] = lambda t: 1.0,
 ) -> float:
     """Sum of a parameter group's learning rates over the first updates.
 
     The scheduler is run ahead on a copy, over parameters that are not there.
+
+    Args:
+        share_at: of the rate that is used, by number of the update, from 0.
     """
     settings = [
         {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
@@ -50,7 +54,7 @@ def sum_of_learning_rates(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "scheduler before optimizer": on purpose
         for update in range(1, num_updates + 1):
-            total += float(stand_in.param_groups[group]["lr"])
+            total += float(stand_in.param_groups[group]["lr"]) * share_at(update - 1)
             if isinstance(ahead, AbsBatchStepScheduler):
                 ahead.step()
             elif (

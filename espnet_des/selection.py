@@ -1,4 +1,4 @@
-"""Which layers a small encoder keeps: Simple-Top-k and Iterative-Zero-Out.
+"""Which layers a small encoder keeps: Simple-Top-k, Iterative-Zero-Out, or a given order.
 
 Everything here is a pure function of the update counter ``t`` (0-based), the
 layer scores and, for Iterative-Zero-Out, a per-layer record of zero-outs.
@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -103,6 +103,7 @@ class SimpleTopK:
     """Straight-through relaxed top-k whose k anneals to the smallest size."""
 
     initial_score = 0.5
+    learns = True
     # Scores are ordinary parameters here: only their order counts.
     needs_travel = False
 
@@ -159,6 +160,7 @@ class IterativeZeroOut:
     """
 
     initial_score = 10.0
+    learns = True
     zeroed_score = -5.0
     # From 10 a sigmoid gate closes only if the score travels a long way.
     needs_travel = True
@@ -227,4 +229,34 @@ class IterativeZeroOut:
         return order[rank(left[order])]
 
 
-METHODS = {"simple_top_k": SimpleTopK, "iterative_zero_out": IterativeZeroOut}
+class FixedRanking(SimpleTopK):
+    """An order of the layers that is given: the control of a learned one.
+
+    The small pass shrinks as in Simple-Top-k, but the scores take no part.
+
+    Args:
+        order: all layers, most important first.
+    """
+
+    learns = False
+
+    def __init__(self, order: Sequence[int]):
+        super().__init__()
+        self.order = torch.tensor(list(order))
+
+    def small_pass(self, schedule: Schedule, t: int) -> List[int]:
+        """Layers of the small pass of update t, ascending."""
+        return sorted(self.order[: self.num_kept(schedule, t, self.order.numel())].tolist())
+
+    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+        return sorted(set(self.order.tolist()) - set(self.small_pass(schedule, t)))
+
+    def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
+        return self.order
+
+
+METHODS = {
+    "simple_top_k": SimpleTopK,
+    "iterative_zero_out": IterativeZeroOut,
+    "fixed": FixedRanking,
+}

@@ -49,6 +49,8 @@ class SelectionState(torch.nn.Module):
         buffer("schedule", torch.zeros(num_layers, 2))
         buffer("zeroed_at", torch.zeros(num_layers))
         buffer("zeroed_score", torch.zeros(num_layers))
+        # Over the updates whose scores are averaged for the final choice.
+        buffer("score_sum", torch.zeros(num_layers))
         # Layers, most important first; all 0 until stage 1 has ended.
         buffer("ranking", torch.zeros(num_layers))
 

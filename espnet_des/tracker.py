@@ -3,6 +3,7 @@
 import torch
 
 from espnet_des.encoder import DESConformerEncoder
+from espnet_des.options import SelectionOptions
 
 
 class SelectionTracker:
@@ -11,10 +12,11 @@ class SelectionTracker:
     Args:
         encoder: the supernet; its state dict holds all that training needs.
             The counts here are for the log only, and begin anew every epoch.
+        options: of the method.
     """
 
-    def __init__(self, encoder: DESConformerEncoder):
-        self.encoder = encoder
+    def __init__(self, encoder: DESConformerEncoder, options: SelectionOptions):
+        self.encoder, self.options = encoder, options
         self.start_epoch()
 
     def start_epoch(self) -> None:
@@ -38,6 +40,9 @@ class SelectionTracker:
             if changed is not None:
                 scores, state.record = changed
                 encoder.scores.copy_(scores)
+            if self.options.is_averaged(schedule, t):
+                state.score_sum += scores
+                scores = state.score_sum  # only their order counts from here on
             ranking = encoder.selector.ranking(scores, state.record)
             chosen = set(ranking[: encoder.sizes[0]].tolist())
             self.swaps += len(chosen - self._chosen)
@@ -58,7 +63,16 @@ class SelectionTracker:
         return float(scores.max() - scores.min())
 
     def final_scores(self) -> torch.Tensor:
-        """Scores ``(num_layers,)``; of a zeroed layer that before it left."""
-        scores = self.encoder.scores.detach().cpu().double()
-        record = self.encoder.selection.record
+        """Scores ``(num_layers,)``; of a zeroed layer that before it left.
+
+        Where the last iterations are averaged, and these have begun: their mean.
+        """
+        encoder, state = self.encoder, self.encoder.selection
+        scores, record = encoder.scores.detach().cpu().double(), state.record
+        if state.score_sum.any():
+            schedule = state.get_schedule()
+            last = min(int(state.updates), schedule.last_update + 1)
+            scores = state.score_sum / sum(
+                self.options.is_averaged(schedule, t) for t in range(last)
+            )
         return torch.where(record.at > 0, record.score, scores)

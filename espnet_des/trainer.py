@@ -116,14 +116,15 @@ def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
 
     def before_step(*_):
         model.before_step()
-        scores.before_step(float(model.state.score_lr_factor))
+        share = model.options.score_lr_at(model.state.get_schedule(), int(model.state.updates))
+        scores.before_step(share * float(model.state.score_lr_factor))
 
     def after_step(*_):
         scores.after_step()
         # Fused optimizers are called by AMP even for a step that they then skip.
         skipped = getattr(optimizer, "found_inf", None)
         if skipped is None or not skipped.item():
-            model.tracker.after_step()
+            model.after_step()
 
     return [
         optimizer.register_step_pre_hook(before_step),
@@ -196,8 +197,9 @@ def choose_score_lr_factor(model: DESModel, optimizer, scheduler, schedule: Sche
     needed = needed_travel(schedule, model.encoder.num_layers)
     group = score_group(model, optimizer)
     travel = sum_of_learning_rates(
-        optimizer, scheduler, group, schedule.ends[0] + 1, model.updates_per_epoch
-    )
+        optimizer, scheduler, group, schedule.ends[0] + 1, model.updates_per_epoch,
+        lambda t: model.options.score_lr_at(schedule, t),
+    )  # fmt: skip
     enough = max(1.0, needed / max(travel, 1e-30))
     if asked is None:
         return enough

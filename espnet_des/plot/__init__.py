@@ -15,7 +15,10 @@ from espnet_des.plot.style import save
 from espnet_des.plot.wer import RTF, draw_wer, has_speed, read_sizes
 from espnet_des.selection import METHODS
 
-TITLES = {"simple_top_k": "Simple-Top-k", "iterative_zero_out": "Iterative-Zero-Out"}
+TITLES = {
+    "simple_top_k": "Simple-Top-k", "iterative_zero_out": "Iterative-Zero-Out",
+    "fixed": "given order",
+}  # fmt: skip
 
 
 def plot_all(
@@ -67,6 +70,8 @@ def plot_all(
         )
     }  # fmt: skip
     try:
+        if not model.selector.learns:
+            raise ConfigError("the order of the layers was given, nothing was learned")
         history = read_history(config.parent / "tensorboard" / "train")
         _check_history(history, model)
     except ConfigError as error:
@@ -74,7 +79,7 @@ def plot_all(
     else:
         figures["scores.png"] = draw_scores(
             history, encoder.layers, encoder.kept_layers(encoder.sizes[0]),
-            METHODS[method](), state.get_schedule(),
+            model.selector, state.get_schedule(),
             f"Scores of the layers in stage 1{of_model}",
         )  # fmt: skip
     if rows is None:
