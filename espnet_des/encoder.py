@@ -32,6 +32,10 @@ class DESConformerEncoder(LayeredConformerEncoder):
         **conformer: see :class:`LayeredConformerEncoder`.
     """
 
+    REFUSED = LayeredConformerEncoder.REFUSED | {
+        "interctc_layer_idx": ([], "use sizes: every size has a CTC loss of its own"),
+    }
+
     def __init__(
         self,
         input_size: int,

@@ -41,10 +41,9 @@ SUBSAMPLING = (
     Conv2dSubsampling6,
     Conv2dSubsampling8,
 )
-# Stock keys that a supernet cannot mean: values that are accepted, and why.
+# Stock keys that cannot be meant: values that are accepted, and why.
 REFUSED = {
-    "interctc_layer_idx": ([], "use sizes: every size has a CTC loss of its own"),
-    "interctc_use_conditioning": (False, "it needs interctc_layer_idx"),
+    "interctc_use_conditioning": (False, "exits would change what follows them"),
     "ctc_trim": (False, "sizes must give outputs of the same length"),
     "normalize_before": (True, "in a post-norm block the norm stands on the residual "
                          "path, so a layer cannot be left out"),  # fmt: skip
@@ -76,6 +75,8 @@ class LayeredConformerEncoder(ConformerEncoder):
         **conformer: arguments of ESPnet's ConformerEncoder; ``input_layer``
             may also be ``vgg``.
     """
+
+    REFUSED = REFUSED
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class LayeredConformerEncoder(ConformerEncoder):
                     f"encoder_conf: {key}: {conformer[key]!r} is unknown; "
                     f"the encoder takes {list(known)}"
                 )
-        for key, (right, why) in REFUSED.items():
+        for key, (right, why) in cls.REFUSED.items():
             if conformer.get(key, right) != right:
                 raise ConfigError(
                     f"encoder_conf: {key}: {conformer[key]!r} cannot be meant "
@@ -170,9 +171,13 @@ class LayeredConformerEncoder(ConformerEncoder):
             Output ``(batch, time, dim)``, lengths ``(batch,)``, None.
         """
         front = self.subsample(xs_pad, ilens, masks)
-        hidden = [] if return_all_hs else None
+        hidden = [] if return_all_hs or self.interctc_layer_idx else None
         out = self.run_layers(front, kept=self.active_layers(), hidden=hidden)
         lengths = front.mask.squeeze(1).sum(1)
+        if self.interctc_layer_idx:
+            # Exits for the losses of ESPnet's interctc_weight, numbered from 1.
+            exits = [(n, self.after_norm(hidden[n - 1])) for n in self.interctc_layer_idx]
+            return (out, exits), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
 
     def subsample(

@@ -52,6 +52,12 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         **conformer,
     ):
         rates = conformer.pop("stochastic_depth_rate", 0.0)
+        exits = list(conformer.pop("interctc_layer_idx", None) or [])
+        if any(type(n) is not int or not 0 < n < num_blocks for n in exits):
+            raise ConfigError(
+                f"encoder_conf: interctc_layer_idx: {exits!r} must hold numbers of blocks "
+                f"from 1 to {num_blocks - 1}"
+            )
         one_block = {"num_blocks": 1, "layer_order": layer_order, **conformer}
         # Block by block: the full encoder is never allocated.
         super().__init__(input_size, **one_block)
@@ -69,6 +75,7 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
                 if q not in kept:
                     remove_layer(blocks[number], full[q].kind)
         self.encoders = type(self.encoders)(*blocks)
+        self.interctc_layer_idx = exits
         self.set_layers(layer_order)
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict,

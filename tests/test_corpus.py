@@ -78,12 +78,14 @@ def test_a_data_directory_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_digits_are_the_same_for_the_same_seed_and_speakers_are_apart(tmp_path):
-    from espnet_des.corpus.digits import PARTS
+    from espnet_des.corpus.generated import CORPORA
 
-    assert all(p.speakers * p.utterances >= 300 for p in PARTS if p.name.startswith("test"))
+    for name, least in (("digits", 600), ("digits_compare", 2000), ("words", 2000)):
+        tests = [p for p in CORPORA[name].parts if p.name.startswith("test")]
+        assert sum(p.speakers * p.utterances for p in tests) >= least
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         subprocess.run(
-            [sys.executable, "-m", "espnet_des.bin.make_digits", "--out", tmp_path / name,
+            [sys.executable, "-m", "espnet_des.bin.make_spoken", "--out", tmp_path / name,
              "--seed", seed, "--scale", "0.01"], check=True,
         )  # fmt: skip
     files = {n: sorted((tmp_path / n).rglob("*.flac")) for n in "abc"}

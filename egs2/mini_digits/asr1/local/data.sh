@@ -4,6 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . ./path.sh
 
-python3 -m espnet_des.bin.make_digits --out downloads "$@"
+python3 -m espnet_des.bin.make_spoken --out downloads "$@"
 python3 -m espnet_des.bin.prepare_librispeech --corpus downloads --data data \
     --sets train-digits dev-digits test-clean test-noisy

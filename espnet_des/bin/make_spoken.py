@@ -1,18 +1,20 @@
-"""Generate the corpus of spoken digits."""
+"""Generate a corpus of spoken digits or words."""
 
 import argparse
 from pathlib import Path
 
-from espnet_des.corpus.digits import make_digits
+from espnet_des.corpus.generated import CORPORA
+from espnet_des.corpus.spoken import speak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--corpus", choices=sorted(CORPORA), default="digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of speakers")
     args = parser.parse_args()
-    make_digits(args.out, seed=args.seed, scale=args.scale)
+    speak(args.out, CORPORA[args.corpus], seed=args.seed, scale=args.scale)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Spoken digit strings in the directory layout of LibriSpeech.
+"""Spoken word strings in the directory layout of LibriSpeech.
 
 Everything is synthesised from a fixed seed: a fresh process makes the same
 corpus again (espeak-ng carries some state from one utterance to the next, so
@@ -17,7 +17,6 @@ import soundfile
 from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
 from espnet_des.progress import progress
 
-WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 SAMPLE_RATE = 16000
 
 
@@ -40,27 +39,32 @@ class Part:
     snr_db: Tuple[float, float] = (10.0, 35.0)
 
 
-PARTS = (
-    Part("train-digits", speakers=120, utterances=20, noisy=0.5),
-    Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
-    Part("test-clean", speakers=40, utterances=10),
-    Part("test-noisy", speakers=40, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
-)
+@dataclass(frozen=True)
+class Corpus:
+    """What a generated corpus consists of.
+
+    Attributes:
+        vocabulary: words, drawn with equal probability.
+        words: least and most words per utterance.
+        parts: its sets.
+    """
+
+    vocabulary: Tuple[str, ...]
+    words: Tuple[int, int]
+    parts: Tuple[Part, ...]
 
 
-def make_digits(
-    out: Path, seed: int = 0, scale: float = 1.0, words: Tuple[int, int] = (4, 9)
-) -> None:
-    """Generate the corpus, or do nothing where it is complete.
+def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
+    """Generate a corpus, or do nothing where it is complete.
 
     Args:
         out: its folder; gets ``LibriSpeech/<part>/<speaker>/<chapter>/...``.
+        corpus: what to speak.
         seed: same seed, same corpus.
         scale: of the number of speakers, to make a smaller one for tests.
-        words: least and most digits per utterance.
     """
     done = out / ".done"
-    wanted = f"seed {seed}, scale {scale}, words {words}, parts {PARTS}\n"
+    wanted = f"seed {seed}, scale {scale}, {corpus}\n"
     if done.exists() and done.read_text() == wanted:
         print(f"{out} is there already")
         return
@@ -71,10 +75,10 @@ def make_digits(
     synthesizer = Synthesizer()
     speaker_lines, chapter_lines = [], []
     number = 0
-    for index, part in enumerate(PARTS):
-        count = max(1, round(part.speakers * scale))
-        bar = progress(total=count * part.utterances, desc=f"speaking {part.name}", unit="utt")
-        for _ in range(count):
+    for index, part in enumerate(corpus.parts):
+        speakers = max(1, round(part.speakers * scale))
+        bar = progress(total=speakers * part.utterances, desc=f"speaking {part.name}", unit="utt")
+        for _ in range(speakers):
             number += 1
             rng = np.random.default_rng([seed, index, number])
             speaker, chapter = Speaker.draw(rng, synthesizer.variants), 1000 + number
@@ -82,8 +86,9 @@ def make_digits(
             folder.mkdir(parents=True)
             lines = []
             for u in range(part.utterances):
-                digits = rng.integers(0, 10, rng.integers(words[0], words[1] + 1))
-                text = " ".join(WORDS[d] for d in digits)
+                count = rng.integers(corpus.words[0], corpus.words[1] + 1)
+                drawn = rng.integers(0, len(corpus.vocabulary), count)
+                text = " ".join(corpus.vocabulary[d] for d in drawn)
                 wave = synthesizer.say(text.lower(), speaker, SAMPLE_RATE)
                 if rng.random() < part.noisy:
                     wave = add_noise(wave, rng.uniform(*part.snr_db), rng)
@@ -96,10 +101,14 @@ def make_digits(
             speaker_lines.append(
                 f"{number} | {sex} | {part.name} | 1.00 | {speaker.accent}+{speaker.variant}\n"
             )
-            chapter_lines.append(f"{chapter} | {number} | 1.00 | {part.name} | 0 | 0 | digits | digits\n")
+            chapter_lines.append(
+                f"{chapter} | {number} | 1.00 | {part.name} | 0 | 0 | spoken | spoken\n"
+            )
         bar.close()
-    (root / "SPEAKERS.TXT").write_text("; ID | SEX | SUBSET | MINUTES | NAME\n" + "".join(speaker_lines))
-    (root / "CHAPTERS.TXT").write_text("; ID | READER | MINUTES | SUBSET | ...\n" + "".join(chapter_lines))
-    (root / "BOOKS.TXT").write_text("; none: the digits are drawn at random\n")
+    heads = {"SPEAKERS": "ID | SEX | SUBSET | MINUTES | NAME",
+             "CHAPTERS": "ID | READER | MINUTES | SUBSET | ..."}  # fmt: skip
+    for (name, head), lines in zip(heads.items(), (speaker_lines, chapter_lines)):
+        (root / f"{name}.TXT").write_text(f"; {head}\n" + "".join(lines))
+    (root / "BOOKS.TXT").write_text("; none: the words are drawn at random\n")
     (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")
     done.write_text(wanted)

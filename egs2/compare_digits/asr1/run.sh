@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# One system of the comparison on spoken digits, one thread; ./compare.sh runs all of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Two trainings side by side with one thread each are faster than one with two.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+exec ./asr.sh \
+    --lang en \
+    --ngpu 0 \
+    --nj 2 \
+    --inference_nj 2 \
+    --token_type char \
+    --max_wav_duration 20 \
+    --use_lm false \
+    --asr_config conf/train_des.yaml \
+    --inference_asr_model valid.cer_ctc.ave.pth \
+    --train_set train_digits \
+    --valid_set dev_digits \
+    --test_sets "test_clean test_noisy" \
+    --lm_train_text "data/train_digits/text" \
+    --skip_eval true \
+    "$@"
