@@ -103,6 +103,7 @@ class LayeredConformerEncoder(ConformerEncoder):
 
     def set_layers(self, layer_order: str) -> None:
         """Number the layers that the blocks have."""
+        self.layer_order = layer_order
         self.layers = list_layers(self.encoders, layer_order)
         self._of_block = [
             [q for q, layer in enumerate(self.layers) if layer.block == number]

@@ -1,0 +1,20 @@
+"""Compare supernets with separately trained models and other baselines."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_des.command import call
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
+    parser.add_argument("--what", choices=("compare", "ablations"), default="compare")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    return call("espnet_des.compare.compare:compare", vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Settings of the method, one changed at a time (the authors' ablations and some more)."""
+
+from typing import Dict, List
+
+from espnet_des.compare.systems import Config, System, supernet
+
+STK, IZO = "simple_top_k", "iterative_zero_out"
+
+
+def ablations(base: Config) -> List[System]:
+    """The default of each method, and supernets with one other setting each."""
+    sizes = base["encoder_conf"]["sizes"]
+    total = sizes[-1] - sizes[0]
+    systems = []
+
+    def ask(what: str, value: str, name: str, encoder_conf: Dict = None, **model_conf) -> None:
+        systems.append(
+            System(name, f"{what}: {value}",
+                   lambda b, s, k: supernet(b, encoder_conf, **model_conf), sizes,
+                   against=model_conf.get("method", STK))
+        )  # fmt: skip
+
+    ask("Simple-Top-k", "default", STK, method=STK)
+    ask("Simple-Top-k: gates", "soft", "soft_gates", hard_gates=False)
+    for step in (1, total // 4, total):
+        ask("Simple-Top-k: iterations", f"{total // step}", f"iterations_{total // step}",
+            reduction=step)  # fmt: skip
+    for p1 in (0.1, 0.3):
+        ask("stochastic depth in stage 1 (p1)", f"{p1:g}", f"p1_{p1:g}", stochastic_depth_p1=p1)
+    for p2 in (0.0, 0.3):
+        ask("stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2)
+    for share in (0.3, 0.45, 0.75):
+        ask("share of stage 1", f"{share:g}", f"share_{share:g}", selection_share=share)
+    for factor in (0.3, 3.0, 10.0):
+        ask("Simple-Top-k: learning rate of the scores", f"x {factor:g}",
+            f"score_lr_{factor:g}", score_lr_factor=factor)  # fmt: skip
+    ask("Simple-Top-k: learning rate of the scores", "to 0 at the end of stage 1",
+        "score_lr_decay", score_lr_final=0.0)  # fmt: skip
+    for count in (1, 2):
+        ask("Simple-Top-k: scores averaged before freezing", f"last {count} iterations",
+            f"averaged_{count}", averaged_iterations=count)  # fmt: skip
+    ask("norm in the convolution module", "batch norm", "batch_norm",
+        {"conv_norm": "batch_norm"})  # fmt: skip
+    ask("output layers", "one for all sizes", "shared_output", shared_output=True)
+    ask("output layer of the middle size in stage 2", "from the start of the training",
+        "middle_from_start", middle_from_full=False)  # fmt: skip
+    for weight in (0.15, 0.6):
+        ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
+            loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
+    ask("Iterative-Zero-Out", "default", IZO, method=IZO)
+    ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
+        published_ranking=True)  # fmt: skip
+    for factor in (1.0, 10.0, 100.0):
+        ask("Iterative-Zero-Out: learning rate of the scores", f"x {factor:g}",
+            f"zero_out_lr_{factor:g}", method=IZO, score_lr_factor=factor)  # fmt: skip
+    for step in (1, total // 4):
+        ask("Iterative-Zero-Out: iterations", f"{total // step}",
+            f"zero_out_iterations_{total // step}", method=IZO,
+            zeroed=list(range(step, total + 1, step)))  # fmt: skip
+    return systems

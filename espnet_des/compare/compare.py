@@ -1,0 +1,140 @@
+"""The comparison: trains what is missing, and writes tables and pictures of what is there."""
+
+import json
+from pathlib import Path
+from typing import List
+
+from espnet_des.compare.ablations import ablations
+from espnet_des.compare.run import Run, base_config
+from espnet_des.compare.schedule import run_all
+from espnet_des.compare.systems import System, comparison
+from espnet_des.compare.tables import Results, Table
+from espnet_des.files import write_atomically
+from espnet_des.options import ConfigError
+from espnet_des.recipe.process import say
+
+PLANS = {"compare": comparison, "ablations": ablations}
+
+
+def compare(recipe: Path, what: str = "compare", seeds: int = 3, jobs: int = 2) -> None:
+    """Train, decode and compare; writes ``results/<what>.md``, ``.json`` and pictures.
+
+    Stopped and started again it goes on where it was. What is not finished is marked
+    open in the tables, which are written anew after every training.
+
+    Args:
+        recipe: folder of the recipe.
+        what: ``compare`` or ``ablations``.
+        seeds: number of trainings of every system.
+        jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
+
+    Raises:
+        RuntimeError: where a training fails.
+    """
+    recipe = Path(recipe).resolve()
+    if not (recipe / "conf" / "train_des.yaml").exists():
+        raise ConfigError(f"recipe: {recipe} has no conf/train_des.yaml")
+    for key, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise ConfigError(f"{key}: {value} must be at least 1")
+    systems = PLANS[what](base_config(recipe))
+    # Seed by seed: what is there early on covers all systems.
+    runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
+            for seed in range(seeds) for system in systems]  # fmt: skip
+    write_results(recipe, what, systems, runs)
+    try:
+        run_all(runs, systems, jobs, lambda: write_results(recipe, what, systems, runs))
+    finally:
+        write_results(recipe, what, systems, runs)
+    say(f"Results: {recipe / 'results' / what}.md")
+
+
+def _tag(what: str, system: System) -> str:
+    """The defaults of the ablations are the supernets of the comparison."""
+    return "compare" if system.name in ("simple_top_k", "iterative_zero_out") else what
+
+
+def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run]) -> None:
+    from espnet_des.plot.compare import draw_kept_by_seed, draw_rates
+    from espnet_des.plot.style import save
+
+    results: Results = {}
+    for run in runs:
+        found = run.result()
+        if found is not None:
+            results.setdefault(run.system, {})[run.seed] = found
+    folder = recipe / "results"
+    folder.mkdir(exist_ok=True)
+    table = Table(systems, results)
+    text = describe(what, runs, results) + sections(what, table)
+    write_atomically(folder / f"{what}.md", lambda p: p.write_text(text, "utf-8"))
+    summary = {
+        "runs": [
+            {key: value for key, value in result.items() if key != "sets"}
+            | {"sizes": {size: {k: v for k, v in found.items() if k != "errors"}
+                         | {"errors": {n: sum(e) for n, e in found["errors"].items()}}
+                         for size, found in result["sizes"].items()},
+               "words": {n: sum(s["words"]) for n, s in result["sets"].items()}}
+            for of_system in results.values() for result in of_system.values()
+        ],
+    }  # fmt: skip
+    as_json = json.dumps(summary, indent=1) + "\n"
+    write_atomically(folder / f"{what}.json", lambda p: p.write_text(as_json))
+    if what == "compare" and results:
+        save(draw_rates(table), folder / "wer.png")
+        for method in ("simple_top_k", "iterative_zero_out"):
+            if results.get(method):
+                layers = base_layers(recipe)
+                figure = draw_kept_by_seed(layers, results[method], table.groups[method][0])
+                save(figure, folder / f"kept_layers_{method}.png")
+
+
+def base_layers(recipe: Path) -> List:
+    """What each layer of the full encoder is."""
+    from espnet_des.layers import ORDERS, Layer
+
+    conf = base_config(recipe)["encoder_conf"]
+    kinds = ORDERS[conf.get("layer_order", "espnet")]
+    return [Layer(number, kind) for number in range(conf["num_blocks"]) for kind in kinds]
+
+
+def describe(what: str, runs: List[Run], results: Results) -> str:
+    finished = [r for of_system in results.values() for r in of_system.values()]
+    text = (
+        f"# {runs[0].recipe.parent.name}: {what}\n\n{len(finished)} of {len(runs)} trainings "
+        "are finished; what is not is marked open.\n"
+    )
+    if not finished:
+        return text
+    first = finished[0]
+    versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items())
+                       for r in finished})  # fmt: skip
+    counts = ", ".join(
+        f"{name}: {len(s['words'])} utterances, {sum(s['words'])} words, "
+        f"{len(set(s['speakers']))} speakers" for name, s in first["sets"].items()
+    )  # fmt: skip
+    return text + (
+        f"{first['updates']} updates each, one thread; {'; '.join(versions)}.\n{counts}. "
+        "WER by CTC best path, over both test sets; ± is the standard deviation over seeds. "
+        "Intervals: 95%, bootstrap over seeds and speakers.\n"
+    )
+
+
+def sections(what: str, table: Table) -> str:
+    if what == "ablations":
+        parts = {
+            table.groups[method][0].title.removesuffix(": default"): table.ablations(method)
+            for method in ("simple_top_k", "iterative_zero_out")
+        }
+    else:
+        parts = {
+            "Word error rates": table.error_rates(),
+            "Differences to separately trained models": table.differences("separate"),
+            "Differences to random layers": table.differences("random"),
+            "Clean and noisy": table.rates_by_set(),
+            "Parameters": table.parameters(),
+            "Kept layers": table.kept_layers("simple_top_k")
+            + "\n" + table.kept_layers("iterative_zero_out"),
+            "Cost": table.costs(),
+        }  # fmt: skip
+    return "".join(f"\n## {title}\n\n{part}" for title, part in parts.items())

@@ -1,0 +1,28 @@
+"""An early exit of an encoder with auxiliary losses, as a model of its own."""
+
+import copy
+
+import torch
+
+from espnet_des.layers import ORDERS
+
+
+def exit_of(model: torch.nn.Module, size: int) -> torch.nn.Module:
+    """The model whose encoder ends after ``size`` layers.
+
+    Exact: ESPnet's interctc passes the output of a block through the last norm and the
+    one CTC output layer, as the end of the encoder.
+
+    Args:
+        model: an ESPnet model with ``encoder: des_conformer_subnet`` of whole blocks.
+        size: number of layers; whole blocks.
+    """
+    blocks, rest = divmod(size, len(ORDERS["espnet"]))
+    if rest or not 0 < blocks <= len(model.encoder.encoders):
+        raise ValueError(f"size {size} is not a number of whole blocks of this encoder")
+    model = copy.deepcopy(model)
+    encoder = model.encoder
+    encoder.encoders = type(encoder.encoders)(*list(encoder.encoders)[:blocks])
+    encoder.interctc_layer_idx = []
+    encoder.set_layers(encoder.layer_order)
+    return model

@@ -1,0 +1,210 @@
+"""One system: trained by the recipe, decoded at every size, its errors counted."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import yaml
+
+from espnet_des.corpus.kaldi import read_table
+from espnet_des.files import write_atomically
+
+MODEL_FILE = "valid.cer_ctc.ave.pth"
+TEST_SETS = ("test_clean", "test_noisy")
+
+
+class Run(NamedTuple):
+    """A system with a seed.
+
+    Attributes:
+        system: its name.
+        seed: of the initial weights and the order of the data.
+        recipe: its folder.
+        sizes: that it gives.
+        tag: of the comparison that it belongs to.
+    """
+
+    system: str
+    seed: int
+    recipe: Path
+    sizes: Sequence[int]
+    tag: str = "compare"
+
+    @property
+    def name(self) -> str:
+        return f"{self.tag}_{self.system}_seed{self.seed}"
+
+    @property
+    def exp(self) -> Path:
+        return self.recipe / "exp" / f"asr_{self.name}"
+
+    @property
+    def result_file(self) -> Path:
+        return self.exp / "result.json"
+
+    def result(self) -> Optional[Dict]:
+        """What the run gave; None where it is not finished."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+
+    def kept_layers(self) -> Dict[int, List[int]]:
+        """Size to layers, of a finished run."""
+        return {int(size): found["kept"] for size, found in self.result()["sizes"].items()}
+
+    def epochs_done(self) -> int:
+        logs = sorted(self.exp.glob("train*.log"), key=lambda p: p.stat().st_mtime)
+        found = [m for log in logs for m in re.findall(r"(\d+)epoch results:", log.read_text())]
+        return int(found[-1]) if found else 0
+
+
+def base_config(recipe: Path) -> Dict:
+    """What all systems are made from."""
+    return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
+
+
+def execute(run: Run, config: Dict) -> Dict:
+    """Train (or go on), decode and score; the result is in ``exp/asr_.../result.json``.
+
+    Args:
+        run: what to do.
+        config: of the training, without the seed.
+    """
+    config = config | {"seed": run.seed}
+    run.exp.mkdir(parents=True, exist_ok=True)
+    path, text = run.exp / "train.yaml", yaml.safe_dump(config, sort_keys=False)
+    if path.exists() and path.read_text() != text:
+        raise RuntimeError(
+            f"{path} is of another config than this comparison: remove {run.exp} to train "
+            "it anew"
+        )
+    write_atomically(path, lambda p: p.write_text(text))
+    with cost_of(run, "train"):
+        train(run, path)
+    # Its progress stands beside that of the training; here several runs would mix theirs.
+    with (run.exp / "run.log").open("a") as log, contextlib.redirect_stderr(log):
+        with cost_of(run, "decode"):
+            sizes, sets = decode_sizes(run)
+    result = {
+        "system": run.system, "seed": run.seed,
+        "updates": config["max_epoch"] * config["num_iters_per_epoch"],
+        "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
+    }  # fmt: skip
+    write_atomically(run.result_file, lambda p: p.write_text(json.dumps(result) + "\n"))
+    return result
+
+
+def train(run: Run, config: Path) -> None:
+    """Stage 11 of the recipe, in a process of its own."""
+    command = ["./run.sh", "--stage", "11", "--stop_stage", "11", "--asr_tag", run.name,
+               "--asr_config", str(config.relative_to(run.recipe))]  # fmt: skip
+    with (run.exp / "run.log").open("a") as log:
+        code = subprocess.call(command, cwd=run.recipe, stdout=log, stderr=subprocess.STDOUT)
+    if code:
+        raise RuntimeError(f"{' '.join(command)} failed (exit {code}); see {log.name}")
+
+
+def decode_sizes(run: Run):
+    """Errors of every utterance at every size, in the order of their ids.
+
+    Returns:
+        Size to parameters, kept layers and errors by set; set to words and speakers.
+    """
+    import torch
+
+    from espnet_des.compare.exits import exit_of
+    from espnet_des.decode import BestPathDecoder, decode_files
+    from espnet_des.loading import load_model
+    from espnet_des.scoring import count_errors
+
+    torch.set_num_threads(1)
+    model, train_args = load_model(run.exp / "config.yaml", run.exp / MODEL_FILE)
+    is_supernet = hasattr(model, "set_size")
+    sizes, sets = {}, {}
+    for size in run.sizes:
+        now = model
+        if is_supernet:
+            model.set_size(size)
+            encoder = {"kept": model.encoder.kept_layers(size),
+                       "params": model.encoder.count_parameters(size)}  # fmt: skip
+        else:
+            if model.encoder.interctc_layer_idx:
+                now = exit_of(model, size)
+            kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
+            params = sum(p.numel() for p in now.encoder.parameters())
+            encoder = {"kept": kept, "params": params}
+        decoder, errors = BestPathDecoder(now, train_args), {}
+        for name in TEST_SETS:
+            data = run.recipe / "dump" / "raw" / name
+            wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
+            found = decode_files(decoder, wavs, 16, f"{run.name}, size {size}: {name}")
+            counts = {u: count_errors({u: texts[u]}, {u: found[u]}) for u in sorted(texts)}
+            speakers = read_table(data / "utt2spk")
+            sets[name] = {"words": [c.words for c in counts.values()],
+                          "speakers": [speakers[u] for u in counts]}  # fmt: skip
+            errors[name] = [
+                c.substitutions + c.deletions + c.insertions for c in counts.values()
+            ]
+        sizes[str(size)] = encoder | {"errors": errors}
+    return sizes, sets
+
+
+class cost_of:
+    """Notes wall and CPU time of a block in ``cost.jsonl``, also where it fails."""
+
+    def __init__(self, run: Run, what: str):
+        self.file, self.what = run.exp / "cost.jsonl", what
+
+    def __enter__(self):
+        self.begin = time.monotonic(), _cpu()
+        # A killed run cannot note its cost: this line tells that there was one.
+        self._write({"what": self.what, "begins": True})
+
+    def __exit__(self, *_):
+        wall, cpu = time.monotonic() - self.begin[0], _cpu() - self.begin[1]
+        self._write({"what": self.what, "wall": wall, "cpu": cpu})
+
+    def _write(self, line: Dict) -> None:
+        with self.file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def _cpu() -> float:
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usages = [resource.getrusage(kind) for kind in kinds]
+    return sum(u.ru_utime + u.ru_stime for u in usages)
+
+
+def summed_cost(run: Run) -> Dict[str, Optional[Dict[str, float]]]:
+    """Seconds by what was done; None where a run was killed and its cost is not known."""
+    lines = [json.loads(line) for line in (run.exp / "cost.jsonl").read_text().splitlines()]
+    costs = {}
+    for what in ("train", "decode"):
+        mine = [line for line in lines if line["what"] == what]
+        ended = [line for line in mine if "cpu" in line]
+        known = 2 * len(ended) == len(mine)
+        costs[what] = {key: sum(line[key] for line in ended) for key in ("wall", "cpu")}
+        costs[what] = costs[what] if known else None
+    return costs
+
+
+def versions() -> Dict[str, str]:
+    import espnet2
+    import torch
+
+    from espnet_des.machine import processor
+
+    return {"espnet": espnet2.__version__, "torch": torch.__version__,
+            "python": sys.version.split()[0], "processor": processor(),
+            "cores": str(os.cpu_count())}  # fmt: skip
+
+
+def quiet() -> None:
+    """Of the workers only warnings are shown."""
+    logging.getLogger().setLevel(logging.ERROR)

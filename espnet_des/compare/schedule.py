@@ -1,0 +1,100 @@
+"""Run all systems, several side by side; what is finished is not run again."""
+
+import concurrent.futures
+import multiprocessing
+import subprocess
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence
+
+from espnet_des.compare.run import Run, base_config, execute, quiet
+from espnet_des.compare.systems import System
+from espnet_des.progress import progress
+from espnet_des.recipe.process import say
+
+
+def run_all(
+    runs: List[Run], systems: Sequence[System], jobs: int, after_each: Callable[[], None]
+) -> None:
+    """Execute the runs in their order, ``jobs`` at a time.
+
+    A run that needs the layers which another one kept waits for it. Stopped at any
+    moment, the same call goes on.
+
+    Args:
+        runs: what to do, in this order.
+        systems: what they are of.
+        jobs: how many side by side.
+        after_each: called when a run has ended.
+
+    Raises:
+        RuntimeError: where runs failed, after the others have ended.
+    """
+    waiting = [run for run in runs if run.result() is None]
+    say(f"{len(runs) - len(waiting)} of {len(runs)} trainings are done already")
+    if not waiting:
+        return
+    prepare_data(waiting[0].recipe)
+    epochs = {run.name: base_config(run.recipe)["max_epoch"] for run in runs}
+    done = {run.name: epochs[run.name] for run in runs if run not in waiting}
+    bar = progress(total=sum(epochs.values()), desc="epochs", unit="epoch")
+    failed: Dict[str, BaseException] = {}
+    base, of_name = base_config(waiting[0].recipe), {s.name: s for s in systems}
+    # Spawned: a fork would copy the threads' locks of whatever runs here.
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, spawn, initializer=quiet) as pool:
+        running: Dict[concurrent.futures.Future, Run] = {}
+        while waiting or running:
+            for run in list(waiting):
+                if len(running) == jobs:
+                    break
+                system = of_name[run.system]
+                needed = run._replace(system=system.needs) if system.needs else None
+                if needed is not None and needed.name in failed:
+                    failed[run.name] = RuntimeError(f"{needed.name} failed")
+                    waiting.remove(run)
+                elif needed is None or needed.result() is not None:
+                    kept = None if needed is None else needed.kept_layers()
+                    config = system.config(base, run.seed, kept)
+                    running[pool.submit(execute, run, config)] = run
+                    waiting.remove(run)
+            ended, _ = concurrent.futures.wait(
+                running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ended:
+                run = running.pop(future)
+                if future.exception() is None:
+                    bar.write(f"{run.name}: {_describe(run)}")
+                else:
+                    failed[run.name] = future.exception()
+                    bar.write(f"{run.name} failed: {future.exception()}")
+                done[run.name] = epochs[run.name]
+                after_each()
+            for run in running.values():
+                done[run.name] = run.epochs_done()
+            bar.set_postfix_str(", ".join(run.name for run in running.values()), refresh=False)
+            bar.update(sum(done.values()) - bar.n)
+    bar.close()
+    if failed:
+        lines = [f"{name}: {error}" for name, error in failed.items()]
+        raise RuntimeError("\n".join(["these trainings failed:", *lines]))
+
+
+def _describe(run: Run) -> str:
+    """WER at each size over all test sets."""
+    found = run.result()
+    words = sum(sum(s["words"]) for s in found["sets"].values())
+    rates = {
+        size: 100 * sum(map(sum, of_size["errors"].values())) / words
+        for size, of_size in found["sizes"].items()
+    }
+    return "WER " + ", ".join(f"{rate:.2f}% at {size}" for size, rate in rates.items())
+
+
+def prepare_data(recipe: Path) -> None:
+    """Stages 1 to 10, once."""
+    mark = recipe / "exp" / ".prepared"
+    if mark.exists():
+        return
+    subprocess.run(["./run.sh", "--stop_stage", "10"], cwd=recipe, check=True)
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()

@@ -1,0 +1,129 @@
+"""What is compared: supernets, and what else gives models of the same sizes.
+
+Every system is the recipe's training config with another encoder or other settings of
+the method; data, optimizer, schedule and number of updates are the same.
+"""
+
+import copy
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import numpy
+
+from espnet_des.layers import ORDERS
+from espnet_des.options import SelectionOptions
+
+Config = Dict
+
+
+class System(NamedTuple):
+    """One training.
+
+    Attributes:
+        name: of its folder.
+        title: what readers see.
+        config: makes the training config, of the base config, the seed, and what the
+            system that it needs kept (size to layers; None without one).
+        sizes: which it gives; a size is a number of layers.
+        needs: system whose kept layers it is made of.
+        group: systems of one group, each of other sizes, make one row of a table.
+        against: of an ablation, the system with the defaults.
+    """
+
+    name: str
+    title: str
+    config: Callable[[Config, int, Optional[Dict[int, List[int]]]], Config]
+    sizes: Sequence[int]
+    needs: Optional[str] = None
+    group: Optional[str] = None
+    against: Optional[str] = None
+
+
+def supernet(base: Config, encoder_conf: Optional[Dict] = None, **model_conf) -> Config:
+    """The base config with other settings of the method."""
+    config = copy.deepcopy(base)
+    config["model_conf"].update(model_conf)
+    config["encoder_conf"].update(encoder_conf or {})
+    if model_conf.get("method", "simple_top_k") != "simple_top_k":
+        for key in ("hard_gates", "averaged_iterations"):
+            config["model_conf"].pop(key, None)
+    return config
+
+
+def single(base: Config, **encoder_conf) -> Config:
+    """The supernet's encoder, or some of its layers, trained by itself."""
+    config = copy.deepcopy(base)
+    own = SelectionOptions.keys()
+    config["encoder"], config["model"] = "des_conformer_subnet", "espnet"
+    config["encoder_conf"] = {
+        key: value for key, value in config["encoder_conf"].items() if key != "sizes"
+    } | encoder_conf
+    config["model_conf"] = {k: v for k, v in config["model_conf"].items() if k not in own}
+    return config
+
+
+def aux_loss(base: Config, blocks: Sequence[int]) -> Config:
+    """Early exits: the full encoder with CTC losses after some of its blocks.
+
+    ESPnet's loss is (1 - w) * last + w * mean(exits): with this w it is that of
+    the sizes, 1 * full + .3 * small + .3 * middle, times a constant that AdamW does not see.
+    """
+    config = single(base, interctc_layer_idx=list(blocks))
+    exits = 0.3 * len(blocks)
+    config["model_conf"]["interctc_weight"] = exits / (1.0 + exits)
+    return config
+
+
+def layers_per_block(base: Config) -> int:
+    return base["encoder_conf"]["sizes"][-1] // base["encoder_conf"]["num_blocks"]
+
+
+def random_ranking(num_layers: int, seed: int) -> List[int]:
+    return numpy.random.default_rng([seed, num_layers]).permutation(num_layers).tolist()
+
+
+def even_ranking(sizes: Sequence[int]) -> List[int]:
+    """Nested sets of layers at equal distances, the smallest size's first.
+
+    >>> sorted(even_ranking([2, 4, 8])[:2])
+    [2, 6]
+    """
+    chosen: List[int] = []
+    for size in sizes:
+        left = [q for q in range(sizes[-1]) if q not in chosen]
+        count = size - len(chosen)
+        chosen += [left[int((i + 0.5) * len(left) / count)] for i in range(count)]
+    return chosen
+
+
+def comparison(base: Config) -> List[System]:
+    """The systems of the comparison, in the order in which they are trained."""
+    sizes = base["encoder_conf"]["sizes"]
+    full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
+    assert len(ORDERS["espnet"]) == per_block, "whole blocks are counted in four layers"
+    blocks = [size // per_block for size in sizes]
+    methods = {"simple_top_k": "Simple-Top-k", "iterative_zero_out": "Iterative-Zero-Out"}
+    systems = [
+        System(method, title, lambda b, s, k, m=method: supernet(b, method=m), sizes)
+        for method, title in methods.items()
+    ]
+    systems += [
+        System(f"separate_{size}", "trained separately, whole blocks",
+               lambda b, s, k, n=number: single(b, num_blocks=n), [size], group="separate")
+        for size, number in zip(sizes, blocks)
+    ]  # fmt: skip
+    systems += [
+        System("random", "random layers, same training",
+               lambda b, s, k: supernet(b, method="fixed", ranking=random_ranking(full, s)),
+               sizes),
+        System("even", "evenly spaced layers, same training",
+               lambda b, s, k: supernet(b, method="fixed", ranking=even_ranking(sizes)), sizes),
+        System("aux_loss", "early exits (aux loss)",
+               lambda b, s, k: aux_loss(b, blocks[:-1]), sizes),
+    ]  # fmt: skip
+    systems += [
+        System(f"{method}_alone_{size}", f"layers of {title}, trained separately",
+               lambda b, s, k, n=size: single(b, kept_layers=k[n]), [size], needs=method,
+               group=f"{method}_alone")
+        for method, title in methods.items() for size in subnets
+    ]  # fmt: skip
+    return systems

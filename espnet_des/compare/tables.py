@@ -1,0 +1,166 @@
+"""The tables of a comparison, in Markdown."""
+
+import statistics
+from typing import Callable, Dict, List, Sequence
+
+from espnet_des.compare.run import TEST_SETS
+from espnet_des.compare.statistics import Counts, Difference, count, difference
+from espnet_des.compare.systems import System
+from espnet_des.recipe.sizes import ranges
+
+# System name to seed to result, of what is finished.
+Results = Dict[str, Dict[int, Dict]]
+OPEN = "open"
+
+
+class Table:
+    """Results of a comparison, by group of systems and size.
+
+    Args:
+        systems: of the comparison.
+        results: of those that are finished.
+    """
+
+    def __init__(self, systems: Sequence[System], results: Results):
+        self.systems, self.results = systems, results
+        self.sizes = sorted({size for system in systems for size in system.sizes})
+        self.groups: Dict[str, List[System]] = {}
+        for system in systems:
+            self.groups.setdefault(system.group or system.name, []).append(system)
+
+    def system_of(self, group: str, size: int):
+        return next((s for s in self.groups[group] if size in s.sizes), None)
+
+    def counts(self, group: str, size: int, sets: Sequence[str] = TEST_SETS):
+        """Counts of a cell; None where nothing is finished, or nothing belongs there."""
+        system = self.system_of(group, size)
+        found = self.results.get(system.name) if system else None
+        return count(found, size, sets) if found else None
+
+    def cell(self, group: str, size: int, text: Callable[[Counts], str]) -> str:
+        if self.system_of(group, size) is None:
+            return "-"
+        counts = self.counts(group, size)
+        return OPEN if counts is None else text(counts)
+
+    # ---- tables --------------------------------------------------------------
+
+    def error_rates(self) -> str:
+        """WER over all test sets: mean and standard deviation over the seeds."""
+        head = [f"{size} layers" for size in self.sizes]
+        rows = [
+            [self._title(group), *(self.cell(group, size, rate_and_spread)
+                                   for size in self.sizes), self._seeds(group)]
+            for group in self.groups
+        ]  # fmt: skip
+        return markdown(["WER (%)", *head, "seeds"], rows)
+
+    def rates_by_set(self) -> str:
+        head = [f"{size}, {name.removeprefix('test_')}" for size in self.sizes
+                for name in TEST_SETS]  # fmt: skip
+        rows = []
+        for group in self.groups:
+            cells = []
+            for size in self.sizes:
+                for name in TEST_SETS:
+                    found = self.counts(group, size, [name])
+                    none = "-" if self.system_of(group, size) is None else OPEN
+                    cells.append(none if found is None else f"{found.rates.mean():.2f}")
+            rows.append([self._title(group), *cells])
+        return markdown(["WER (%)", *head], rows)
+
+    def parameters(self) -> str:
+        """Encoder parameters, mean over the seeds, in thousands."""
+        rows = []
+        for group in self.groups:
+            cells = []
+            for size in self.sizes:
+                system = self.system_of(group, size)
+                found = self.results.get(system.name) if system else None
+                params = [r["sizes"][str(size)]["params"] for r in (found or {}).values()]
+                none = "-" if system is None else OPEN
+                cells.append(f"{statistics.mean(params) / 1000:.0f}" if params else none)
+            rows.append([self._title(group), *cells])
+        return markdown(["thousand encoder parameters", *map(str, self.sizes)], rows)
+
+    def differences(self, to: str) -> str:
+        """Relative differences of all groups to one, with 95% intervals."""
+        rows = []
+        for group in self.groups:
+            if group == to:
+                continue
+            cells = []
+            for size in self.sizes:
+                others = self.counts(to, size)
+                cells.append(self.cell(
+                    group, size,
+                    lambda mine: OPEN if others is None else interval(difference(mine, others)),
+                ))  # fmt: skip
+            rows.append([self._title(group), *cells])
+        head = [f"{size} layers" for size in self.sizes]
+        return markdown([f"WER relative to: {self._title(to)}", *head], rows)
+
+    def ablations(self, default: str) -> str:
+        """WER, and the relative difference to a default, of what is compared with it."""
+        rows = []
+        for system in (s for s in self.systems if s.against == default):
+            cells = []
+            for size in self.sizes:
+                others = self.counts(default, size)
+                cells.append(self.cell(
+                    system.name, size,
+                    lambda mine: rate_and_spread(mine) if others is None
+                    or system.name == default
+                    else f"{rate_and_spread(mine)}: {interval(difference(mine, others))}",
+                ))  # fmt: skip
+            rows.append([system.title, *cells, self._seeds(system.name)])
+        head = [f"{size} layers" for size in self.sizes]
+        return markdown(["WER (%), difference to the default", *head, "seeds"], rows)
+
+    def kept_layers(self, group: str) -> str:
+        (system,) = self.groups[group]
+        rows = [
+            [str(seed), *(ranges(result["sizes"][str(size)]["kept"])
+                          for size in system.sizes[:-1])]
+            for seed, result in sorted(self.results.get(system.name, {}).items())
+        ]  # fmt: skip
+        return markdown([f"{system.title}: seed", *map(str, system.sizes[:-1])], rows)
+
+    def costs(self) -> str:
+        """CPU and wall time of a seed, in minutes; a group's trainings together."""
+        rows = []
+        for group, systems in self.groups.items():
+            cells = []
+            for what, key in (("train", "cpu"), ("train", "wall"), ("decode", "cpu")):
+                means = []
+                for system in systems:
+                    known = [r["cost"][what][key] for r in
+                             self.results.get(system.name, {}).values() if r["cost"][what]]  # fmt: skip
+                    means.append(statistics.mean(known) if known else None)
+                cells.append(OPEN if None in means else f"{sum(means) / 60:.1f}")
+            names = "+".join(str(s.sizes[0]) for s in systems) if len(systems) > 1 else "all"
+            rows.append([self._title(group), names, *cells])
+        head = ["minutes per seed", "sizes", "training, CPU", "training, wall", "decoding, CPU"]
+        return markdown(head, rows)
+
+    def _title(self, group: str) -> str:
+        return self.groups[group][0].title
+
+    def _seeds(self, group: str) -> str:
+        counts = {len(self.results.get(s.name, {})) for s in self.groups[group]}
+        return "-".join(map(str, sorted(counts)))
+
+
+def rate_and_spread(counts: Counts) -> str:
+    rates = counts.rates
+    spread = f" ± {rates.std(ddof=1):.2f}" if len(rates) > 1 else ""
+    return f"{rates.mean():.2f}{spread}"
+
+
+def interval(d: Difference) -> str:
+    return f"{d.mean:+.1f}% [{d.low:+.1f}, {d.high:+.1f}]"
+
+
+def markdown(head: List[str], rows: List[List[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
