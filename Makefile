@@ -1,13 +1,20 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (10 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
-# Both set up .venv themselves; nothing is installed outside this folder.
+# make compare [SEEDS=3]        is a size as good as a model of its own? (2 hours on two cores)
+# make compare-hard [SEEDS=3]   the same on a harder corpus (5 hours)
+# make ablations [SEEDS=3]      other settings of the method (5 hours)
+# The last three go on where they stopped; JOBS=n trainings run side by side (2).
+# All set up .venv themselves; nothing is installed outside this folder.
 
 METHOD ?= simple_top_k
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-recipes clean
+SEEDS ?= 3
+JOBS ?= 2
+
+.PHONY: demo test test-recipes compare compare-hard ablations clean
 export ESPNET_ROOT
 
 demo: .venv/.ready
@@ -20,6 +27,15 @@ test: .venv/.ready
 # ESPNET_ROOT: a real ESPnet checkout, to run the recipes through its asr.sh as well.
 test-recipes: .venv/.ready
 	.venv/bin/python -m pytest tests/recipes
+
+compare: .venv/.ready
+	egs2/compare_digits/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
+
+compare-hard: .venv/.ready
+	egs2/compare_words/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
+
+ablations: .venv/.ready
+	egs2/compare_digits/asr1/compare.sh --what ablations --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
 # Python 3.12 or 3.13, which ESPnet 202611 needs, under one of its usual names.
 .venv/.ready: setup.py

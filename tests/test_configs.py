@@ -16,6 +16,8 @@ DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
 # E, the last update of stage 1: the sum of the published updates per iteration.
 LAST_UPDATE = {
     "mini_digits/train_des": 480,  # 60% of 800; everything else is published
+    "compare_digits/train_des": 8 * 37,
+    "compare_words/train_des": 8 * 112,
     "librispeech/train_des_simple_top_k": 32 * 14640,
     "librispeech/train_des_iterative_zero_out": 16 * 27450,
     "tedlium2/train_des_simple_top_k": 8 * 26600,
@@ -25,7 +27,9 @@ LAST_UPDATE = {
     "tedlium2/train_des_iterative_zero_out_24_48": 63000 + 7 * 21000,
     "tedlium2/train_des_iterative_zero_out_12_24_36_48": 14000 + 35 * 5600,
 }
-UPDATES = {"mini_digits": 800, "librispeech": 732000, "tedlium2": 350000}
+# Corpora of the project's own, with small models.
+OWN = {"mini_digits", "compare_digits", "compare_words"}
+UPDATES = {"mini_digits": 800, "compare_digits": 500, "compare_words": 1500, "librispeech": 732000, "tedlium2": 350000}
 
 
 def name(path: Path) -> str:
@@ -62,9 +66,9 @@ def test_asr_config(path, parse):
     if needs_supernet(args):
         task = SupernetTask
         published = re.findall(r"_(\d+)", path.stem) or ["16", "32", "48"]
-        sizes = [8, 16, 24] if corpus == "mini_digits" else [int(s) for s in published]
+        sizes = [8, 16, 24] if corpus in OWN else [int(s) for s in published]
         assert encoder.sizes == sizes
-        assert args.model_conf["method"] in path.stem or corpus == "mini_digits"
+        assert args.model_conf["method"] in path.stem or corpus in OWN
         # Of the smaller sizes a guess: which layers they keep is not known yet.
         counts = {size: encoder.count_parameters(size) for size in sizes}
         schedule = model.options.resolve(encoder.num_layers, sizes[0], total)
@@ -84,7 +88,7 @@ def test_asr_config(path, parse):
 
     (optimizer,) = task.build_optimizers(args, model)
     scheduler = scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
-    if corpus != "mini_digits":
+    if corpus not in OWN:
         turn = round(args.scheduler_conf["pct_start"] * total)
         at = {0: 4e-6, turn - 1: 4e-4, 2 * turn - 2: 4e-6, total - 1: 1e-8}
         for update, rate in at.items():
