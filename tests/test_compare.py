@@ -191,6 +191,7 @@ def test_results_are_written_before_anything_is_trained(tmp_path):
 
 @pytest.mark.parametrize("conf, says", [
     ({"seeds": 0}, "seeds: 0"), ({"jobs": 0}, "jobs: 0"), ({"recipe": "nowhere"}, "recipe: "),
+    ({"only": ["magic"]}, "only: 'magic'"),
 ])  # fmt: skip
 def test_a_comparison_that_cannot_be_is_refused(conf, says):
     with pytest.raises(ValueError, match=says):

@@ -16,8 +16,8 @@ DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
 # E, the last update of stage 1: the sum of the published updates per iteration.
 LAST_UPDATE = {
     "mini_digits/train_des": 480,  # 60% of 800; everything else is published
-    "compare_digits/train_des": 8 * 37,
-    "compare_words/train_des": 8 * 112,
+    "compare_digits/train_des": 8 * 52,
+    "compare_words/train_des": 8 * 180,
     "librispeech/train_des_simple_top_k": 32 * 14640,
     "librispeech/train_des_iterative_zero_out": 16 * 27450,
     "tedlium2/train_des_simple_top_k": 8 * 26600,
@@ -29,7 +29,7 @@ LAST_UPDATE = {
 }
 # Corpora of the project's own, with small models.
 OWN = {"mini_digits", "compare_digits", "compare_words"}
-UPDATES = {"mini_digits": 800, "compare_digits": 500, "compare_words": 1500, "librispeech": 732000, "tedlium2": 350000}
+UPDATES = {"mini_digits": 800, "compare_digits": 700, "compare_words": 2400, "librispeech": 732000, "tedlium2": 350000}
 
 
 def name(path: Path) -> str:

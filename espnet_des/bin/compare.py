@@ -13,6 +13,7 @@ def main() -> int:
     parser.add_argument("--what", choices=("compare", "ablations"), default="compare")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="train these only")
     return call("espnet_des.compare.compare:compare", vars(parser.parse_args()))
 
 

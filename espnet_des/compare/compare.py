@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import List
+from typing import List, Optional, Sequence
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.run import Run, base_config
@@ -16,7 +16,13 @@ from espnet_des.recipe.process import say
 PLANS = {"compare": comparison, "ablations": ablations}
 
 
-def compare(recipe: Path, what: str = "compare", seeds: int = 3, jobs: int = 2) -> None:
+def compare(
+    recipe: Path,
+    what: str = "compare",
+    seeds: int = 3,
+    jobs: int = 2,
+    only: Optional[Sequence[str]] = None,
+) -> None:
     """Train, decode and compare; writes ``results/<what>.md``, ``.json`` and pictures.
 
     Stopped and started again it goes on where it was. What is not finished is marked
@@ -27,6 +33,7 @@ def compare(recipe: Path, what: str = "compare", seeds: int = 3, jobs: int = 2) 
         what: ``compare`` or ``ablations``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
+        only: names of systems to train now; the tables have all of them.
 
     Raises:
         RuntimeError: where a training fails.
@@ -42,8 +49,13 @@ def compare(recipe: Path, what: str = "compare", seeds: int = 3, jobs: int = 2) 
     runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
             for seed in range(seeds) for system in systems]  # fmt: skip
     write_results(recipe, what, systems, runs)
+    names = [system.name for system in systems]
+    for name in only or ():
+        if name not in names:
+            raise ConfigError(f"only: {name!r} must be one of {names}")
+    chosen = [run for run in runs if only is None or run.system in only]
     try:
-        run_all(runs, systems, jobs, lambda: write_results(recipe, what, systems, runs))
+        run_all(chosen, systems, jobs, lambda: write_results(recipe, what, systems, runs))
     finally:
         write_results(recipe, what, systems, runs)
     say(f"Results: {recipe / 'results' / what}.md")

@@ -89,7 +89,8 @@ def execute(run: Run, config: Dict) -> Dict:
         train(run, path)
     # Its progress stands beside that of the training; here several runs would mix theirs.
     with (run.exp / "run.log").open("a") as log, contextlib.redirect_stderr(log):
-        with cost_of(run, "decode"):
+        # ESPnet's configs name files relative to the recipe.
+        with contextlib.chdir(run.recipe), cost_of(run, "decode"):
             sizes, sets = decode_sizes(run)
     result = {
         "system": run.system, "seed": run.seed,

@@ -48,9 +48,15 @@ def run_all(
                 if len(running) == jobs:
                     break
                 system = of_name[run.system]
-                needed = run._replace(system=system.needs) if system.needs else None
-                if needed is not None and needed.name in failed:
-                    failed[run.name] = RuntimeError(f"{needed.name} failed")
+                needed = None
+                if system.needs:
+                    needed = run._replace(
+                        system=system.needs, sizes=of_name[system.needs].sizes
+                    )
+                if needed is not None and needed.result() is None and (
+                    needed.name in failed or needed not in runs
+                ):
+                    failed[run.name] = RuntimeError(f"it needs {needed.name}, which is missing")
                     waiting.remove(run)
                 elif needed is None or needed.result() is not None:
                     kept = None if needed is None else needed.kept_layers()
