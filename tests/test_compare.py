@@ -22,7 +22,7 @@ from espnet_des.subnet import SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parent.parent
-RECIPES = ("compare_digits", "compare_words")
+RECIPES = ("compare_digits", "compare_words", "compare_read")
 
 
 @pytest.fixture(params=RECIPES)
@@ -39,7 +39,8 @@ def build(config):
 
 
 def test_all_systems_train_alike_and_have_their_sizes(base):
-    kept = {8: list(range(0, 24, 3)), 16: list(range(16))}
+    sizes = base["encoder_conf"]["sizes"]
+    kept = {size: list(range(size)) for size in sizes}
     for system in comparison(base) + ablations(base):
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
@@ -52,9 +53,10 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
         if config["model"] == "des":
             assert list(system.sizes) == encoder.sizes
             options.selector(encoder.num_layers)
-            options.resolve(24, 8, config["max_epoch"] * config["num_iters_per_epoch"])
+            options.resolve(sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"])
         elif system.name == "aux_loss":
-            assert encoder.num_layers == 24 and encoder.interctc_layer_idx == [2, 4]
+            assert encoder.num_layers == sizes[-1]
+            assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
             w = config["model_conf"]["interctc_weight"]
             assert w / 2 / (1 - w) == pytest.approx(0.3)
         else:
@@ -78,7 +80,8 @@ def test_rankings_of_the_controls():
     assert max(numpy.diff(sorted(ranking[:16]))) <= 2
 
 
-def test_the_layers_of_a_supernet_reach_the_system_that_needs_them(base):
+def test_the_layers_of_a_supernet_reach_the_system_that_needs_them():
+    base = base_config(ROOT / "egs2/compare_words/asr1")
     alone = next(s for s in comparison(base) if s.name == "simple_top_k_alone_8")
     assert alone.needs == "simple_top_k"
     config = alone.config(base, 0, {8: [0, 2, 5, 7, 9, 11, 20, 23]})
@@ -162,7 +165,8 @@ def test_errors_are_summed_by_speaker_and_set():
 # ---- tables ----------------------------------------------------------------------
 
 
-def test_tables_say_what_is_open(base):
+def test_tables_say_what_is_open():
+    base = base_config(ROOT / "egs2/compare_words/asr1")
     systems = comparison(base)
     results = {"separate_8": {0: result_of([1, 1, 1])},
                "simple_top_k_alone_8": {0: result_of([1, 1, 2])}}  # fmt: skip

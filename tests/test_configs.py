@@ -18,6 +18,7 @@ LAST_UPDATE = {
     "mini_digits/train_des": 480,  # 60% of 800; everything else is published
     "compare_digits/train_des": 8 * 52,
     "compare_words/train_des": 8 * 180,
+    "compare_read/train_des": 8 * 1500,
     "librispeech/train_des_simple_top_k": 32 * 14640,
     "librispeech/train_des_iterative_zero_out": 16 * 27450,
     "tedlium2/train_des_simple_top_k": 8 * 26600,
@@ -28,8 +29,11 @@ LAST_UPDATE = {
     "tedlium2/train_des_iterative_zero_out_12_24_36_48": 14000 + 35 * 5600,
 }
 # Corpora of the project's own, with small models.
-OWN = {"mini_digits", "compare_digits", "compare_words"}
-UPDATES = {"mini_digits": 800, "compare_digits": 700, "compare_words": 2400, "librispeech": 732000, "tedlium2": 350000}
+OWN = {"mini_digits", "compare_digits", "compare_words", "compare_read"}
+UPDATES = {
+    "mini_digits": 800, "compare_digits": 700, "compare_words": 2400, "compare_read": 20000,
+    "librispeech": 732000, "tedlium2": 350000,
+}  # fmt: skip
 
 
 def name(path: Path) -> str:
@@ -66,7 +70,9 @@ def test_asr_config(path, parse):
     if needs_supernet(args):
         task = SupernetTask
         published = re.findall(r"_(\d+)", path.stem) or ["16", "32", "48"]
-        sizes = [8, 16, 24] if corpus in OWN else [int(s) for s in published]
+        sizes = [int(s) for s in published]
+        if corpus in OWN and corpus != "compare_read":
+            sizes = [8, 16, 24]
         assert encoder.sizes == sizes
         assert args.model_conf["method"] in path.stem or corpus in OWN
         # Of the smaller sizes a guess: which layers they keep is not known yet.

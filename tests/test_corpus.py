@@ -1,5 +1,6 @@
 """Corpus readers: whole directories or a clear word about what is missing."""
 
+import re
 import subprocess
 import sys
 
@@ -95,3 +96,19 @@ def test_digits_are_the_same_for_the_same_seed_and_speakers_are_apart(tmp_path):
     sets = [f.relative_to(tmp_path / "a").parts[1] for f in files["a"]]
     assert all(len({s for s, k in zip(sets, speakers) if k == spk}) == 1 for spk in speakers)
     assert all(soundfile.info(f).samplerate == 16000 for f in files["a"])
+
+
+def test_book_sentences_are_clean_and_no_test_sentence_is_trained_on():
+    import numpy as np
+
+    from espnet_des.corpus.text import BookSentences, book_sentences
+
+    sentences = book_sentences(6, 24)
+    assert len(sentences) > 30000 and len({w for s in sentences for w in s.split()}) > 10000
+    assert all(re.fullmatch("[A-Z']+( [A-Z']+){5,23}", s) for s in sentences)
+    rng, drawn = np.random.default_rng(0), {}
+    for part in ("train-read", "dev-read", "test-clean"):
+        drawn[part] = {BookSentences().draw(rng, part) for _ in range(3000)}
+        assert drawn[part] <= set(sentences) and len(drawn[part]) > 1000
+    assert not drawn["train-read"] & drawn["test-clean"]
+    assert not drawn["train-read"] & drawn["dev-read"]

@@ -27,7 +27,7 @@ def ablations(base: Config) -> List[System]:
             reduction=step)  # fmt: skip
     for p1 in (0.1, 0.3):
         ask("stochastic depth in stage 1 (p1)", f"{p1:g}", f"p1_{p1:g}", stochastic_depth_p1=p1)
-    for p2 in (0.0, 0.3):
+    for p2 in sorted({0.0, 0.1, 0.3} - {base["model_conf"]["stochastic_depth_p2"]}):
         ask("stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2)
     for share in (0.3, 0.45, 0.75):
         ask("share of stage 1", f"{share:g}", f"share_{share:g}", selection_share=share)

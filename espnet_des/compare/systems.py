@@ -44,7 +44,7 @@ def supernet(base: Config, encoder_conf: Optional[Dict] = None, **model_conf) ->
     config["model_conf"].update(model_conf)
     config["encoder_conf"].update(encoder_conf or {})
     if model_conf.get("method", "simple_top_k") != "simple_top_k":
-        for key in ("hard_gates", "averaged_iterations"):
+        for key in ("hard_gates", "averaged_iterations", "reduction"):  # Simple-Top-k's own
             config["model_conf"].pop(key, None)
     return config
 

@@ -1,8 +1,9 @@
-"""The corpora that are spoken by a synthesiser: digits, and a harder one of words."""
+"""The corpora that are spoken by a synthesiser: digits, words, and read sentences."""
 
 from typing import Dict
 
 from espnet_des.corpus.spoken import Corpus, Part
+from espnet_des.corpus.text import BookSentences, RandomWords
 
 DIGITS = tuple("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
 WORDS = tuple(
@@ -19,8 +20,7 @@ WORDS = tuple(
 CORPORA: Dict[str, Corpus] = {
     # For the demo: small, and easy.
     "digits": Corpus(
-        DIGITS,
-        (4, 9),
+        RandomWords(DIGITS, (4, 9)),
         (
             Part("train-digits", speakers=120, utterances=20, noisy=0.5),
             Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
@@ -30,8 +30,7 @@ CORPORA: Dict[str, Corpus] = {
     ),
     # The same with larger test sets: for comparisons, 400 utterances are too few.
     "digits_compare": Corpus(
-        DIGITS,
-        (4, 9),
+        RandomWords(DIGITS, (4, 9)),
         (
             Part("train-digits", speakers=120, utterances=20, noisy=0.5),
             Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
@@ -41,11 +40,20 @@ CORPORA: Dict[str, Corpus] = {
     ),
     # Words instead of digits, more noise, more data.
     "words": Corpus(
-        WORDS,
-        (3, 8),
+        RandomWords(WORDS, (3, 8)),
         (
             Part("train-words", speakers=300, utterances=20, noisy=0.6, snr_db=(5.0, 30.0)),
             Part("dev-words", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 20.0)),
+            Part("test-clean", speakers=100, utterances=10),
+            Part("test-noisy", speakers=100, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
+        ),
+    ),
+    # 15 hours of sentences with an open vocabulary.
+    "read": Corpus(
+        BookSentences(),
+        (
+            Part("train-read", speakers=500, utterances=22, noisy=0.5, snr_db=(5.0, 35.0)),
+            Part("dev-read", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 35.0)),
             Part("test-clean", speakers=100, utterances=10),
             Part("test-noisy", speakers=100, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
         ),

@@ -1,9 +1,9 @@
-"""Spoken word strings in the directory layout of LibriSpeech.
+"""Spoken text in the directory layout of LibriSpeech.
 
 Everything is synthesised from a fixed seed: a fresh process makes the same
 corpus again (espeak-ng carries some state from one utterance to the next, so
 two in one process differ in their noise). Speakers of the test sets occur
-nowhere else; half of the training set, and one test set, are noisy.
+nowhere else; part of the training set, and one test set, are noisy.
 """
 
 import shutil
@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
+from espnet_des.corpus.text import Text
 from espnet_des.progress import progress
 
 SAMPLE_RATE = 16000
@@ -44,13 +45,11 @@ class Corpus:
     """What a generated corpus consists of.
 
     Attributes:
-        vocabulary: words, drawn with equal probability.
-        words: least and most words per utterance.
+        text: what is said.
         parts: its sets.
     """
 
-    vocabulary: Tuple[str, ...]
-    words: Tuple[int, int]
+    text: Text
     parts: Tuple[Part, ...]
 
 
@@ -86,9 +85,7 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
             folder.mkdir(parents=True)
             lines = []
             for u in range(part.utterances):
-                count = rng.integers(corpus.words[0], corpus.words[1] + 1)
-                drawn = rng.integers(0, len(corpus.vocabulary), count)
-                text = " ".join(corpus.vocabulary[d] for d in drawn)
+                text = corpus.text.draw(rng, part.name)
                 wave = synthesizer.say(text.lower(), speaker, SAMPLE_RATE)
                 if rng.random() < part.noisy:
                     wave = add_noise(wave, rng.uniform(*part.snr_db), rng)
@@ -109,6 +106,6 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
              "CHAPTERS": "ID | READER | MINUTES | SUBSET | ..."}  # fmt: skip
     for (name, head), lines in zip(heads.items(), (speaker_lines, chapter_lines)):
         (root / f"{name}.TXT").write_text(f"; {head}\n" + "".join(lines))
-    (root / "BOOKS.TXT").write_text("; none: the words are drawn at random\n")
+    (root / "BOOKS.TXT").write_text(f"; {type(corpus.text).__name__}\n")
     (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")
     done.write_text(wanted)
