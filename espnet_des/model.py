@@ -22,6 +22,7 @@ from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.signature import merge_signature
 from espnet_des.state import METHOD_NAMES
+from espnet_des.targets import Targets, to_cpu
 from espnet_des.tracker import SelectionTracker
 
 
@@ -131,10 +132,16 @@ class DESModel(ESPnetASRModel):
 
     # ---- one update -------------------------------------------------------
 
-    def passes(self, t: int) -> List[Pass]:
-        """What update t runs, in the order in which it runs."""
+    def passes(self, t: int, scores: Optional[torch.Tensor] = None) -> List[Pass]:
+        """What update t runs, in the order in which it runs.
+
+        Args:
+            scores: of the layers, where they are on the CPU already.
+        """
         if self.stage == 1:
-            return passes_of_stage_1(self.encoder, self.options, self.selector, t)
+            if scores is None:
+                scores = self.encoder.scores.detach().cpu()
+            return passes_of_stage_1(self.encoder, self.options, self.selector, t, scores)
         return passes_of_stage_2(self.encoder, self.options, self.middle_size(t))
 
     def middle_size(self, t: int) -> Optional[int]:
@@ -163,30 +170,45 @@ class DESModel(ESPnetASRModel):
         Returns:
             Loss, statistics, number of utterances.
         """
-        text = text.masked_fill(text == -1, self.ignore_id)
-        text = text[:, : text_lengths.max()]
         front = self.features(speech, speech_lengths)
+        frames = front.mask.squeeze(1).sum(1)
+        # All that Python decides by: the passes then run without waiting for the device.
+        frames_cpu, text_lengths_cpu, scores, scale = to_cpu(
+            frames, text_lengths, self.encoder.scores, self._loss_scale(frames.device)
+        )
+        text = text.masked_fill(text == -1, self.ignore_id)
+        text = text[:, : text_lengths_cpu.max()]
+        targets = Targets(text, text_lengths, frames, text_lengths_cpu, frames_cpu)
         if self.training:
-            loss, stats = self._training_loss(front, text, text_lengths)
+            loss, stats = self._training_loss(front, targets, scores, scale.item())
         else:
-            loss, stats = self._evaluation_loss(front, text, text_lengths)
+            loss, stats = self._evaluation_loss(front, targets)
         stats["loss"] = loss.detach()
         stats["stage"] = float(self.stage)
-        return force_gatherable((loss, stats, speech.shape[0]), loss.device)
+        # Filled in on the device, where force_gatherable would copy each number to it.
+        for key, value in stats.items():
+            if isinstance(value, float):
+                stats[key] = torch.full((1,), value, device=loss.device)
+        weight = torch.full((1,), speech.shape[0], device=loss.device)
+        return force_gatherable((loss, stats, weight), loss.device)
 
     def features(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> Subsampled:
         """Everything before the layers, once for all sizes (as in ``encode``)."""
         with torch.amp.autocast("cuda", enabled=self.autocast_frontend, dtype=autocast_type):
             feats, lengths = self._extract_feats(speech, speech_lengths)
             if self.specaug is not None and self.training:
-                feats, lengths = self.specaug(feats, lengths)
+                # ESPnet's time warp reads the lengths one by one.
+                feats, lengths = self.specaug(feats, lengths.cpu())
+                lengths = lengths.to(feats.device, non_blocking=True)
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
         if self.preencoder is not None:
             feats, lengths = self.preencoder(feats, lengths)
-        return self.encoder.subsample(feats, lengths)
+        # ESPnet's own mask would read the greatest length.
+        padding = torch.arange(feats.size(1), device=lengths.device) >= lengths[:, None]
+        return self.encoder.subsample(feats, lengths, padding)
 
-    def _training_loss(self, front, text, text_lengths):
+    def _training_loss(self, front, targets: Targets, scores, scale: float):
         schedule = self.state.get_schedule()
         if schedule is None:
             raise RuntimeError(
@@ -195,11 +217,9 @@ class DESModel(ESPnetASRModel):
             )
         t = int(self.state.updates)
         stats = self._missing_stats()
-        sums = BackwardPerPass(front.x, self._after_the_front_end(), self._loss_scale())
-        for p in self.passes(t):
-            loss, size_stats = self._loss_of_pass(
-                front._replace(x=sums.front), p, text, text_lengths
-            )
+        sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
+        for p in self.passes(t, scores):
+            loss, size_stats = self._loss_of_pass(front._replace(x=sums.front), p, targets)
             sums.add(p.weight * loss)
             stats.update(size_stats)
         if self.stage == 1:
@@ -213,11 +233,12 @@ class DESModel(ESPnetASRModel):
         stats["layers_small"] = float(small)
         return sums.loss(), stats
 
-    def _loss_scale(self) -> float:
+    def _loss_scale(self, device: torch.device) -> torch.Tensor:
         """What keeps the gradients of fp16 from vanishing; bf16 needs nothing."""
+        one = torch.ones((), device=device)
         if self.scaler is None or torch.get_autocast_dtype("cuda") != torch.float16:
-            return 1.0
-        return self.scaler.get_scale()
+            return one
+        return self.scaler.scale(one)
 
     def _after_the_front_end(self) -> List[torch.nn.Parameter]:
         """Parameters that a pass uses, of what :meth:`features` has not used."""
@@ -235,7 +256,7 @@ class DESModel(ESPnetASRModel):
             idle.append(self.encoder.scores)
         return idle + self.ctc.ctc_lo.parameters_of_others(trained)
 
-    def _evaluation_loss(self, front, text, text_lengths):
+    def _evaluation_loss(self, front, targets: Targets):
         opts, sizes = self.options, self.encoder.sizes
         full, small = sizes[-1], sizes[0]
         loss, stats = 0.0, {}
@@ -246,7 +267,7 @@ class DESModel(ESPnetASRModel):
                 size, opts.loss_weight_middle / max(1, len(sizes) - 2)
             )
             loss_of_size, size_stats = self._loss_of_pass(
-                front, Pass(size, weight, kept), text, text_lengths
+                front, Pass(size, weight, kept), targets
             )
             loss = loss + weight * loss_of_size
             stats.update(size_stats)
@@ -254,19 +275,23 @@ class DESModel(ESPnetASRModel):
         stats["selection_swaps"] = float(self.tracker.swaps)
         return loss, stats
 
-    def _loss_of_pass(self, front, p: Pass, text, text_lengths):
+    def _loss_of_pass(self, front, p: Pass, targets: Targets):
         """CTC (and attention) loss of one run, with statistics under its names."""
         encoder, before = self.encoder, self.encoder.size
         out = encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed,
             dropped=p.dropped, drop_rate=p.drop_rate,
         )  # fmt: skip
-        lengths = front.mask.squeeze(1).sum(1)
+        text, text_lengths, lengths = targets[:3]
         if self.postencoder is not None:
             out, lengths = self.postencoder(out, lengths)
+        ctc_lengths = lengths, text_lengths
+        if self.ctc.ctc_type == "builtin" and self.postencoder is None:
+            # ESPnet and torch read them on the CPU, and would wait for each of them.
+            ctc_lengths = targets.frames_cpu, targets.text_lengths_cpu
         encoder.set_size(p.size)  # chooses the output layer
         try:
-            loss, cer_ctc = self._calc_ctc_loss(out, lengths, text, text_lengths)
+            loss, cer_ctc = self._calc_ctc_loss(out, ctc_lengths[0], text, ctc_lengths[1])
         finally:
             encoder.set_size(before)
         stats = {"loss_ctc": loss.detach()}

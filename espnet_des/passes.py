@@ -36,19 +36,29 @@ class Pass(NamedTuple):
 
 
 def passes_of_stage_1(
-    encoder: DESConformerEncoder, options: SelectionOptions, selector, t: int
+    encoder: DESConformerEncoder,
+    options: SelectionOptions,
+    selector,
+    t: int,
+    scores: torch.Tensor,
 ) -> List[Pass]:
-    """The full size, and the small pass that teaches the scores, of update t."""
-    schedule, scores = encoder.selection.get_schedule(), encoder.scores
+    """The full size, and the small pass that teaches the scores, of update t.
+
+    Args:
+        scores: the encoder's, ``(num_layers,)``, on the CPU: what is decided by
+            them must not wait for the device once more.
+    """
+    schedule = encoder.selection.get_schedule()
     outside, p1 = [], options.stochastic_depth_p1
     if p1 > 0.0:
-        outside = selector.outside(scores.detach().cpu(), schedule, t)
+        outside = selector.outside(scores, schedule, t)
     full = Pass(encoder.num_layers, options.loss_weight_full, dropped=outside, drop_rate=p1)
     small = Pass(encoder.sizes[0], options.loss_weight_small)
     if not selector.learns:
         return [full, small._replace(kept=selector.small_pass(schedule, t))]
-    gates = selector.gates(scores, schedule, t)
-    return [full, small._replace(gates=gates, closed=selector.closed(gates))]
+    gates = selector.gates(encoder.scores, schedule, t)
+    closed = selector.closed(scores, schedule, t)
+    return [full, small._replace(gates=gates, closed=closed)]
 
 
 def passes_of_stage_2(

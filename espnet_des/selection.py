@@ -124,9 +124,9 @@ class SimpleTopK:
         k = self.num_kept(schedule, t, scores.numel())
         return relaxed_topk(scores, k, self.hard)
 
-    def closed(self, gates: torch.Tensor) -> List[int]:
-        """Layers whose gate is exactly 0; one transfer from the device."""
-        return (gates.detach() == 0.0).nonzero().flatten().tolist() if self.hard else []
+    def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+        """Layers whose gate is exactly 0: hard ones of all but the k best scores."""
+        return self.outside(scores, schedule, t) if self.hard else []
 
     def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
         """Layers that get stochastic depth p1 in the full pass."""
@@ -182,7 +182,7 @@ class IterativeZeroOut:
         return scores.sigmoid()
 
     @staticmethod
-    def closed(gates: torch.Tensor) -> List[int]:
+    def closed(scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
         """None: a sigmoid is never 0."""
         return []
 

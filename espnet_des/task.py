@@ -5,6 +5,7 @@ ESPnet spawns unpickle it by this module's name, and so register the plugin too.
 """
 
 import argparse
+import logging
 from typing import List
 
 import torch
@@ -51,6 +52,7 @@ class SupernetTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
+        leave_out_plots(args)
         super(ASRTask, cls).main_worker(args)
 
     @classmethod
@@ -76,6 +78,16 @@ class SupernetTask(ASRTask):
 
 def needs_supernet(args: argparse.Namespace) -> bool:
     return getattr(args, "encoder", None) == ENCODER
+
+
+def leave_out_plots(args: argparse.Namespace) -> None:
+    """Without attention weights ESPnet's plots of them would end the training."""
+    if args.encoder_conf.get("use_sdpa") and args.num_att_plot:
+        logging.warning(
+            f"num_att_plot: {args.num_att_plot} is taken for 0: encoder_conf: use_sdpa keeps "
+            "no attention weights to plot"
+        )
+        args.num_att_plot = 0
 
 
 def use_supernet_model(args: argparse.Namespace) -> None:

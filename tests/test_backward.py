@@ -113,7 +113,7 @@ def test_no_graph_is_kept_of_closed_layers_nor_of_a_finished_pass():
     model.options = dataclasses.replace(model.options, stochastic_depth_p1=0.0)
     both = peak(model)
     full = model.passes(5)[0]
-    model.passes = lambda t: [full]
+    model.passes = lambda *_: [full]
     assert both <= 1.02 * peak(model)
 
 
@@ -150,6 +150,22 @@ def test_gradients_may_be_one_tensor_and_half_precision_is_scaled():
         weight.grad = None
         sums.loss().backward()
         assert weight.grad.item() == expected
+
+
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_bfloat16_is_close_to_float32(stage, method, monkeypatch):
+    no_dropout = {f"{k}dropout_rate": 0.0 for k in ("", "positional_", "attention_")}
+    model = at(stage, method, **no_dropout, output_size=32, linear_units=64)
+    exact_loss, _, exact = gradients(model, False, monkeypatch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _, rounded = gradients(model, False, monkeypatch)
+    torch.testing.assert_close(loss.float(), exact_loss, atol=0, rtol=0.02)
+    assert not torch.equal(loss.float(), exact_loss)  # autocast was on
+    for name, gradient in exact.items():
+        assert rounded[name].dtype == torch.float32 and torch.isfinite(rounded[name]).all(), name
+    a, b = (torch.cat([g.flatten() for g in of.values()]) for of in (exact, rounded))
+    assert (a - b).norm() < 0.05 * a.norm()
 
 
 def test_the_loss_is_back_propagated_once():

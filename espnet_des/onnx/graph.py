@@ -56,7 +56,7 @@ class CTCGraph(torch.nn.Module):
             if block.conv_module is not None:
                 block.conv_module = modules.ChannelsLastConvolution(block.conv_module)
             if block.self_attn is not None:
-                block.self_attn.use_flash_attn = False
+                block.self_attn.use_flash_attn = block.self_attn.use_sdpa = False
         self.encoder, self.ctc_lo = encoder, model.ctc.ctc_lo
         self.eval()
 
