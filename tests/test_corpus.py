@@ -81,7 +81,7 @@ def test_a_data_directory_is_written_whole_or_not_at_all(tmp_path):
 def test_digits_are_the_same_for_the_same_seed_and_speakers_are_apart(tmp_path):
     from espnet_des.corpus.generated import CORPORA
 
-    for name, least in (("digits", 600), ("digits_compare", 2000), ("words", 2000)):
+    for name, least in (("mini_digits", 600), ("compare_digits", 2000), ("compare_words", 2000)):
         tests = [p for p in CORPORA[name].parts if p.name.startswith("test")]
         assert sum(p.speakers * p.utterances for p in tests) >= least
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):

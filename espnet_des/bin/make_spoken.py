@@ -10,7 +10,7 @@ from espnet_des.corpus.spoken import speak
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
-    parser.add_argument("--corpus", choices=sorted(CORPORA), default="digits")
+    parser.add_argument("--corpus", choices=sorted(CORPORA), default="mini_digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of speakers")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """The corpora that are spoken by a synthesiser: digits, words, and read sentences."""
 
-from typing import Dict
+from typing import Dict, Tuple
 
 from espnet_des.corpus.spoken import Corpus, Part
 from espnet_des.corpus.text import BookSentences, RandomWords
@@ -17,45 +17,42 @@ WORDS = tuple(
     """.split()
 )
 
+
+
+def _tests(count: int) -> Tuple[Part, ...]:
+    """Test sets of as many speakers each, ten utterances a speaker."""
+    return (
+        Part("test-clean", speakers=count, utterances=10),
+        Part("test-noisy", speakers=count, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
+    )
+
+
+TRAIN_DIGITS = (
+    Part("train-digits", speakers=120, utterances=20, noisy=0.5),
+    Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
+)
+# By the name of their recipe.
 CORPORA: Dict[str, Corpus] = {
     # For the demo: small, and easy.
-    "digits": Corpus(
-        RandomWords(DIGITS, (4, 9)),
-        (
-            Part("train-digits", speakers=120, utterances=20, noisy=0.5),
-            Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
-            Part("test-clean", speakers=40, utterances=10),
-            Part("test-noisy", speakers=40, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
-        ),
-    ),
-    # The same with larger test sets: for comparisons, 400 utterances are too few.
-    "digits_compare": Corpus(
-        RandomWords(DIGITS, (4, 9)),
-        (
-            Part("train-digits", speakers=120, utterances=20, noisy=0.5),
-            Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
-            Part("test-clean", speakers=100, utterances=10),
-            Part("test-noisy", speakers=100, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
-        ),
-    ),
+    "mini_digits": Corpus(RandomWords(DIGITS, (4, 9)), TRAIN_DIGITS + _tests(40)),
+    # The same with larger test sets: for comparisons, 800 utterances are too few.
+    "compare_digits": Corpus(RandomWords(DIGITS, (4, 9)), TRAIN_DIGITS + _tests(100)),
     # Words instead of digits, more noise, more data.
-    "words": Corpus(
+    "compare_words": Corpus(
         RandomWords(WORDS, (3, 8)),
         (
             Part("train-words", speakers=300, utterances=20, noisy=0.6, snr_db=(5.0, 30.0)),
             Part("dev-words", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 20.0)),
-            Part("test-clean", speakers=100, utterances=10),
-            Part("test-noisy", speakers=100, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
+            *_tests(100),
         ),
     ),
     # 15 hours of sentences with an open vocabulary.
-    "read": Corpus(
+    "compare_read": Corpus(
         BookSentences(),
         (
             Part("train-read", speakers=500, utterances=22, noisy=0.5, snr_db=(5.0, 35.0)),
             Part("dev-read", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 35.0)),
-            Part("test-clean", speakers=100, utterances=10),
-            Part("test-noisy", speakers=100, utterances=10, noisy=1.0, snr_db=(5.0, 20.0)),
+            *_tests(100),
         ),
     ),
 }
