@@ -119,12 +119,10 @@ def table(what: str, points: List[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ratios(points: List[Point]) -> str:
+def _costs(points: List[Point]) -> str:
     first, last = points[0].rows, points[-1].rows
-    return " and ".join(
-        f"of stage {stage} from {a.ratio:.2f} to {b.ratio:.2f}"
-        for stage, a, b in zip((1, 2), first, last)
-    )
+    one, two = (f"from {a.ratio:.2f} to {b.ratio:.2f}" for a, b in zip(first, last))
+    return f"the cost of stage 1 goes {one}, that of stage 2 {two}"
 
 
 def _excess(points: List[Point]) -> str:
@@ -135,7 +133,7 @@ def _excess(points: List[Point]) -> str:
 def _by_sizes(points: List[Point]) -> str:
     most = max(point.rows[1].by_count for point in points)
     return (
-        f"From {points[0].at:g} to {points[-1].at:g} sizes the cost goes {_ratios(points)}: "
+        f"From {points[0].at:g} to {points[-1].at:g} sizes {_costs(points)}: "
         "stage 1 runs two passes, stage 2 three at most (two without a middle size), however "
         f"many sizes there are, by count {most:.2f} at most; {_excess(points)}."
     )
@@ -146,9 +144,8 @@ def _by_front_end(points: List[Point], unit: str) -> str:
     limits = [max(values) for values in zip(*(point.limits for point in points))]
     return (
         f"From {first.at:g} to {last.at:g} {unit} the front end's share goes from "
-        f"{first.shares.front_end:.0%} to {last.shares.front_end:.0%}, and the cost "
-        "goes "
-        f"{_ratios(points)}: the front end runs once for all passes, so the count bounds "
+        f"{first.shares.front_end:.0%} to {last.shares.front_end:.0%}, and {_costs(points)}: "
+        "the front end runs once for all passes, so the count bounds "
         f"them by what they would be without one, {limits[0]:.2f} and {limits[1]:.2f}; "
         f"{_excess(points)}."
     )
