@@ -27,6 +27,7 @@ from espnet_des.layers import (
     add_branch,
     add_branch_to_rows,
     add_closed_branch,
+    add_gated_branch,
     draw_rows,
     list_layers,
     touch,
@@ -216,6 +217,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         kept: Optional[Sequence[int]] = None,
         gates: Optional[torch.Tensor] = None,
         closed: Collection[int] = (),
+        faint: Collection[int] = (),
         dropped: Sequence[int] = (),
         drop_rate: float = 0.0,
         hidden: Optional[List[torch.Tensor]] = None,
@@ -227,6 +229,7 @@ class LayeredConformerEncoder(ConformerEncoder):
             kept: layers to run, the others are skipped; None runs all.
             gates: multiplies each layer's branch, ``(num_layers,)``.
             closed: layers whose gate is exactly 0; they only teach the gate.
+            faint: those whose gate is below ``layers.FAINT``, and not 0.
             dropped: layers with stochastic depth, drawn per utterance.
             drop_rate: probability with which each of them is dropped.
             hidden: a list that takes the output of every block.
@@ -262,6 +265,8 @@ class LayeredConformerEncoder(ConformerEncoder):
                     )
                 elif q in closed:
                     x = add_closed_branch(block, kind, x, pos_emb, mask, gate_of[q])
+                elif gates is not None and q not in faint:
+                    x = add_gated_branch(block, kind, x, pos_emb, mask, gate_of[q])
                 else:
                     factor = coeff if gates is None else gate_of[q]
                     x = add_branch(block, kind, x, pos_emb, mask, factor)

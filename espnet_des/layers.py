@@ -105,6 +105,46 @@ def add_branch(
     return x + factor * out
 
 
+# A smaller gate leaves too little of the branch in the sum to have it back, in float32.
+FAINT = 0.005
+
+
+class _OpenGate(torch.autograd.Function):
+    """``x + gate * factor * out`` that keeps nothing of its own for the gate's gradient.
+
+    It is <dy, factor * out> = <dy, y - x> / gate, and x and y are kept anyway, as inputs
+    of layer norms. Equal up to the rounding of y.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gate, out, factor):
+        y = x + (gate * factor) * out
+        ctx.save_for_backward(x, y, gate)
+        ctx.factor = factor
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y, gate = ctx.saved_tensors
+        of_gate = torch.dot(grad.flatten(), (y - x).flatten()) / gate
+        return grad, of_gate, (gate * ctx.factor) * grad, None
+
+
+def add_gated_branch(
+    block: EncoderLayer,
+    kind: str,
+    x: torch.Tensor,
+    pos_emb: Optional[torch.Tensor],
+    mask: torch.Tensor,
+    gate: torch.Tensor,
+) -> torch.Tensor:
+    """:func:`add_branch` with a gate of at least ``FAINT``, in less memory."""
+    out = branch(block, kind, x, pos_emb, mask)
+    if not x.dtype == out.dtype == gate.dtype == torch.float32:
+        return x + (gate * scale(block, kind)) * out  # y would be rounded too coarsely
+    return _OpenGate.apply(x, gate, out, scale(block, kind))
+
+
 class _ClosedGate(torch.autograd.Function):
     """``x + gate * factor * out`` where the gate is 0 and ``out`` has no graph."""
 

@@ -279,7 +279,7 @@ class DESModel(ESPnetASRModel):
         """CTC (and attention) loss of one run, with statistics under its names."""
         encoder, before = self.encoder, self.encoder.size
         out = encoder.run_layers(
-            front, kept=p.kept, gates=p.gates, closed=p.closed,
+            front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
             dropped=p.dropped, drop_rate=p.drop_rate,
         )  # fmt: skip
         text, text_lengths, lengths = targets[:3]

@@ -10,6 +10,7 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 
 from espnet_des.encoder import DESConformerEncoder
+from espnet_des.layers import FAINT
 from espnet_des.options import SelectionOptions
 
 
@@ -22,6 +23,7 @@ class Pass(NamedTuple):
         kept: layers that are computed; None for all.
         gates: multiplier of each layer ``(num_layers,)``; None for 1.
         closed: layers whose gate is exactly 0.
+        faint: layers whose gate is nearly 0.
         dropped: layers with stochastic depth.
         drop_rate: its probability.
     """
@@ -31,6 +33,7 @@ class Pass(NamedTuple):
     kept: Optional[List[int]] = None
     gates: Optional[torch.Tensor] = None
     closed: Sequence[int] = ()
+    faint: Sequence[int] = ()
     dropped: Sequence[int] = ()
     drop_rate: float = 0.0
 
@@ -58,7 +61,10 @@ def passes_of_stage_1(
         return [full, small._replace(kept=selector.small_pass(schedule, t))]
     gates = selector.gates(encoder.scores, schedule, t)
     closed = selector.closed(scores, schedule, t)
-    return [full, small._replace(gates=gates, closed=closed)]
+    # The same gates once more, on the CPU: which are nearly 0 must be known here.
+    faint = (selector.gates(scores, schedule, t) < FAINT).nonzero().flatten().tolist()
+    faint = [q for q in faint if q not in closed]
+    return [full, small._replace(gates=gates, closed=closed, faint=faint)]
 
 
 def passes_of_stage_2(

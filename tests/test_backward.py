@@ -9,7 +9,14 @@ import torch
 import espnet_des.layered
 import espnet_des.model
 from espnet_des.backward import BackwardPerPass
-from espnet_des.layers import add_branch, add_closed_branch
+from espnet_des.benchmark.saved import count_saved
+from espnet_des.layers import (
+    FAINT,
+    add_branch,
+    add_closed_branch,
+    add_gated_branch,
+    modules,
+)
 from espnet_des.selection import Schedule
 from tests.conftest import make_batch, make_encoder, make_model
 
@@ -35,6 +42,7 @@ def gradients(model, plainly: bool, monkeypatch, factor=1.0):
         if plainly:
             patch.setattr(espnet_des.model, "BackwardPerPass", PlainSum)
             patch.setattr(espnet_des.layered, "add_closed_branch", add_branch)
+            patch.setattr(espnet_des.layered, "add_gated_branch", add_branch)
         torch.manual_seed(5)
         model.zero_grad()
         loss, stats, _ = model(**make_batch())
@@ -90,27 +98,56 @@ def test_a_closed_gate_learns_what_an_open_graph_would_tell_it():
         assert results[0][1] != 0, q
 
 
-def test_no_graph_is_kept_of_closed_layers_nor_of_a_finished_pass():
-    """Counted in saved tensors; the full pass alone bounds the update."""
+@pytest.mark.parametrize("gate", [FAINT, 0.0067, 0.3, 0.99995, 1.0])
+def test_an_open_gate_learns_what_its_branch_would_tell_it(gate):
+    """The gate's gradient comes from the sum, of which the branch is a small part."""
+    encoder = make_encoder(dropout_rate=0.0)
+    x, lengths = torch.randn(2, 60, 12), torch.tensor([60, 44])
+    front, pos_emb, mask = encoder.subsample(x, lengths)
+    front = 3 * front  # larger than what a branch gives, as deep in an encoder
+    for layer in encoder.layers:
+        results = []
+        for add in (add_branch, add_gated_branch):
+            inputs = front.detach().requires_grad_(), torch.tensor(gate, requires_grad=True)
+            block = encoder.encoders[layer.block]
+            out = add(block, layer.kind, inputs[0], pos_emb, mask, inputs[1])
+            weights = [p for m in modules(block, layer.kind) for p in m.parameters()]
+            loss = (out**2).sum()
+            grads = torch.autograd.grad(loss, [*inputs, *weights], allow_unused=True)
+            results.append((out, *(g for g in grads if g is not None)))
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_that_are_nearly_0_are_not_divided_by():
+    model = at(1, "iterative_zero_out")
+    with torch.no_grad():
+        model.encoder.scores.copy_(torch.tensor([10.0, -5, -5.2, -5.4, -20, 0, 3, -60]))
+    small = model.passes(5)[1]
+    assert small.faint == [3, 4, 7] and not small.closed
+    soft = make_model(schedule=SCHEDULE, hard_gates=False)
+    soft.state.updates.fill_(5)
+    with torch.no_grad():
+        soft.encoder.scores.copy_(5 * torch.randn(8))
+    gates = soft.passes(5)[1].gates
+    assert soft.passes(5)[1].faint == (gates < FAINT).nonzero().flatten().tolist()
+    hard = at(1).passes(5)[1]
+    assert not hard.faint and len(hard.closed) == 5
+
+
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+def test_memory_is_that_of_the_full_pass(method):
+    """Counted in saved tensors: no graph of closed layers, of open ones nothing more."""
     def peak(model):
-        alive, most = {}, [0]
+        with count_saved(model.parameters()) as saved:
+            model(**make_batch(frames=200))[0].backward()
+        assert saved.now == 0
+        return saved.peak
 
-        class Saved:
-            def __init__(self, tensor):
-                self.tensor = tensor
-                alive[id(self)] = tensor.numel()
-                most[0] = max(most[0], sum(alive.values()))
-
-            def __del__(self):
-                alive.pop(id(self), None)
-
-        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-            loss = model(**make_batch())[0]
-            loss.backward()
-        return most[0]
-
-    model = at(1)
+    model = at(1, method)
     model.options = dataclasses.replace(model.options, stochastic_depth_p1=0.0)
+    with torch.no_grad():
+        model.encoder.scores.abs_()  # none is nearly 0
     both = peak(model)
     full = model.passes(5)[0]
     model.passes = lambda *_: [full]

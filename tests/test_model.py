@@ -55,6 +55,7 @@ class Recorder:
         }
         plain, rows = espnet_des.layered.add_branch, espnet_des.layered.add_branch_to_rows
         closed = espnet_des.layered.add_closed_branch
+        gated = espnet_des.layered.add_gated_branch
         run = encoder.run_layers
 
         def run_layers(*args, **kwargs):
@@ -73,6 +74,12 @@ class Recorder:
             self.passes[-1]["gates"][q] = float(gate.detach())
             return closed(block, kind, x, pos_emb, mask, gate)
 
+        def add_gated_branch(block, kind, x, pos_emb, mask, gate):
+            q = number[id(block), kind]
+            self.passes[-1]["executed"].append(q)
+            self.passes[-1]["gates"][q] = float(gate.detach())
+            return gated(block, kind, x, pos_emb, mask, gate)
+
         def add_branch_to_rows(block, kind, *args):
             q = number[id(block), kind]
             self.passes[-1]["executed"].append(q)
@@ -81,6 +88,7 @@ class Recorder:
 
         monkeypatch.setattr(encoder, "run_layers", run_layers)
         monkeypatch.setattr(espnet_des.layered, "add_branch", add_branch)
+        monkeypatch.setattr(espnet_des.layered, "add_gated_branch", add_gated_branch)
         monkeypatch.setattr(espnet_des.layered, "add_branch_to_rows", add_branch_to_rows)
         monkeypatch.setattr(espnet_des.layered, "add_closed_branch", add_closed_branch)
 
