@@ -1,10 +1,10 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (10 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
-# make compare [SEEDS=3]        is a size as good as a model of its own? (2 hours on two cores)
-# make compare-hard [SEEDS=3]   the same on a harder corpus (5 hours)
+# make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
+# make compare-hard [SEEDS=3]   the same on a harder corpus (about 5 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
-# make ablations [SEEDS=3]      other settings of the method (5 hours)
+# make ablations [SEEDS=3]      other settings of the method (about 5 hours)
 # The last four go on where they stopped; JOBS=n trainings run side by side (2).
 # All set up .venv themselves; nothing is installed outside this folder.
 
