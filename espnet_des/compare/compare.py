@@ -45,14 +45,14 @@ def compare(
         if value < 1:
             raise ConfigError(f"{key}: {value} must be at least 1")
     systems = PLANS[what](base_config(recipe))
-    # Seed by seed: what is there early on covers all systems.
-    runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
-            for seed in range(seeds) for system in systems]  # fmt: skip
-    write_results(recipe, what, systems, runs)
     names = [system.name for system in systems]
     for name in only or ():
         if name not in names:
             raise ConfigError(f"only: {name!r} must be one of {names}")
+    # Seed by seed: what is there early on covers all systems.
+    runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
+            for seed in range(seeds) for system in systems]  # fmt: skip
+    write_results(recipe, what, systems, runs)
     chosen = [run for run in runs if only is None or run.system in only]
     try:
         run_all(chosen, systems, jobs, lambda: write_results(recipe, what, systems, runs))
