@@ -18,7 +18,6 @@ WORDS = tuple(
 )
 
 
-
 def _tests(count: int) -> Tuple[Part, ...]:
     """Test sets of as many speakers each, ten utterances a speaker."""
     return (
