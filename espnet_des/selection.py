@@ -102,6 +102,7 @@ class ZeroOuts(NamedTuple):
 class SimpleTopK:
     """Straight-through relaxed top-k whose k anneals to the smallest size."""
 
+    title = "Simple-Top-k"
     initial_score = 0.5
     learns = True
     # Scores are ordinary parameters here: only their order counts.
@@ -159,6 +160,7 @@ class IterativeZeroOut:
             earlier then differ only by their drift from -5.
     """
 
+    title = "Iterative-Zero-Out"
     initial_score = 10.0
     learns = True
     zeroed_score = -5.0
@@ -238,6 +240,7 @@ class FixedRanking(SimpleTopK):
         order: all layers, most important first.
     """
 
+    title = "given order"
     learns = False
 
     def __init__(self, order: Sequence[int]):
@@ -260,3 +263,4 @@ METHODS = {
     "iterative_zero_out": IterativeZeroOut,
     "fixed": FixedRanking,
 }
+LEARNED = tuple(name for name, method in METHODS.items() if method.learns)

@@ -16,12 +16,11 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.benchmark.published import published_loss
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.model import DESModel
-from espnet_des.selection import IterativeZeroOut, Schedule
+from espnet_des.selection import LEARNED, IterativeZeroOut, Schedule
 from espnet_des.subnet import SubnetConformerEncoder
 
 FEATURES, FRAMES_PER_SECOND, VOCABULARY, LABELS_PER_SECOND = 80, 100, 500, 4
 MODULES_PER_BLOCK = 4  # macaron style
-LEARNED = ("simple_top_k", "iterative_zero_out")
 Step = Callable[[], object]
 
 

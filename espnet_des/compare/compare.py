@@ -12,6 +12,7 @@ from espnet_des.compare.tables import Results, Table
 from espnet_des.files import write_atomically
 from espnet_des.options import ConfigError
 from espnet_des.recipe.process import say
+from espnet_des.selection import LEARNED, METHODS
 
 PLANS = {"compare": comparison, "ablations": ablations}
 
@@ -63,7 +64,7 @@ def compare(
 
 def _tag(what: str, system: System) -> str:
     """The defaults of the ablations are the supernets of the comparison."""
-    return "compare" if system.name in ("simple_top_k", "iterative_zero_out") else what
+    return "compare" if system.name in LEARNED else what
 
 
 def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run]) -> None:
@@ -94,7 +95,7 @@ def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run
     write_atomically(folder / f"{what}.json", lambda p: p.write_text(as_json))
     if what == "compare" and results:
         save(draw_rates(table), folder / "wer.png")
-        for method in ("simple_top_k", "iterative_zero_out"):
+        for method in LEARNED:
             if results.get(method):
                 layers = base_layers(recipe)
                 figure = draw_kept_by_seed(layers, results[method], table.groups[method][0])
@@ -134,10 +135,7 @@ def describe(what: str, runs: List[Run], results: Results) -> str:
 
 def sections(what: str, table: Table) -> str:
     if what == "ablations":
-        parts = {
-            table.groups[method][0].title.removesuffix(": default"): table.ablations(method)
-            for method in ("simple_top_k", "iterative_zero_out")
-        }
+        parts = {METHODS[name].title: table.ablations(name) for name in LEARNED}
     else:
         parts = {
             "Word error rates": table.error_rates(),
@@ -145,8 +143,7 @@ def sections(what: str, table: Table) -> str:
             "Differences to random layers": table.differences("random"),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),
-            "Kept layers": table.kept_layers("simple_top_k")
-            + "\n" + table.kept_layers("iterative_zero_out"),
+            "Kept layers": "\n".join(map(table.kept_layers, LEARNED)),
             "Cost": table.costs(),
         }  # fmt: skip
     return "".join(f"\n## {title}\n\n{part}" for title, part in parts.items())

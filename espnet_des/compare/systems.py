@@ -11,6 +11,7 @@ import numpy
 
 from espnet_des.layers import ORDERS
 from espnet_des.options import SelectionOptions
+from espnet_des.selection import LEARNED, METHODS
 
 Config = Dict
 
@@ -101,10 +102,10 @@ def comparison(base: Config) -> List[System]:
     full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
     assert len(ORDERS["espnet"]) == per_block, "whole blocks are counted in four layers"
     blocks = [size // per_block for size in sizes]
-    methods = {"simple_top_k": "Simple-Top-k", "iterative_zero_out": "Iterative-Zero-Out"}
+    titles = {name: METHODS[name].title for name in LEARNED}
     systems = [
         System(method, title, lambda b, s, k, m=method: supernet(b, method=m), sizes)
-        for method, title in methods.items()
+        for method, title in titles.items()
     ]
     systems += [
         System(f"separate_{size}", "trained separately, whole blocks",
@@ -124,6 +125,6 @@ def comparison(base: Config) -> List[System]:
         System(f"{method}_alone_{size}", f"layers of {title}, trained separately",
                lambda b, s, k, n=size: single(b, kept_layers=k[n]), [size], needs=method,
                group=f"{method}_alone")
-        for method, title in methods.items() for size in subnets
+        for method, title in titles.items() for size in subnets
     ]  # fmt: skip
     return systems

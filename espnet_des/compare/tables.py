@@ -31,17 +31,26 @@ class Table:
     def system_of(self, group: str, size: int):
         return next((s for s in self.groups[group] if size in s.sizes), None)
 
-    def counts(self, group: str, size: int, sets: Sequence[str] = TEST_SETS):
-        """Counts of a cell; None where nothing is finished, or nothing belongs there."""
+    def found(self, group: str, size: int) -> Dict[int, Dict]:
+        """Seed to result of a cell; empty where nothing is finished, or nothing belongs."""
         system = self.system_of(group, size)
-        found = self.results.get(system.name) if system else None
+        return self.results.get(system.name, {}) if system else {}
+
+    def counts(self, group: str, size: int, sets: Sequence[str] = TEST_SETS):
+        """Counts of a cell, or None."""
+        found = self.found(group, size)
         return count(found, size, sets) if found else None
 
-    def cell(self, group: str, size: int, text: Callable[[Counts], str]) -> str:
-        if self.system_of(group, size) is None:
-            return "-"
-        counts = self.counts(group, size)
-        return OPEN if counts is None else text(counts)
+    def cell(
+        self, group: str, size: int, text: Callable[[Counts], str],
+        sets: Sequence[str] = TEST_SETS,
+    ) -> str:  # fmt: skip
+        counts = self.counts(group, size, sets)
+        return self.none(group, size) if counts is None else text(counts)
+
+    def none(self, group: str, size: int) -> str:
+        """What stands in a cell without a result."""
+        return "-" if self.system_of(group, size) is None else OPEN
 
     # ---- tables --------------------------------------------------------------
 
@@ -58,15 +67,11 @@ class Table:
     def rates_by_set(self) -> str:
         head = [f"{size}, {name.removeprefix('test_')}" for size in self.sizes
                 for name in TEST_SETS]  # fmt: skip
-        rows = []
-        for group in self.groups:
-            cells = []
-            for size in self.sizes:
-                for name in TEST_SETS:
-                    found = self.counts(group, size, [name])
-                    none = "-" if self.system_of(group, size) is None else OPEN
-                    cells.append(none if found is None else f"{found.rates.mean():.2f}")
-            rows.append([self._title(group), *cells])
+        rows = [
+            [self._title(group), *(self.cell(group, size, mean_rate, [name])
+                                   for size in self.sizes for name in TEST_SETS)]
+            for group in self.groups
+        ]  # fmt: skip
         return markdown(["WER (%)", *head], rows)
 
     def parameters(self) -> str:
@@ -75,11 +80,10 @@ class Table:
         for group in self.groups:
             cells = []
             for size in self.sizes:
-                system = self.system_of(group, size)
-                found = self.results.get(system.name) if system else None
-                params = [r["sizes"][str(size)]["params"] for r in (found or {}).values()]
-                none = "-" if system is None else OPEN
-                cells.append(f"{statistics.mean(params) / 1000:.0f}" if params else none)
+                found = self.found(group, size).values()
+                params = [r["sizes"][str(size)]["params"] for r in found]
+                cells.append(f"{statistics.mean(params) / 1000:.0f}" if params
+                             else self.none(group, size))  # fmt: skip
             rows.append([self._title(group), *cells])
         return markdown(["thousand encoder parameters", *map(str, self.sizes)], rows)
 
@@ -149,6 +153,10 @@ class Table:
     def _seeds(self, group: str) -> str:
         counts = {len(self.results.get(s.name, {})) for s in self.groups[group]}
         return "-".join(map(str, sorted(counts)))
+
+
+def mean_rate(counts: Counts) -> str:
+    return f"{counts.rates.mean():.2f}"
 
 
 def rate_and_spread(counts: Counts) -> str:

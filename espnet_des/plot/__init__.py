@@ -13,12 +13,6 @@ from espnet_des.plot.kept import draw_kept_layers
 from espnet_des.plot.scores import draw_scores
 from espnet_des.plot.style import save
 from espnet_des.plot.wer import RTF, draw_wer, has_speed, read_sizes
-from espnet_des.selection import METHODS
-
-TITLES = {
-    "simple_top_k": "Simple-Top-k", "iterative_zero_out": "Iterative-Zero-Out",
-    "fixed": "given order",
-}  # fmt: skip
 
 
 def plot_all(
@@ -61,8 +55,8 @@ def plot_all(
 
     output_dir.mkdir(parents=True, exist_ok=True)
     encoder, state = model.encoder, model.state
-    method = list(METHODS)[int(state.method)]
-    of_model = f" ({TITLES[method]}{'' if state.is_frozen else ', stage 1 has not ended'})"
+    progress = "" if state.is_frozen else ", stage 1 has not ended"
+    of_model = f" ({model.selector.title}{progress})"
     figures = {
         "kept_layers.png": draw_kept_layers(
             encoder.layers, encoder.ranking(), encoder.sizes,
