@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Dict
 from unittest import mock
 
 import torch
@@ -22,7 +22,11 @@ NAME, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 
 @contextlib.contextmanager
 def whole_files():
-    """While it lasts, ``torch.save`` to a path writes the whole file or nothing."""
+    """While it lasts, ``torch.save`` to a path writes the whole file or nothing.
+
+    Raises:
+        RuntimeError: where it cannot be written; what stood there before is untouched.
+    """
     save = torch.save
 
     def save_atomically(obj, f, *args, **kwargs):
@@ -33,16 +37,21 @@ def whole_files():
         def write(partial: Path) -> None:
             save(obj, partial, *args, **kwargs)
             if path.name == NAME and path.exists():
-                write_atomically(path.with_name(PREVIOUS), lambda p: _second_name(path, p))
+                write_atomically(path.with_name(PREVIOUS), lambda p: second_name(path, p))
 
-        write_atomically(path, write)
+        try:
+            write_atomically(path, write)
+        except (OSError, RuntimeError) as error:  # torch's own for a full disk
+            raise RuntimeError(
+                f"{path} cannot be written: {error}. The checkpoints before it are whole: "
+                "make room on the disk and start again, which goes on from the last one"
+            ) from error
 
     with mock.patch.object(torch, "save", save_atomically):
         yield
 
 
-def _second_name(path: Path, other: Path) -> None:
-    other.unlink(missing_ok=True)
+def second_name(path: Path, other: Path) -> None:
     try:
         os.link(path, other)
     except OSError:  # a file system without hard links
@@ -57,8 +66,7 @@ def resume_with(load: Callable[[Path], None], checkpoint: Path) -> Path:
     """
     previous = checkpoint.with_name(PREVIOUS)
     try:
-        # Only whether it can be read; what it holds is for ``load`` to check.
-        torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+        check_readable(checkpoint)
     except Exception as error:
         if not previous.exists():
             raise RuntimeError(
@@ -67,5 +75,42 @@ def resume_with(load: Callable[[Path], None], checkpoint: Path) -> Path:
             ) from error
         logging.warning(f"{checkpoint} cannot be read ({error}): resuming from {previous}")
         checkpoint = previous
-    load(checkpoint)
+    try:
+        load(checkpoint)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise RuntimeError(
+            f"{checkpoint} is of another model or optimizer than this config: {error}. "
+            "Nothing was overwritten. Train with the config that made it, or give another "
+            "output_dir"
+        ) from error
     return checkpoint
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Raise where the file is not whole, or is no checkpoint of ESPnet's Trainer."""
+    found = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    keys = ("model", "reporter", "optimizers", "schedulers", "scaler")
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise RuntimeError(f"it is no checkpoint of a training: it lacks {missing}")
+
+
+def finish_epoch(checkpoint: Path, epoch: int, best: Dict[str, int]) -> None:
+    """What a kill just after ``checkpoint.pth`` was written has left undone.
+
+    ESPnet then writes the epoch's own file and sets the links, and does neither again.
+
+    Args:
+        checkpoint: that the training goes on from.
+        epoch: of the checkpoint.
+        best: name of a criterion to its best epoch so far.
+    """
+    folder = checkpoint.parent
+    if not (folder / f"{epoch}epoch.pth").exists():
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+        torch.save(weights, folder / f"{epoch}epoch.pth")
+    links = {"latest": epoch} | {f"{name}.best": number for name, number in best.items()}
+    for name, number in links.items():
+        write_atomically(
+            folder / f"{name}.pth", lambda link: link.symlink_to(f"{number}epoch.pth")
+        )

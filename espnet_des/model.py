@@ -21,6 +21,7 @@ from espnet_des.layered import Subsampled
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.signature import merge_signature
+from espnet_des.skipped import SkippedUpdates
 from espnet_des.state import METHOD_NAMES
 from espnet_des.targets import Targets, to_cpu
 from espnet_des.tracker import SelectionTracker
@@ -64,6 +65,7 @@ class DESModel(ESPnetASRModel):
         ]
         self.start_scores()
         self.tracker = SelectionTracker(self.encoder, self.options)
+        self.skipped = SkippedUpdates(self.options.max_skipped_updates)
         # The Trainer's GradScaler, which it tells where it has one.
         self.scaler = None
         # Length of the run, which its Trainer tells; None where it is not known.
@@ -170,6 +172,8 @@ class DESModel(ESPnetASRModel):
         Returns:
             Loss, statistics, number of utterances.
         """
+        if self.training:
+            self.skipped.before_batch(int(self.state.updates), kwargs.get("utt_id", ()))
         front = self.features(speech, speech_lengths)
         frames = front.mask.squeeze(1).sum(1)
         # All that Python decides by: the passes then run without waiting for the device.
@@ -273,6 +277,7 @@ class DESModel(ESPnetASRModel):
             stats.update(size_stats)
         stats["score_margin"] = self.tracker.score_margin()
         stats["selection_swaps"] = float(self.tracker.swaps)
+        stats["skipped_updates"] = float(self.skipped.total(int(self.state.updates)))
         return loss, stats
 
     def _loss_of_pass(self, front, p: Pass, targets: Targets):

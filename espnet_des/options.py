@@ -78,6 +78,7 @@ class SelectionOptions:
     averaged_iterations: int = 0
     shared_output: bool = False
     middle_from_full: bool = True
+    max_skipped_updates: int = 100
 
     DEFAULT_SHARE = 0.6
 
@@ -121,6 +122,8 @@ class SelectionOptions:
         need(0.0 <= number("score_lr_final") <= 1.0, "score_lr_final", "between 0 and 1")
         count = self.averaged_iterations
         need(type(count) is int and count >= 0, "averaged_iterations", "an integer >= 0")
+        limit = self.max_skipped_updates
+        need(type(limit) is int and limit >= 1, "max_skipped_updates", "an integer >= 1")
         for key, unset, owners in (
             ("reduction", None, ("simple_top_k", "fixed")),
             ("averaged_iterations", 0, ("simple_top_k",)),

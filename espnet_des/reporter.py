@@ -1,6 +1,7 @@
 """ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
 
-from typing import List, Tuple
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
 
 import numpy
 
@@ -13,7 +14,31 @@ class StageReporter(Reporter):
     Before, the encoder of a small size is not yet what it will be: a stage-1
     epoch with a good full size must not be picked, or averaged with later ones.
     Epochs without the value, or with one that is not finite, are not ranked.
+
+    Args:
+        best_model_criterion: ESPnet's option: phase, key and mode of each.
     """
+
+    def __init__(self, best_model_criterion: Sequence[Sequence[str]] = ()):
+        super().__init__()
+        self.criteria = [tuple(criterion) for criterion in best_model_criterion]
+        self.lost = set()
+
+    def best_epochs(self) -> Dict[str, int]:
+        """``valid.cer_ctc`` and so on to the epoch that its link points to."""
+        found = {f"{p}.{k}": self.sort_epochs_and_values(p, k, m) for p, k, m in self.criteria}
+        return {name: epochs[0][0] for name, epochs in found.items() if epochs}
+
+    def find_lost(self, folder: Path) -> None:
+        """Leave out of the n best models the earlier epochs whose files are not there.
+
+        ESPnet removes those that are not among the best. After a fall back to the checkpoint
+        before the last, or with more to keep than before, it would miss them in averaging.
+        """
+        self.lost = {
+            epoch for epoch in self.stats
+            if epoch != self.epoch and not (folder / f"{epoch}epoch.pth").exists()
+        }  # fmt: skip
 
     def is_ranked(self, epoch: int) -> bool:
         """True where every update of the epoch was one of stage 2."""
@@ -24,10 +49,11 @@ class StageReporter(Reporter):
     ) -> List[Tuple[int, float]]:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must min or max: {mode}")
+        lost = self.lost if (key, key2, mode) in self.criteria else ()
         found = [
             (epoch, stats[key][key2])
             for epoch, stats in self.stats.items()
-            if self.is_ranked(epoch) and key2 in stats.get(key, {})
+            if self.is_ranked(epoch) and epoch not in lost and key2 in stats.get(key, {})
         ]
         finite = [pair for pair in found if numpy.isfinite(pair[1])]
         return sorted(finite, key=lambda pair: pair[1], reverse=mode == "max")

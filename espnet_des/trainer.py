@@ -10,8 +10,7 @@ from unittest import mock
 import torch
 
 import espnet2.train.trainer as stock
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
-from espnet_des.checkpoints import resume_with, whole_files
+from espnet_des.checkpoints import finish_epoch, resume_with, whole_files
 from espnet_des.history import tell_tensorboard
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, check_fits
@@ -42,7 +41,7 @@ class SupernetTrainer(stock.Trainer):
         reporters = []
 
         def new_reporter():
-            reporters.append(StageReporter())
+            reporters.append(StageReporter(opts.best_model_criterion))
             return reporters[0]
 
         try:
@@ -70,11 +69,9 @@ class SupernetTrainer(stock.Trainer):
             Path(checkpoint),
         )
         keep_schedule(model)
-        # ESPnet writes checkpoint.pth first: a kill in between loses this file,
-        # and averaging would fail on it at the end.
-        epoch_file = loaded.with_name(f"{reporter.get_epoch()}epoch.pth")
-        if not epoch_file.exists() and is_rank_zero():
-            torch.save(safe_torch_load(loaded, map_location="cpu")["model"], epoch_file)
+        reporter.find_lost(loaded.parent)
+        if is_rank_zero():
+            finish_epoch(loaded, reporter.get_epoch(), reporter.best_epochs())
 
     @classmethod
     def train_one_epoch(cls, model, optimizers, summary_writer, **kwargs) -> bool:
@@ -84,6 +81,7 @@ class SupernetTrainer(stock.Trainer):
             optimizer.zero_grad()
         supernet = getattr(model, "module", model)
         supernet.tracker.start_epoch()
+        supernet.skipped.start_epoch(kwargs["options"].accum_grad, int(supernet.state.updates))
         supernet.scaler = kwargs["scaler"]
         with tell_tensorboard(supernet, optimizers[0], summary_writer):
             return super().train_one_epoch(

@@ -105,7 +105,9 @@ def test_a_lower_max_epoch_does_not_refuse_a_finished_selection(data, tmp_path, 
     assert "too short for 5 iterations" in messages(caplog)
 
 
-def test_a_step_with_gradients_that_are_not_finite_does_not_count(data, tmp_path, monkeypatch):
+def test_a_step_with_gradients_that_are_not_finite_does_not_count(
+    data, tmp_path, monkeypatch, caplog
+):
     from espnet_des.model import DESModel
 
     calls = []
@@ -122,6 +124,27 @@ def test_a_step_with_gradients_that_are_not_finite_does_not_count(data, tmp_path
     state = load(exp / "checkpoint.pth")["model"]
     assert state[SELECTION + "updates"] == 28 - 7
     assert all(torch.isfinite(v).all() for v in state.values())
+    stats = load(exp / "checkpoint.pth")["reporter"]["stats"]
+    assert [stats[e]["valid"]["skipped_updates"] for e in (1, 2, 3, 4)] == [1, 2, 2, 2]
+    # The last of all has no batch after it that could tell.
+    assert messages(caplog).count("was skipped: its gradients were not finite") == 6
+
+
+def test_a_training_that_only_skips_ends_with_a_message(data, tmp_path, monkeypatch):
+    from espnet_des.model import DESModel
+
+    forward = DESModel.forward
+
+    def nan_from_the_tenth(self, *args, **kwargs):
+        loss, stats, weight = forward(self, *args, **kwargs)
+        return loss * (1.0 if self.state.updates < 5 else float("nan")), stats, weight
+
+    monkeypatch.setattr(DESModel, "forward", nan_from_the_tenth)
+    says = r"3 updates in a row were skipped.*max_skipped_updates: 3.*utterances were u\d\d u\d\d"
+    with pytest.raises(RuntimeError, match=says):
+        train_here(data, tmp_path, accum_grad=1, model_conf__max_skipped_updates=3)
+    state = load(tmp_path / "exp/checkpoint.pth")["model"]
+    assert state[SELECTION + "updates"] == 5  # two of the first epoch, one of the second
 
 
 @pytest.mark.parametrize("scheduler, conf", [

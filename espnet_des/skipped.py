@@ -1,0 +1,74 @@
+"""Updates that did not happen, because gradients were not finite."""
+
+import logging
+from typing import List, Sequence
+
+NAMED_PER_EPOCH = 10  # a training that lost its way would fill the log
+
+
+class SkippedUpdates:
+    """Counts them without looking at a gradient: batches came, the counter stood still.
+
+    ESPnet skips the step where the norm of the gradients is not finite, and so does AMP
+    where its scale was too large. A few of them are harmless; a long row of them means
+    that nothing is learned any more.
+
+    Args:
+        limit: so many in a row end the training.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.accum_grad, self.batches, self.updates, self.in_a_row = 1, 0, 0, 0
+        self.start_epoch(1, 0)
+
+    def start_epoch(self, accum_grad: int, updates: int) -> None:
+        """Count anew; a row of them goes on.
+
+        Args:
+            accum_grad: batches per update.
+            updates: of the training so far.
+        """
+        self._look_back(updates)
+        self.accum_grad, self.first, self.updates = accum_grad, updates, updates
+        self.batches = self.told = 0
+
+    def total(self, updates: int) -> int:
+        """How many of this epoch were skipped so far."""
+        return self.batches // self.accum_grad - (updates - self.first)
+
+    def before_batch(self, updates: int, utterances: Sequence[str] = ()) -> None:
+        """Note a batch; says which utterances the last update had, if it was skipped.
+
+        Args:
+            updates: of the training so far.
+            utterances: ids of this batch.
+
+        Raises:
+            RuntimeError: where too many were skipped in a row.
+        """
+        self._look_back(updates)
+        if self.batches % self.accum_grad == 0:
+            self.utterances: List[str] = []
+        self.batches += 1
+        self.utterances += utterances
+
+    def _look_back(self, updates: int) -> None:
+        """Did the last batches make an update?"""
+        if self.batches == 0 or self.batches % self.accum_grad:
+            return
+        self.in_a_row = 0 if updates > self.updates else self.in_a_row + 1
+        self.updates = updates
+        if self.in_a_row and self.told < NAMED_PER_EPOCH:
+            self.told += 1
+            logging.warning(
+                f"Update {updates} was skipped: its gradients were not finite. "
+                f"Utterances: {' '.join(self.utterances)}"
+            )
+        if self.in_a_row >= self.limit:
+            raise RuntimeError(
+                f"{self.in_a_row} updates in a row were skipped, because their gradients were "
+                f"not finite (model_conf: max_skipped_updates: {self.limit}); the last "
+                f"utterances were {' '.join(self.utterances)}. Look for damaged audio, or "
+                "lower the learning rate, and start again: it goes on from the last checkpoint"
+            )
