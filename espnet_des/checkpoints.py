@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Callable, Dict
 from unittest import mock
@@ -93,6 +94,10 @@ def check_readable(checkpoint: Path) -> None:
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise RuntimeError(f"it is no checkpoint of a training: it lacks {missing}")
+    with zipfile.ZipFile(checkpoint) as file:  # torch checks no sums
+        member = file.testzip()
+    if member:
+        raise RuntimeError(f"its part {member} is damaged")
 
 
 def finish_epoch(checkpoint: Path, epoch: int, best: Dict[str, int]) -> None:

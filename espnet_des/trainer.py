@@ -63,11 +63,16 @@ class SupernetTrainer(stock.Trainer):
             )
 
     @staticmethod
-    def resume(checkpoint, model: DESModel, reporter, *args, **kwargs):
-        loaded = resume_with(
-            lambda path: stock.Trainer.resume(path, model, reporter, *args, **kwargs),
-            Path(checkpoint),
-        )
+    def resume(checkpoint, model: DESModel, reporter, optimizers, *args, **kwargs):
+        def load(path: Path) -> None:
+            stock.Trainer.resume(path, model, reporter, optimizers, *args, **kwargs)
+            for optimizer in optimizers:  # torch takes another kind's settings without a word
+                missing = set(optimizer.defaults) - set(optimizer.param_groups[0])
+                if missing:
+                    kind = type(optimizer).__name__
+                    raise RuntimeError(f"it has no {sorted(missing)} for optim: {kind}")
+
+        loaded = resume_with(load, Path(checkpoint))
         keep_schedule(model)
         reporter.find_lost(loaded.parent)
         if is_rank_zero():

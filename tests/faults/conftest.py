@@ -1,0 +1,31 @@
+"""What all runs are compared with: trainings that nothing disturbed."""
+
+import pytest
+
+from tests.faults.process import run
+from tests.training import make_data
+
+# Six epochs of 3 updates; stage 1 ends within epoch 2 or with epoch 3.
+METHODS = {
+    "simple_top_k": {"max_epoch": 6},
+    "iterative_zero_out": {
+        "max_epoch": 6, "model_conf__method": "iterative_zero_out",
+        "model_conf__reduction": None, "model_conf__zeroed": [2, 4, 5],
+        "model_conf__updates_per_iteration": [2, 3, 3], "model_conf__stochastic_depth_p1": 0.4,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def undisturbed(request, data, tmp_path_factory):
+    """A finished training's folder, and what it was trained with."""
+    folder, changes = tmp_path_factory.mktemp(request.param), METHODS[request.param]
+    assert run(data, folder, **changes) == 0, (folder / "log0.txt").read_text()[-3000:]
+    return folder, changes

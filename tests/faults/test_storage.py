@@ -1,0 +1,99 @@
+"""Full disks, and checkpoints that are damaged or of somebody else."""
+
+import resource
+import signal
+
+import pytest
+import torch
+
+from tests.faults.process import UPDATE, Death, assert_same_training, run
+from tests.faults.test_kills import finish, last_log
+from tests.training import load
+
+
+def no_room(rank: int) -> None:
+    """Files cannot grow beyond a few hundred kilobytes: a checkpoint is larger."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def interrupted(undisturbed, data, tmp_path):
+    """A training that was killed in its fifth epoch."""
+    folder, changes = undisturbed
+    events = (folder / "events.txt").read_text().splitlines()
+    at = 1 + next(i for i, event in enumerate(events) if event == f"{UPDATE} (14,)")
+    assert run(data, tmp_path, Death(at), **changes) == -signal.SIGKILL
+    return tmp_path, changes
+
+
+def files(exp):
+    return {p.name: p.read_bytes() for p in exp.iterdir() if p.is_file()}
+
+
+def test_a_full_disk_stops_the_training_and_loses_nothing(undisturbed, interrupted, data):
+    out, changes = interrupted
+    before = files(out / "exp")
+    assert run(data, out, patch=no_room, **changes) == 1
+    assert "checkpoint.pth cannot be written" in last_log(out)
+    assert "make room on the disk and start again" in last_log(out)
+    after = files(out / "exp")
+    assert all(after[name] == before[name] for name in before if name.endswith(".pth"))
+    assert not list((out / "exp").glob("*.partial"))
+    finish(data, out, changes)
+    assert_same_training(undisturbed[0] / "exp", out / "exp")
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    if how == "foreign":
+        return torch.save({"weight": torch.zeros(3)}, path)
+    if how == "flipped":
+        middle = len(content) // 2
+        content = content[:middle] + bytes(100) + content[middle + 100 :]
+    elif how == "code":
+        content = b"cposix\nsystem\n(S'touch executed'\ntR."
+    path.write_bytes({"empty": b"", "truncated": content[:-1000]}.get(how, content))
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "foreign", "code"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    undisturbed, interrupted, data, how
+):
+    out, changes = interrupted
+    damaged(out / "exp/checkpoint.pth", how)
+    finish(data, out, changes)
+    assert "cannot be read" in last_log(out) and "checkpoint.previous.pth" in last_log(out)
+    assert not list(out.rglob("executed"))
+    assert_same_training(undisturbed[0] / "exp", out / "exp")
+
+
+def test_both_checkpoints_damaged_stop_the_training(interrupted, data):
+    out, changes = interrupted
+    for name in ("checkpoint.pth", "checkpoint.previous.pth"):
+        damaged(out / "exp" / name, "truncated")
+    before = files(out / "exp")
+    assert run(data, out, **changes) == 1
+    assert "Nothing was overwritten" in last_log(out)
+    assert files(out / "exp").items() >= {k: v for k, v in before.items() if ".pth" in k}.items()
+
+
+def test_a_checkpoint_of_another_model_stops_the_training(interrupted, data):
+    out, changes = interrupted
+    before = files(out / "exp")
+    for other in ({"encoder_conf__output_size": 16}, {"encoder_conf__sizes": [3, 8]},
+                  {"optim": "sgd", "optim_conf": {"lr": 0.1}}):  # fmt: skip
+        assert run(data, out, **changes, **other) == 1, other
+        assert "Nothing was overwritten" in last_log(out), other
+        assert {k: v for k, v in files(out / "exp").items() if ".pth" in k} == {
+            k: v for k, v in before.items() if ".pth" in k
+        }
+
+
+def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data):
+    """As after a fall back, where ESPnet has removed what is among the best again."""
+    out, changes = interrupted
+    (out / "exp/3epoch.pth").unlink(missing_ok=True)
+    (out / "exp/4epoch.pth").unlink(missing_ok=True)  # comes back, from checkpoint.pth
+    finish(data, out, changes)
+    average = load(out / "exp/valid.cer_ctc.ave.pth")
+    assert float(average["encoder.selection.updates"]) == pytest.approx(15.0)  # of 4, 5 and 6
