@@ -106,11 +106,20 @@ def quiet_reporter():
 
 
 def count_updates(train_iter_factory, accum_grad: int) -> Optional[int]:
-    """Optimizer updates per epoch; None where the iterator does not tell."""
+    """Optimizer updates per epoch; None where the iterator does not tell.
+
+    All ranks stop with the one that has the fewest batches; they must agree on the schedule.
+    """
     try:
-        return len(train_iter_factory.build_iter(1)) // accum_grad
+        batches = len(train_iter_factory.build_iter(1))
     except TypeError:
         return None
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized():
+        fewest = torch.tensor(batches, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(fewest, dist.ReduceOp.MIN)
+        batches = int(fewest)
+    return batches // accum_grad
 
 
 def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
