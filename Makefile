@@ -1,6 +1,7 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (10 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
+# make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 5 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
@@ -15,7 +16,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: demo test test-recipes compare compare-hard compare-scale ablations clean
+.PHONY: demo test test-faults test-recipes compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 demo: .venv/.ready
@@ -23,7 +24,10 @@ demo: .venv/.ready
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/recipes --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/recipes --ignore tests/faults --numprocesses 2 --dist loadfile
+
+test-faults: .venv/.ready
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults --numprocesses 2
 
 # ESPNET_ROOT: a real ESPnet checkout, to run the recipes through its asr.sh as well.
 test-recipes: .venv/.ready

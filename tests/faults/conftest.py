@@ -16,6 +16,19 @@ METHODS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def faults(record_property):
+    """Call it with the number of faults that a test injects; the summary tells the sum."""
+    return lambda number: record_property("faults", number)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for outcome in ("passed", "failed"):
+        of_tests = [report.user_properties for report in terminalreporter.getreports(outcome)]
+        number = sum(value for found in of_tests for name, value in found if name == "faults")
+        terminalreporter.write_line(f"faults injected in tests that {outcome}: {number}")
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")

@@ -20,7 +20,9 @@ def last_log(out) -> str:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_killed_before_each_update_and_each_step_of_saving(undisturbed, data, tmp_path, share):
+def test_killed_before_each_update_and_each_step_of_saving(
+    undisturbed, data, tmp_path, share, faults
+):
     """Half a checkpoint written, links not set, in the middle of averaging, and so on."""
     folder, changes = undisturbed
     events = (folder / "events.txt").read_text().splitlines()
@@ -30,10 +32,11 @@ def test_killed_before_each_update_and_each_step_of_saving(undisturbed, data, tm
         assert run(data, out, Death(at), **changes) == -signal.SIGKILL, last_log(out)
         finish(data, out, changes)
         assert_same_training(folder / "exp", out / "exp")
+    faults(len(range(1 + share, len(events) + 1, SHARES)))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_again_and_again(undisturbed, data, tmp_path, seed):
+def test_killed_again_and_again(undisturbed, data, tmp_path, seed, faults):
     """By somebody else, at moments that no one chose; six times."""
     folder, changes = undisturbed
     rng, kills, chain, longest = random.Random(seed), 0, 0, 2.0
@@ -51,9 +54,10 @@ def test_killed_again_and_again(undisturbed, data, tmp_path, seed):
             chain, longest = chain + 1, max(0.3, longest / 2)
     finish(data, out, changes)
     assert_same_training(folder / "exp", out / "exp")
+    faults(kills)
 
 
-def test_killed_while_the_first_run_starts(undisturbed, data, tmp_path):
+def test_killed_while_the_first_run_starts(undisturbed, data, tmp_path, faults):
     """config.yaml half written, no checkpoint yet."""
     folder, changes = undisturbed
     deadline, delay = time.monotonic() + 60, 0.02
@@ -66,3 +70,4 @@ def test_killed_while_the_first_run_starts(undisturbed, data, tmp_path):
     (tmp_path / "exp/config.yaml").write_text("accum_gr")
     finish(data, tmp_path, changes)
     assert_same_training(folder / "exp", tmp_path / "exp")
+    faults(1)

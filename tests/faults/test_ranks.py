@@ -55,7 +55,9 @@ def test_ranks_with_uneven_numbers_of_batches_agree(data, tmp_path, ranks):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("dies", ["first", "last"])
-def test_a_killed_rank_ends_the_others_and_the_run_resumes(data, tmp_path, ranks, dies):
+def test_a_killed_rank_ends_the_others_and_the_run_resumes(
+    data, tmp_path, ranks, dies, faults
+):
     whole, out = tmp_path / "whole", tmp_path / "killed"
     killed = 0 if dies == "first" else ranks - 1
     # The last rank writes no files: its events are its updates.
@@ -71,3 +73,4 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes(data, tmp_path, ranks
         changes = CHANGES | {"max_epoch": last}
         assert set(wait(start(data, whole, ranks=ranks, **changes), whole)) == {0}
     assert_same_training(whole / "exp", out / "exp")
+    faults(1)

@@ -30,7 +30,9 @@ def files(exp):
     return {p.name: p.read_bytes() for p in exp.iterdir() if p.is_file()}
 
 
-def test_a_full_disk_stops_the_training_and_loses_nothing(undisturbed, interrupted, data):
+def test_a_full_disk_stops_the_training_and_loses_nothing(
+    undisturbed, interrupted, data, faults
+):
     out, changes = interrupted
     before = files(out / "exp")
     assert run(data, out, patch=no_room, **changes) == 1
@@ -41,6 +43,7 @@ def test_a_full_disk_stops_the_training_and_loses_nothing(undisturbed, interrupt
     assert not list((out / "exp").glob("*.partial"))
     finish(data, out, changes)
     assert_same_training(undisturbed[0] / "exp", out / "exp")
+    faults(1)
 
 
 def damaged(path, how):
@@ -57,7 +60,7 @@ def damaged(path, how):
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "foreign", "code"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    undisturbed, interrupted, data, how
+    undisturbed, interrupted, data, how, faults
 ):
     out, changes = interrupted
     damaged(out / "exp/checkpoint.pth", how)
@@ -67,19 +70,21 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_training(undisturbed[0] / "exp", out / "exp")
 
 
-def test_both_checkpoints_damaged_stop_the_training(interrupted, data):
+def test_both_checkpoints_damaged_stop_the_training(interrupted, data, faults):
     out, changes = interrupted
     for name in ("checkpoint.pth", "checkpoint.previous.pth"):
         damaged(out / "exp" / name, "truncated")
     before = files(out / "exp")
     assert run(data, out, **changes) == 1
     assert "Nothing was overwritten" in last_log(out)
+    faults(1)
     assert files(out / "exp").items() >= {k: v for k, v in before.items() if ".pth" in k}.items()
 
 
-def test_a_checkpoint_of_another_model_stops_the_training(interrupted, data):
+def test_a_checkpoint_of_another_model_stops_the_training(interrupted, data, faults):
     out, changes = interrupted
     before = files(out / "exp")
+    faults(3)
     for other in ({"encoder_conf__output_size": 16}, {"encoder_conf__sizes": [3, 8]},
                   {"optim": "sgd", "optim_conf": {"lr": 0.1}}):  # fmt: skip
         assert run(data, out, **changes, **other) == 1, other
@@ -89,7 +94,7 @@ def test_a_checkpoint_of_another_model_stops_the_training(interrupted, data):
         }
 
 
-def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data):
+def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data, faults):
     """As after a fall back, where ESPnet has removed what is among the best again."""
     out, changes = interrupted
     (out / "exp/3epoch.pth").unlink(missing_ok=True)
@@ -97,3 +102,4 @@ def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data):
     finish(data, out, changes)
     average = load(out / "exp/valid.cer_ctc.ave.pth")
     assert float(average["encoder.selection.updates"]) == pytest.approx(15.0)  # of 4, 5 and 6
+    faults(1)
