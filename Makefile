@@ -2,12 +2,14 @@
 # make test    run the tests (10 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
+# make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 5 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
 # make ablations [SEEDS=3]      other settings of the method (about 5 hours)
 # The last four go on where they stopped; JOBS=n trainings run side by side (2).
-# All set up .venv themselves; nothing is installed outside this folder.
+# All set up .venv themselves (.venv-oldest, .venv-latest); nothing is installed elsewhere.
+# PYTHON=python3.13 is tried before python3, where an environment is made.
 
 METHOD ?= simple_top_k
 SHELL := bash
@@ -16,18 +18,28 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: demo test test-faults test-recipes compare compare-hard compare-scale ablations clean
+.PHONY: always demo test test-faults test-recipes test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
+
+TESTS = -m pytest tests --ignore tests/recipes --ignore tests/faults --numprocesses 2 --dist loadfile
 
 demo: .venv/.ready
 	egs2/mini_digits/asr1/run.sh --asr_tag "$(METHOD)" --asr_args "--model_conf method=$(METHOD)"
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore tests/recipes --ignore tests/faults --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python $(TESTS)
 
 test-faults: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults --numprocesses 2
+
+# What setup.py and ESPnet 202611 admit: torch 2.11 to 2.14. DES_VENV is for the recipes.
+test-oldest test-latest: test-%: .venv-%/.ready
+	OMP_NUM_THREADS=1 DES_VENV="$(CURDIR)/.venv-$*" .venv-$*/bin/python $(TESTS)
+
+.venv-oldest/.ready: PACKAGES = 'torch==2.11.0'
+.venv-latest/.ready: PACKAGES = --upgrade --upgrade-strategy eager
+.venv-latest/.ready: always
 
 # ESPNET_ROOT: a real ESPnet checkout, to run the recipes through its asr.sh as well.
 test-recipes: .venv/.ready
@@ -49,8 +61,8 @@ ablations: .venv/.ready
 	egs2/compare_digits/asr1/compare.sh --what ablations --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
 # Python 3.12 or 3.13, which ESPnet 202611 needs, under one of its usual names.
-.venv/.ready: setup.py
-	@for python in python3 python3.12 python3.13; do \
+.venv/.ready .venv-oldest/.ready .venv-latest/.ready: setup.py
+	@for python in $(PYTHON) python3 python3.12 python3.13; do \
 	    if "$$python" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' 2>/dev/null; then \
 	        found="$$python"; break; \
 	    fi; \
@@ -60,10 +72,10 @@ ablations: .venv/.ready
 	    echo "pyenv and uv read .python-version: pyenv install 3.12, or uv venv --seed .venv" >&2; \
 	    exit 1; \
 	fi; \
-	echo "Installing ESPnet and torch into .venv (6 GB, a few minutes)"; \
-	[ -x .venv/bin/python ] || "$$found" -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[demo,onnx,test]'
-	touch .venv/.ready
+	echo "Installing ESPnet and torch into $(@D) (6 GB, a few minutes)"; \
+	[ -x $(@D)/bin/python ] || "$$found" -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --editable '.[demo,onnx,test]' $(PACKAGES)
+	touch $@
 
 clean:
 	rm -rf egs2/{mini_digits,compare_digits,compare_words,compare_read}/asr1/{data,dump,exp,downloads}

@@ -11,8 +11,8 @@ if [ -n "${ESPNET_ROOT:-}" ]; then
         fi
     done
 fi
-if [ -x "${MAIN_ROOT}/.venv/bin/python3" ]; then
-    PATH="${MAIN_ROOT}/.venv/bin:${PATH}"
+if [ -x "${DES_VENV:=${MAIN_ROOT}/.venv}/bin/python3" ]; then
+    PATH="${DES_VENV}/bin:${PATH}"
 fi
 if [ -d /usr/lib/sctk/bin ]; then # Debian keeps sclite off the PATH
     PATH="${PATH}:/usr/lib/sctk/bin"
