@@ -2,7 +2,7 @@
 
 from typing import Dict, List
 
-from espnet_des.compare.systems import Config, System, supernet
+from espnet_des.compare.systems import Config, System, ranking_of, supernet
 
 STK, IZO = "simple_top_k", "iterative_zero_out"
 
@@ -47,6 +47,11 @@ def ablations(base: Config) -> List[System]:
     for weight in (0.15, 0.6):
         ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
+    systems.append(
+        System("known_layers", "layers: those that the default found, known from the start",
+               lambda b, s, kept: supernet(b, method="fixed", ranking=ranking_of(kept)), sizes,
+               needs=STK, against=STK)
+    )  # fmt: skip
     ask("Iterative-Zero-Out", "default", IZO, method=IZO)
     ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
         published_ranking=True)  # fmt: skip

@@ -49,10 +49,9 @@ def run_all(
                     break
                 system = of_name[run.system]
                 needed = None
-                if system.needs:
-                    needed = run._replace(
-                        system=system.needs, sizes=of_name[system.needs].sizes
-                    )
+                if system.needs:  # a supernet of the comparison, for ablations as well
+                    sizes = of_name[system.needs].sizes
+                    needed = Run(system.needs, run.seed, run.recipe, sizes)
                 if needed is not None and needed.result() is None and (
                     needed.name in failed or needed not in runs
                 ):

@@ -96,6 +96,15 @@ def even_ranking(sizes: Sequence[int]) -> List[int]:
     return chosen
 
 
+def ranking_of(kept: Dict[int, List[int]]) -> List[int]:
+    """An order of the layers in which each size keeps the first.
+
+    >>> ranking_of({1: [2], 3: [0, 1, 2]})
+    [2, 0, 1]
+    """
+    return list(dict.fromkeys(layer for size in sorted(kept) for layer in kept[size]))
+
+
 def comparison(base: Config) -> List[System]:
     """The systems of the comparison, in the order in which they are trained."""
     sizes = base["encoder_conf"]["sizes"]
