@@ -1,10 +1,12 @@
 """Tiny models and data that the tests share."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import espnet_des  # noqa: F401  (registers the plugin)
 
@@ -21,6 +23,13 @@ TINY = {
     "input_layer": "conv2d2",
 }
 
+# Of tests/properties: the same examples in every run; or, with HYPOTHESIS_PROFILE=thorough
+# or pytest --hypothesis-profile thorough, many times as many, other ones in every run.
+# Never by the clock: what a slow machine takes says nothing about the code.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, database=None, **UNTIMED)
+settings.register_profile("thorough", print_blob=True, database=None, **UNTIMED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Before any fixture: sums over threads would differ in the last bit.
 torch.set_num_threads(1)

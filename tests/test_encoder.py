@@ -215,6 +215,17 @@ def test_vgg_front_end():
         encoder(torch.randn(1, 3, 12), torch.tensor([3]))
 
 
+@pytest.mark.parametrize("input_layer", ["linear", "vgg", "conv2d"])
+def test_a_batch_may_be_wider_than_its_longest_utterance(input_layer):
+    encoder = make_encoder(input_layer=input_layer).eval()
+    x, lengths = torch.randn(2, 30, 12), torch.tensor([20, 13])
+    wide, n, _ = encoder(x, lengths)
+    exact, m, _ = encoder(x[:, :20], lengths)
+    assert n.tolist() == m.tolist()
+    for one, two, frames in zip(wide, exact, n):
+        torch.testing.assert_close(one[:frames], two[:frames], atol=1e-5, rtol=1e-5)
+
+
 def test_conv_norm_over_channels_does_not_see_other_frames_or_utterances():
     encoder = make_encoder(dropout_rate=0.0, positional_dropout_rate=0.0).train()
     x = torch.randn(2, 30, 12)

@@ -79,6 +79,19 @@ def test_averaged_scores_decide_the_ranking():
     torch.testing.assert_close(model.tracker.final_scores(), mean)
 
 
+def test_where_scores_are_averaged_the_provisional_choice_is_that_of_their_mean():
+    model = make_model({"sizes": [2, 8]}, Schedule((2, 9), (3, 6)), averaged_iterations=1)
+    for scores in ([1.0] * 6 + [5.0] * 2,) * 5 + ([1.0] * 2 + [0.0] * 6,):
+        with torch.no_grad():
+            model.encoder.scores.copy_(torch.tensor(scores))
+        model.after_step()
+    assert model.stage == 1 and model.encoder.kept_layers(2) == [6, 7]
+    assert model.tracker.score_margin() > 0
+    model.tracker.start_epoch()
+    model.after_step()
+    assert model.tracker.swaps == 0  # nothing has moved
+
+
 def test_all_iterations_can_be_averaged():
     options = SelectionOptions(averaged_iterations=9)
     assert all(options.is_averaged(SCHEDULE, t) for t in range(9))
