@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Dict, Iterable, NamedTuple
+from typing import Dict, Iterable, NamedTuple, Optional
 
 import numpy as np
 import soundfile
@@ -14,6 +14,9 @@ import soxr
 # Names by which a folder's audio files are known: of what libsndfile reads.
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
             ".snd", ".caf", ".sph", ".nist", ".w64", ".rf64"}  # fmt: skip
+# Full scale is 1; what is louder than this overflows in float32 as soon as it is squared.
+LOUDEST = 1e12
+LOWEST_RATE = 1000  # samples per second
 # What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
 NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
 
@@ -60,7 +63,8 @@ def find_audio(source: Path) -> Dict[str, str]:
     if source.suffix.lower() in SUFFIXES:
         return _with_ids([str(source)], source)
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        # Editors of Windows begin a file with a mark that is no part of the first id.
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AudioError(
             f"input: {source} cannot be read as a list ({error}); give a text file (UTF-8) "
@@ -93,6 +97,13 @@ def _with_ids(paths: Iterable[str], source: Path) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for path in paths:
         utt = Path(path).stem
+        if not utt:
+            raise AudioError(f"input: {source}: {path!r} must be the path of an audio file")
+        if re.search("[\ud800-\udfff]", path):
+            raise AudioError(
+                f"input: {source}: {path!r} is not UTF-8 in its name, which transcripts are "
+                "written in; rename it"
+            )
         if re.search(r"\s", utt):
             raise AudioError(
                 f"input: {source}: {path!r} has white space in its name, which an utterance "
@@ -159,11 +170,21 @@ def read_header(path: str) -> Header:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(_why(path, error)) from error
+    if info.samplerate < LOWEST_RATE:  # resampled it would be enormous
+        raise AudioError(
+            f"{path}: has a rate of {info.samplerate} Hz; speech takes {LOWEST_RATE} at least"
+        )
     return Header(info.frames, info.samplerate, info.channels)
 
 
-def read_mono(path: str, rate: int) -> np.ndarray:
+def read_mono(path: str, rate: int, first: int = 0, last: Optional[int] = None) -> np.ndarray:
     """The samples of a file: channels averaged, resampled to ``rate``.
+
+    Args:
+        path: of the file.
+        rate: samples per second of the result.
+        first: sample of the file with which to begin, from 0.
+        last: before which to end; what the file lacks of it is left out.
 
     Returns:
         ``(samples,)``, float32, full scale is 1.
@@ -172,7 +193,11 @@ def read_mono(path: str, rate: int) -> np.ndarray:
         AudioError: where the file is damaged, or has samples that are no numbers.
     """
     try:
-        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as f:
+            if first:
+                f.seek(min(first, f.frames))
+            count = -1 if last is None else max(0, min(last, f.frames) - first)
+            samples, own_rate = f.read(count, "float32", always_2d=True), f.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(_why(path, error)) from error
     check_finite(samples, path)
@@ -182,13 +207,23 @@ def read_mono(path: str, rate: int) -> np.ndarray:
     return np.ascontiguousarray(mono)
 
 
+def check_shape(wave, name: str) -> None:
+    """Raise AudioError where a waveform is not ``(samples,)``, nor ``(samples, channels)``."""
+    shape = tuple(wave.shape)
+    if len(shape) not in (1, 2) or (len(shape) == 2 and 0 < shape[0] < shape[1]):
+        raise AudioError(
+            f"{name}: its shape is {shape}, but audio must be (samples,); of several channels "
+            "take one, or their mean"
+        )
+
+
 def check_finite(samples: np.ndarray, name: str) -> None:
-    """Raise AudioError where samples are NaN or infinite."""
-    bad = int(np.size(samples) - np.isfinite(samples).sum())
+    """Raise AudioError where samples are NaN or infinite, or as good as that."""
+    bad = int(np.size(samples) - (np.abs(samples) <= LOUDEST).sum())
     if bad:
         raise AudioError(
-            f"{name}: {bad} of {np.size(samples)} samples are NaN or infinite; "
-            "audio must be finite numbers"
+            f"{name}: {bad} of {np.size(samples)} samples are NaN or infinite (above "
+            f"{LOUDEST:.0e}); audio must be finite numbers, with full scale at 1"
         )
 
 

@@ -14,7 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
-from espnet_des.audio import AudioError, check_finite, read_header, read_mono, tell_conversions
+from espnet_des.audio import (
+    AudioError,
+    check_finite,
+    check_shape,
+    read_header,
+    read_mono,
+    tell_conversions,
+)
 from espnet_des.options import ConfigError
 from espnet_des.progress import progress
 from espnet_des.waveforms import can_have_speech, mirrored_samples, sampling_rate
@@ -130,10 +137,11 @@ class BestPathDecoder:
                 too short for the front end have no tokens.
 
         Raises:
-            AudioError: where samples are NaN or infinite.
+            AudioError: where samples are NaN or infinite, or no waveform.
         """
         found: List[List[Run]] = [[] for _ in waves]
         for number, wave in enumerate(waves):
+            check_shape(wave, f"waves[{number}]")
             check_finite(wave.float().numpy(force=True), f"waves[{number}]")
         spoken = [i for i, w in enumerate(waves) if can_have_speech(self.model, w)]
         if not spoken:
@@ -258,8 +266,11 @@ def _transcribe_batch(decoder: BestPathDecoder, wavs: Dict[str, str]) -> Iterato
             yield Transcript(utt, error=str(error))
     for utt, runs in zip(waves, _runs_or_errors(decoder, list(waves.values()))):
         if isinstance(runs, Exception):
-            why = f"{wavs[utt]}: {type(runs).__name__}: {runs}"
-            yield Transcript(utt, error=why)
+            why = f"{type(runs).__name__}: {runs}"
+            if "memory" in why:
+                seconds = len(waves[utt]) / decoder.rate
+                why = f"{seconds:.0f} s need too much memory, give it in pieces ({why})"
+            yield Transcript(utt, error=f"{wavs[utt]}: {why}")
         else:
             yield Transcript(utt, decoder.text(runs), runs, len(waves[utt]) / decoder.rate)
 

@@ -57,12 +57,15 @@ class DESConformerEncoder(LayeredConformerEncoder):
         if self.selection.is_frozen:
             return self.selection.frozen_ranking()
         scores = self.scores.detach().cpu()
+        if self.selection.score_sum.any():  # their mean will decide, as in the tracker
+            scores = self.selection.score_sum
         return self.selector.ranking(scores, self.selection.record).tolist()
 
     def kept_layers(self, size: int) -> List[int]:
         """Layers of a size, 0-based, ascending; sizes are nested.
 
-        Before stage 2 this is the provisional choice of the current scores.
+        Before stage 2 this is the provisional choice of the current scores, or of their
+        mean where the last iterations are averaged.
         """
         return sorted(self.ranking()[: self._known(size)])
 

@@ -21,7 +21,7 @@ from espnet2.legacy.nets.beam_search import Hypothesis
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2.utils.pretrained import download_pretrained
-from espnet_des.audio import check_finite
+from espnet_des.audio import check_finite, check_shape
 from espnet_des.loading import check_trained, load_model
 from espnet_des.model_size import set_size, sizes_of
 from espnet_des.options import ConfigError
@@ -99,7 +99,7 @@ class Speech2Text(stock.Speech2Text):
         """Recognise ``(samples,)``, or a list of them as one batch; as ESPnet's.
 
         Raises:
-            AudioError: a ValueError, where samples are NaN or infinite.
+            AudioError: a ValueError, where samples are NaN or infinite, or no waveform.
         """
         if isinstance(speech, (list, tuple)):
             return self.batch_decode(speech)
@@ -118,7 +118,7 @@ class Speech2Text(stock.Speech2Text):
             speech_lengths: numbers of samples ``(batch,)``, of the latter.
 
         Raises:
-            AudioError: a ValueError, where samples are NaN or infinite.
+            AudioError: a ValueError, where samples are NaN or infinite, or no waveform.
         """
         waves = speech
         if not isinstance(speech, (list, tuple)):
@@ -136,6 +136,8 @@ class Speech2Text(stock.Speech2Text):
 
     def _can_have_speech(self, wave: Wave, name: str) -> bool:
         wave = torch.as_tensor(wave)
+        if getattr(self.asr_model, "frontend", None) is not None:  # else it is of features
+            check_shape(wave, name)
         check_finite(wave.float().numpy(force=True), name)
         return can_have_speech(self.asr_model, wave)
 

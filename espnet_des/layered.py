@@ -10,7 +10,6 @@ from typing import Collection, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
@@ -21,6 +20,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     TooShortUttError,
     check_short_utt,
 )
+from espnet_des.batchnorm import FiniteBatchNorm1d
+from espnet_des.encoder_keys import check_values
 from espnet_des.frontend import VGGSubsampling
 from espnet_des.layers import (
     ORDERS,
@@ -96,10 +97,13 @@ class LayeredConformerEncoder(ConformerEncoder):
         self.input_size = input_size
         if vgg:
             self.embed = VGGSubsampling(input_size, self.output_size(), self.embed[-1])
-        if conv_norm == "layer_norm":
-            for block in self.encoders:
-                if block.conv_module is not None:
-                    block.conv_module.norm = LayerNorm(self.output_size(), dim=1)
+        for block in self.encoders:
+            if block.conv_module is not None:
+                block.conv_module.norm = (
+                    LayerNorm(self.output_size(), dim=1)
+                    if conv_norm == "layer_norm"
+                    else FiniteBatchNorm1d(self.output_size())
+                )
         self.set_layers(layer_order)
 
     def set_layers(self, layer_order: str) -> None:
@@ -126,13 +130,14 @@ class LayeredConformerEncoder(ConformerEncoder):
                     f"encoder_conf: {key}: {conformer[key]!r} cannot be meant "
                     f"here ({why}); leave it at {right!r}"
                 )
-        if layer_order not in ORDERS:
+        if not isinstance(layer_order, str) or layer_order not in ORDERS:
             raise ConfigError(
                 f"encoder_conf: layer_order: {layer_order!r} must be one of {list(ORDERS)}"
             )
         norms = ["layer_norm", "batch_norm"]
         if conv_norm not in norms:
             raise ConfigError(f"encoder_conf: conv_norm: {conv_norm!r} must be one of {norms}")
+        check_values({k: conformer.get(k, p.default) for k, p in known.items()})
 
     @property
     def num_layers(self) -> int:
@@ -192,7 +197,9 @@ class LayeredConformerEncoder(ConformerEncoder):
             ilens: numbers of frames ``(batch,)``.
             masks: True on padding, ``(batch, time)``; by default from ilens.
         """
-        padding = make_pad_mask(ilens) if masks is None else masks
+        padding = masks
+        if masks is None:  # ESPnet's own is only as wide as the longest utterance
+            padding = torch.arange(xs_pad.size(1), device=ilens.device) >= ilens[:, None]
         mask = (~padding[:, None, :]).to(xs_pad.device)
         if isinstance(self.embed, SUBSAMPLING):
             too_short, limit = check_short_utt(self.embed, xs_pad.size(1))

@@ -13,8 +13,10 @@ import torch
 
 from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_des.backward import BackwardPerPass
+from espnet_des.encoder_keys import is_number
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.heads import SizedLinear
 from espnet_des.layered import Subsampled
@@ -25,6 +27,12 @@ from espnet_des.skipped import SkippedUpdates
 from espnet_des.state import METHOD_NAMES
 from espnet_des.targets import Targets, to_cpu
 from espnet_des.tracker import SelectionTracker
+from espnet_des.unusable import (
+    ErrorRates,
+    UnusableUtterances,
+    as_long_as_the_stft_needs,
+    frames_of_ctc,
+)
 
 
 @merge_signature(SelectionOptions)
@@ -65,6 +73,9 @@ class DESModel(ESPnetASRModel):
         ]
         self.start_scores()
         self.tracker = SelectionTracker(self.encoder, self.options)
+        self.unusable = UnusableUtterances()
+        if self.error_calculator is not None:
+            self.error_calculator = ErrorRates(self.error_calculator)
         self.skipped = SkippedUpdates(self.options.max_skipped_updates)
         # The Trainer's GradScaler, which it tells where it has one.
         self.scaler = None
@@ -79,16 +90,29 @@ class DESModel(ESPnetASRModel):
             raise ConfigError("model: des has no transducer: leave out decoder: transducer")
         if isinstance(kwargs.get("decoder"), LinearDecoder):
             raise ConfigError("model: des has no classifier: leave out decoder: linear")
-        if kwargs.get("ctc_weight", 0.5) == 0.0:
+        weight = kwargs.get("ctc_weight", 0.5)
+        if not is_number(weight) or not 0.0 < weight <= 1.0:
             raise ConfigError(
-                "model_conf: ctc_weight: 0.0 leaves the sizes without their CTC "
-                "output layers; it must be above 0 and at most 1 (1.0: CTC only)"
+                f"model_conf: ctc_weight: {weight!r} must be above 0 and at most 1 (1.0: CTC "
+                "only); the sizes have CTC output layers"
+            )
+        if weight < 1.0 and kwargs.get("decoder") is None:
+            raise ConfigError(
+                f"model_conf: ctc_weight: {weight!r} leaves a part of the loss to a decoder, "
+                "and there is none: set it to 1.0 (CTC only), or give decoder: transformer"
             )
         for key in ("interctc_weight", "aux_ctc"):
             if kwargs.get(key):
                 raise ConfigError(
                     f"model_conf: {key}: {kwargs[key]!r} cannot be used with model: des; "
                     "every size has a CTC loss of its own"
+                )
+        normalize = kwargs.get("normalize")
+        for name, value in normalize.named_buffers() if normalize is not None else ():
+            if not value.isfinite().all():
+                raise ConfigError(
+                    f"normalize_conf: the {name} of {normalize} is NaN or infinite: audio that "
+                    "is no number was in the statistics; leave it out and collect them again"
                 )
 
     def start_scores(self) -> None:
@@ -176,10 +200,12 @@ class DESModel(ESPnetASRModel):
             self.skipped.before_batch(int(self.state.updates), kwargs.get("utt_id", ()))
         front = self.features(speech, speech_lengths)
         frames = front.mask.squeeze(1).sum(1)
+        needed = frames_of_ctc(text, text_lengths)
         # All that Python decides by: the passes then run without waiting for the device.
-        frames_cpu, text_lengths_cpu, scores, scale = to_cpu(
-            frames, text_lengths, self.encoder.scores, self._loss_scale(frames.device)
+        frames_cpu, text_lengths_cpu, needed_cpu, scores, scale = to_cpu(
+            frames, text_lengths, needed, self.encoder.scores, self._loss_scale(frames.device)
         )
+        self.unusable.tell(kwargs.get("utt_id"), frames_cpu, needed_cpu)
         text = text.masked_fill(text == -1, self.ignore_id)
         text = text[:, : text_lengths_cpu.max()]
         targets = Targets(text, text_lengths, frames, text_lengths_cpu, frames_cpu)
@@ -198,6 +224,7 @@ class DESModel(ESPnetASRModel):
 
     def features(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> Subsampled:
         """Everything before the layers, once for all sizes (as in ``encode``)."""
+        speech, speech_lengths = as_long_as_the_stft_needs(self, speech, speech_lengths)
         with torch.amp.autocast("cuda", enabled=self.autocast_frontend, dtype=autocast_type):
             feats, lengths = self._extract_feats(speech, speech_lengths)
             if self.specaug is not None and self.training:
@@ -210,7 +237,14 @@ class DESModel(ESPnetASRModel):
             feats, lengths = self.preencoder(feats, lengths)
         # ESPnet's own mask would read the greatest length.
         padding = torch.arange(feats.size(1), device=lengths.device) >= lengths[:, None]
-        return self.encoder.subsample(feats, lengths, padding)
+        try:
+            return self.encoder.subsample(feats, lengths, padding)
+        except TooShortUttError as error:
+            # All of them: padded as beside a longer one, they teach nothing, and do no harm.
+            lacking = error.limit + 1 - feats.size(1)
+            feats = torch.nn.functional.pad(feats, [0, 0, 0, lacking])
+            padding = torch.nn.functional.pad(padding, [0, lacking], value=True)
+            return self.encoder.subsample(feats, lengths, padding)
 
     def _training_loss(self, front, targets: Targets, scores, scale: float):
         schedule = self.state.get_schedule()

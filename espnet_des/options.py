@@ -15,6 +15,10 @@ from espnet_des.selection import (
 )
 
 
+# What float32 can hold; NaN is for the bounds of each key to refuse.
+LARGEST = 3e38
+
+
 class ConfigError(ValueError):
     """A setting that cannot work: says which key, its value and what would."""
 
@@ -96,10 +100,13 @@ class SelectionOptions:
         def number(key: str) -> float:
             value = getattr(self, key)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            need(is_number, key, "a number")
+            hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+            need(is_number, key, f"a number{hint}")
+            need(not abs(value) > LARGEST, key, f"a number up to {LARGEST:.0e}")
             return value
 
-        need(self.method in METHODS, "method", f"one of {sorted(METHODS)}")
+        # In a list: what YAML can hold is not always hashable.
+        need(self.method in list(METHODS), "method", f"one of {sorted(METHODS)}")
         for key in ("hard_gates", "published_ranking", "shared_output", "middle_from_full"):
             need(isinstance(getattr(self, key), bool), key, "true or false")
         for key in ("stochastic_depth_p1", "stochastic_depth_p2"):

@@ -142,12 +142,12 @@ def of_config(
                 f"{config}: encoder_conf: interctc_layer_idx cannot be measured: the "
                 "best path is decoded from the last layer only; give a model without it"
             )
-        model, _ = load_model(config, model_file)
-        if model.ctc is None:
+        if content["model_conf"].get("ctc_weight") == 0.0:
             raise ConfigError(
                 f"{config}: model_conf: ctc_weight: 0.0 leaves the model without the CTC "
                 "output layer that is measured; give one with a weight above 0"
             )
+        load_model(config, model_file)
         kept = content["encoder_conf"].get("kept_layers")
         name = encoder if kept is None else f"size {len(kept)}"
         return [Candidate(name, Path(model_file), Path(config), kept)]

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from espnet_des.batchnorm import read_batches, recalibrate
+from espnet_des.encoder_keys import check_values
 from espnet_des.files import write_atomically
 from espnet_des.layered import LayeredConformerEncoder
 from espnet_des.layers import ATTRIBUTES, ORDERS, Layer, modules
@@ -52,6 +53,7 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         **conformer,
     ):
         rates = conformer.pop("stochastic_depth_rate", 0.0)
+        check_values({"num_blocks": num_blocks, "stochastic_depth_rate": rates})
         exits = list(conformer.pop("interctc_layer_idx", None) or [])
         if any(type(n) is not int or not 0 < n < num_blocks for n in exits):
             raise ConfigError(

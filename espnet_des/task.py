@@ -12,6 +12,7 @@ import torch
 
 from espnet2.tasks import asr
 from espnet_des import registry, subnet
+from espnet_des.data_check import check_ids, check_rate
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError
@@ -25,6 +26,7 @@ REFUSED_OPTIONS = {
     "sharded_ddp": "the shards hide the layer scores from the selection",
     "lightning_conf": "Lightning replaces the Trainer that advances the selection",
 }
+MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf")
 
 
 class ASRTask(registry.STOCK_TASK):
@@ -52,8 +54,19 @@ class SupernetTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
+        check_length_of_run(args)
         leave_out_plots(args)
         super(ASRTask, cls).main_worker(args)
+
+    @classmethod
+    def build_dataset(cls, args: argparse.Namespace, iter_options, keys_to_load=None):
+        """As ESPnet's, after a look at what its tables must agree on."""
+        dataset = super().build_dataset(args, iter_options, keys_to_load)
+        name = "train" if iter_options.train else "valid"
+        check_ids(dataset, keys_to_load, name)
+        if args.frontend == "default":
+            check_rate(dataset, args.frontend_conf.get("fs", 16000), name)
+        return dataset
 
     @classmethod
     def build_optimizers(
@@ -80,6 +93,14 @@ def needs_supernet(args: argparse.Namespace) -> bool:
     return getattr(args, "encoder", None) == ENCODER
 
 
+def check_length_of_run(args: argparse.Namespace) -> None:
+    """Refuse numbers that the schedule cannot be made of."""
+    for key in ("max_epoch", "accum_grad"):
+        value = getattr(args, key)
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{key}: {value!r} must be an integer above 0")
+
+
 def leave_out_plots(args: argparse.Namespace) -> None:
     """Without attention weights ESPnet's plots of them would end the training."""
     if args.encoder_conf.get("use_sdpa") and args.num_att_plot:
@@ -99,6 +120,18 @@ def use_supernet_model(args: argparse.Namespace) -> None:
             f"use model: {MODEL} (model: espnet is taken for it)"
         )
     args.model = MODEL
+    for key in MAPPINGS:
+        value = getattr(args, key, {})
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{key}: {value!r} must hold keys and values, one a line and indented; leave "
+                "it out where there are none"
+            )
+    if getattr(args, "decoder", None) == "transducer":
+        raise ConfigError(
+            f"decoder: 'transducer' cannot be used with encoder: {ENCODER}; use decoder: "
+            "transformer, or leave it out with model_conf: ctc_weight: 1.0"
+        )
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):

@@ -18,7 +18,7 @@ def main() -> int:
     joined = {name: sets.split(",") for name, sets in (j.split("=") for j in args.join)}
     try:
         prepare_librispeech(args.corpus, args.data, args.sets, joined)
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

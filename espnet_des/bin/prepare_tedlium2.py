@@ -15,7 +15,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         prepare_tedlium2(args.corpus, args.data)
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

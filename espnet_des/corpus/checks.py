@@ -1,5 +1,6 @@
 """What the corpus readers have in common: checks of their input, and reports."""
 
+import codecs
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +37,16 @@ def audio_problem(audio: Path, sample_rate: int) -> Optional[str]:
 
 def numbered_lines(path: Path) -> Iterator[Tuple[int, str, Optional[str]]]:
     """Lines of a text file: number from 1, text, and what is wrong or None."""
-    for number, raw in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            yield number, raw.decode("utf-8"), None
-        except UnicodeDecodeError:
-            line = raw.decode("utf-8", errors="replace")
+    # Editors of Windows begin a file with a mark that is no part of the first id.
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, raw in enumerate(content.splitlines(), 1):
+        line = raw.decode("utf-8", errors="replace")
+        if b"\0" in raw:  # where a disk was full, or the file is UTF-16
+            yield number, line.replace("\0", "\ufffd"), "the line has bytes that are zero"
+        elif line.encode("utf-8") != raw:
             yield number, line, "the line is not UTF-8"
+        else:
+            yield number, line, None
 
 
 @dataclass

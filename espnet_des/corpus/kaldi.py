@@ -1,5 +1,6 @@
 """Kaldi-style data directories: written whole or not at all."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,21 @@ def _tables(folder: Path, utterances: List[Utterance]) -> Dict[str, Dict[str, st
         if u.begin is not None:
             recording = u.audio.stem
             tables["segments"][u.utt] = f"{recording} {u.begin:.2f} {u.end:.2f}"
-        tables["wav.scp"][recording] = str(u.audio)
+        tables["wav.scp"][recording] = check_path(str(u.audio))
         if u.gender:
             tables["spk2gender"][u.spk] = u.gender
     tables["spk2utt"] = {spk: " ".join(ids) for spk, ids in speakers.items()}
     return tables
+
+
+def check_path(path: str) -> str:
+    """Return a path that a line of a table can hold, or say why it cannot."""
+    if re.search("[\n\r\ud800-\udfff]", path):
+        raise DataError(
+            f"{path!r} cannot be written to wav.scp: it is not UTF-8, or has a line break; "
+            "rename the file or folder"
+        )
+    return path
 
 
 def _write_tables(
@@ -131,9 +142,16 @@ def read_table(path: Path) -> Dict[str, str]:
     if not path.exists():
         raise DataError(f"{path} is missing: run the stage that makes it first")
     table = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        key, _, value = line.partition(" ")
+    try:
+        # Editors of Windows begin a file with a mark that is no part of the first key.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); convert it") from error
+    if lines[-1] == "":
+        del lines[-1]
+    for number, line in enumerate(lines, 1):
+        key, *value = line.split(maxsplit=1) or [""]
         if not key or key in table:
             raise DataError(f"{path}:{number}: the key is {'repeated' if key else 'empty'}")
-        table[key] = value.strip()
+        table[key] = "".join(value).strip()
     return table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
-from espnet_des.corpus.kaldi import DataError, Utterance, is_made, write_data_dirs
+from espnet_des.corpus.kaldi import DataError, Utterance, check_path, is_made, write_data_dirs
 from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/12"
@@ -36,6 +36,7 @@ def prepare_librispeech(
     """
     joined = joined or {}
     root = corpus / "LibriSpeech" if (corpus / "LibriSpeech").is_dir() else corpus
+    check_path(str(root.resolve()))
     needed = list(dict.fromkeys([*sets, *(s for parts in joined.values() for s in parts)]))
     missing = [s for s in needed if not (root / s).is_dir()]
     if missing:
@@ -65,12 +66,11 @@ def _genders(root: Path) -> Dict[str, str]:
     path = root / "SPEAKERS.TXT"
     if not path.exists():
         return {}
-    lines = [line.split("|") for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
-        f[0].strip(): f[1].strip().lower()
-        for f in lines
-        if len(f) > 2 and f[0].strip().isdigit()
-    }
+    # Names of readers follow; what is wrong in them is of no concern.
+    content = path.read_text(encoding="utf-8", errors="replace")
+    lines = [[field.strip() for field in line.split("|")] for line in content.splitlines()]
+    sexes = {f[0]: f[1].lower() for f in lines if len(f) > 2 and f[0].isdigit()}
+    return {speaker: sex for speaker, sex in sexes.items() if sex in ("m", "f")}
 
 
 def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[Utterance]:
@@ -79,11 +79,12 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
         raise DataError(f"{folder} holds no */*/*.trans.txt: is it unpacked? See {URL}")
     utterances, skipped = [], Skipped(folder)
     for path in progress(files, desc=f"reading {folder.name}", unit="chapter"):
-        for utt, text, problem in _read_transcript(path):
+        for place, utt, text, problem in _read_transcript(path):
             audio = path.parent / f"{utt}.flac"
             problem = problem or audio_problem(audio, sample_rate)
             if problem:
-                skipped.add(f"{path}: {utt}: {problem}")
+                shown = utt if utt.isprintable() and len(utt) < 80 else f"{utt[:80]!r}"
+                skipped.add(f"{place}: {shown}: {problem}")
                 continue
             speaker, chapter, _ = utt.split("-")
             # A chapter is a speaker of its own, as in Kaldi's recipe.
@@ -95,16 +96,18 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
     return utterances
 
 
-def _read_transcript(path: Path) -> List[Tuple[str, str, Optional[str]]]:
-    """Lines of a transcript: id, words, and what is wrong with it or None."""
+def _read_transcript(path: Path) -> List[Tuple[str, str, str, Optional[str]]]:
+    """Lines of a transcript: file and number, id, words, and what is wrong or None."""
     stem = path.name.removesuffix(".trans.txt")
     lines = []
-    for _, line, problem in numbered_lines(path):
+    for number, line, problem in numbered_lines(path):
+        if not line.strip():
+            continue
         utt, _, text = line.partition(" ")
         text = " ".join(text.split())
         if not utt.startswith(f"{stem}-") or len(utt.split("-")) != 3:
             problem = problem or f"the id does not belong to {stem}"
         elif not text:
             problem = problem or "the transcript is empty"
-        lines.append((utt, text, problem))
+        lines.append((f"{path}:{number}", utt, text, problem))
     return lines

@@ -17,7 +17,7 @@ from typing import Dict, List, Sequence, Tuple
 import soundfile
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
-from espnet_des.corpus.kaldi import DataError, Utterance, is_made, write_data_dirs
+from espnet_des.corpus.kaldi import DataError, Utterance, check_path, is_made, write_data_dirs
 from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/19"
@@ -73,7 +73,7 @@ def prepare_tedlium2(
         DataError: where the corpus is not complete; nothing is written then.
     """
     inner = corpus / "TEDLIUM_release2"
-    root = Path(os.path.abspath(inner if inner.is_dir() else corpus))
+    root = Path(check_path(os.path.abspath(inner if inner.is_dir() else corpus)))
     parts = [f"{name}/{kind}" for name in SETS for kind in ("sph", "stm")]
     missing = [part for part in parts if not (root / part).is_dir()]
     if missing:
@@ -162,6 +162,8 @@ def _parse(place: str, line: str) -> Segment:
         raise ValueError(
             f"{len(fields)} fields, not `file channel speaker begin end <label> words`"
         )
+    if "/" in fields[0]:
+        raise ValueError(f"{fields[0]!r} is no name of a recording in sph/")
     begin, end = (_seconds(text) for text in fields[3:5])
     if end <= begin:
         raise ValueError(f"the end, {end} s, is not after the begin, {begin} s")

@@ -24,6 +24,8 @@ def main(model_file: str, *audio_files: str) -> None:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         if rate != about["sampling_rate"]:
             sys.exit(f"{path} has {rate} Hz; the model needs {about['sampling_rate']} Hz")
+        if not numpy.isfinite(samples).all():
+            sys.exit(f"{path} has samples that are NaN or infinite")
         print(path, recognise(session, about, samples.mean(axis=1)))
 
 

@@ -88,6 +88,7 @@ def export_onnx(
         ConfigError: where something does not fit, or the outputs differ.
     """
     check_arguments(output, source, quantize, wav_scp, text)
+    texts = None if text is None else transcriptions(wav_scp, text)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         partial = Path(folder)
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
@@ -110,8 +111,8 @@ def export_onnx(
             int8.quantize(result, partial / "int8.onnx")
             result = partial / "int8.onnx"
             difference, agreement = compare(session(result), pairs)
-        wer = {} if text is None else word_error_rates(
-            model, args, result, source, wav_scp, text
+        wer = {} if texts is None else word_error_rates(
+            model, args, result, source, find_audio(wav_scp), texts
         )
         result.replace(output)
     done = Exported(output, output.stat().st_size, difference, agreement, wer)
@@ -156,7 +157,7 @@ def shortest_input(model, source: str) -> int:
     embed = model.encoder.embed
     frames = getattr(embed, "MIN_FRAMES", 1)
     if isinstance(embed, SUBSAMPLING):
-        frames = check_short_utt(embed, 0)[1] + 1
+        frames = check_short_utt(embed, 0)[1]  # what is shorter than that is too short
     if source == "features":
         return frames
     stft = model.frontend.stft
@@ -255,24 +256,28 @@ class _SessionAsModel:
         return tuple(map(torch.from_numpy, run(self.session, speech, lengths)))
 
 
-def word_error_rates(
-    model, args, file: Path, source: str, wav_scp: Path, text: Path
-) -> Dict[str, float]:
-    """Percent, by CTC best path, of the PyTorch model and of the ONNX file."""
-    wavs, references = find_audio(wav_scp), read_table(text)
-    missing = wavs.keys() - references.keys()
+def transcriptions(wav_scp: Path, text: Path) -> Dict[str, str]:
+    """Utterance id to words, of all audio there is."""
+    utts, found = list(find_audio(wav_scp)), read_table(text)
+    missing = [utt for utt in utts if utt not in found]
     if missing:
         raise ConfigError(
             f"text: {text} has no line for {len(missing)} utterances of {wav_scp}, "
-            f"such as {min(missing)}"
+            f"such as {missing[0]}"
         )
-    references = {utt: references[utt] for utt in wavs}
+    return {utt: found[utt] for utt in utts}
+
+
+def word_error_rates(
+    model, args, file: Path, source: str, wavs: Dict[str, str], texts: Dict[str, str]
+) -> Dict[str, float]:
+    """Percent, by CTC best path, of the PyTorch model and of the ONNX file."""
     out = {}
     for name, recogniser in (
         ("pytorch", model), ("onnx", _SessionAsModel(session(file), model, source))
     ):  # fmt: skip
         # One by one: in int8 the range of a batch would set the steps of each.
         decoder = BestPathDecoder(recogniser, args)
-        texts = decode_files(decoder, wavs, 1, f"WER of {name}")
-        out[name] = count_errors(references, texts).rate
+        found = decode_files(decoder, wavs, 1, f"WER of {name}")
+        out[name] = count_errors(texts, found).rate
     return out

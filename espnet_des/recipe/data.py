@@ -5,11 +5,12 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Dict, List
+from typing import Collection, Dict, List, Tuple
 
 import soundfile
 import soxr
 
+from espnet_des.audio import read_header, read_mono
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.progress import progress
 from espnet_des.recipe.layout import Layout
@@ -45,8 +46,8 @@ def perturb(o: argparse.Namespace, at: Layout) -> None:
                 if name == "utt2spk":
                     value = prefix + value
                 elif name == "segments":
-                    recording, begin, end = value.split()
-                    times = (f"{float(t) / factor:.3f}" for t in (begin, end))
+                    recording, *times = parse_segment(key, value, source)
+                    times = (f"{t / factor:.3f}" for t in times)
                     value = " ".join([prefix + recording, *times])
                 elif name == "wav.scp":
                     out["rec2speed"][prefix + key] = f"{factor:g}"
@@ -56,6 +57,31 @@ def perturb(o: argparse.Namespace, at: Layout) -> None:
     for name, table in out.items():
         write_table(target / name, table)
     say(f"{target}: {len(out['text'])} utterances")
+
+
+def parse_segment(utt: str, row: str, folder: Path) -> Tuple[str, float, float]:
+    """Recording, begin and end in seconds, of a line of ``segments``."""
+    try:
+        recording, begin, end = row.split()
+        if 0 <= float(begin) < float(end) < float("inf"):
+            return recording, float(begin), float(end)
+    except ValueError:
+        pass
+    raise StageError(
+        f"{folder}/segments: {utt} {row!r} must be 'utt recording begin end', in seconds, the "
+        "end after the begin"
+    )
+
+
+def check_same(utts: Collection[str], table: Path) -> None:
+    """Refuse a table that is not of these utterances."""
+    other = read_table(table).keys()
+    for which, ids in (("lacks", set(utts) - other), ("has besides", other - set(utts))):
+        if ids:
+            raise StageError(
+                f"{table} {which} {len(ids)} utterances, such as {min(ids)}: the tables of a "
+                "folder must be of the same ones (segments, or else wav.scp, says which)"
+            )
 
 
 def speakers_to_utterances(utt2spk: Dict[str, str]) -> Dict[str, str]:
@@ -97,26 +123,32 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
     speeds = read_table(speed_file) if speed_file.exists() else {}
     pieces = {utt: (utt, None, None) for utt in recordings}
     if segments.exists():
-        rows = {utt: row.split() for utt, row in read_table(segments).items()}
-        pieces = {utt: (r[0], float(r[1]), float(r[2])) for utt, r in rows.items()}
+        rows = read_table(segments)
+        pieces = {utt: parse_segment(utt, row, source) for utt, row in rows.items()}
+    for table in ("text", "utt2spk"):
+        check_same(pieces, source / table)
     wavs, samples = {}, {}
     for utt, (recording, begin, end) in progress(
         pieces.items(), desc=f"formatting {source.name}", unit="utt"
     ):
+        if recording not in recordings:
+            raise StageError(f"{source}/wav.scp lacks recording {recording} of utterance {utt}")
         path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
-        info = soundfile.info(path)
-        is_ready = begin is None and (info.samplerate, info.channels) == (o.sample_rate, 1)
+        header = read_header(str(path))
+        is_ready = begin is None and (header.rate, header.channels) == (o.sample_rate, 1)
         if is_ready and speed == 1.0 and path.suffix in (".flac", ".wav"):
-            wavs[utt], samples[utt] = str(path), str(info.frames)
+            wavs[utt], samples[utt] = str(path), str(header.frames)
             continue
-        span = {}
+        first, last = 0, header.frames
         if begin is not None:  # seconds after the change of speed
-            first, last = (round(t * speed * info.samplerate) for t in (begin, end))
-            span = {"start": first, "stop": min(info.frames, last)}
-        wave, rate = soundfile.read(path, dtype="float32", **span)
-        wave = wave.mean(axis=1) if wave.ndim > 1 else wave
-        if rate * speed != o.sample_rate:
-            wave = soxr.resample(wave, rate * speed, o.sample_rate)
+            first, last = (round(t * speed * header.rate) for t in (begin, end))
+        if begin is not None and first >= header.frames:
+            seconds = header.frames / header.rate / speed
+            raise StageError(f"{source}/segments: {utt} begins at {begin} s, but {path} ends at "
+                             f"{seconds:.2f} s")  # fmt: skip
+        wave = read_mono(str(path), header.rate, first, last)
+        if header.rate * speed != o.sample_rate:
+            wave = soxr.resample(wave, header.rate * speed, o.sample_rate)
         name = Path("data") / f"{utt}.{o.audio_format}"
         (partial / "data").mkdir(exist_ok=True)
         soundfile.write(partial / name, wave, o.sample_rate)

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Callable, Dict, List, Set, Tuple
 
+from espnet_des.audio import AudioError
 from espnet_des.corpus.kaldi import DataError
 from espnet_des.recipe import data, evaluate, lm, sizes, train
 from espnet_des.recipe.layout import Layout, layout
@@ -55,7 +56,7 @@ def main(argv: List[str]) -> int:
         say(f"Stage {number}: {title}")
         try:
             stage(o, at)
-        except (StageError, DataError, OSError) as error:
+        except (StageError, DataError, AudioError, OSError) as error:
             print(f"Stage {number} ({title}) stopped:\n{error}", file=sys.stderr)
             return 1
     say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")

@@ -1,0 +1,88 @@
+"""What a training can learn nothing of, and must not end by."""
+
+import logging
+from typing import Optional, Sequence, Tuple
+
+import torch
+
+from espnet_des.waveforms import mirrored_samples
+
+NAMED = 20  # utterances; there may be many more
+
+
+def as_long_as_the_stft_needs(
+    model: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """A batch with silence behind it where all of its utterances are too short.
+
+    Beside a longer one they are no obstacle, being padded up to it.
+
+    Args:
+        speech: ``(batch, samples, ...)``.
+        lengths: ``(batch,)``.
+    """
+    lacking = mirrored_samples(model) + 1 - speech.size(1)
+    if lacking <= 0:
+        return speech, lengths
+    after = [0, 0] * (speech.dim() - 2) + [0, lacking]
+    speech = torch.nn.functional.pad(speech, after)
+    return speech, lengths.clamp(min=speech.size(1))
+
+
+def frames_of_ctc(text: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The fewest frames in which CTC can say each text, ``(batch,)``.
+
+    One for each token, and a blank between two that are equal.
+
+    Args:
+        text: token ids ``(batch, length)``.
+        lengths: ``(batch,)``.
+    """
+    places = torch.arange(text.size(1), device=text.device)[1:]
+    is_repeat = (text[:, 1:] == text[:, :-1]) & (places < lengths[:, None])
+    return lengths + is_repeat.sum(1)
+
+
+class UnusableUtterances:
+    """Names utterances whose text does not fit into their audio, each once.
+
+    ESPnet's CTC loss of them is 0 (``zero_infinity``), and they are trained on in vain.
+    """
+
+    def __init__(self):
+        self.seen = set()
+
+    def tell(
+        self, utts: Optional[Sequence[str]], frames: torch.Tensor, needed: torch.Tensor
+    ) -> None:
+        """Warn.
+
+        Args:
+            utts: ids of a batch; None where they are not known.
+            frames: of the encoder, ``(batch,)``, on the CPU.
+            needed: see :func:`frames_of_ctc`; on the CPU.
+        """
+        for utt, has, needs in zip(utts or (), frames.tolist(), needed.tolist()):
+            if has >= needs or utt in self.seen:
+                continue
+            self.seen.add(utt)
+            if len(self.seen) <= NAMED:
+                logging.warning(
+                    f"Utterance {utt} teaches CTC nothing: its text takes {needs} frames of "
+                    f"the encoder, its audio has {has}. Does the text belong to it?"
+                )
+            if len(self.seen) == NAMED:
+                logging.warning("Further such utterances are not named.")
+
+
+class ErrorRates:
+    """ESPnet's error rates; NaN of a batch without words, by which ESPnet would divide."""
+
+    def __init__(self, calculator):
+        self.calculator = calculator
+
+    def __call__(self, ys_hat, ys_pad, is_ctc: bool = False):
+        try:
+            return self.calculator(ys_hat, ys_pad, is_ctc)
+        except ZeroDivisionError:
+            return float("nan"), float("nan")
