@@ -11,15 +11,13 @@ from typing import Dict, List, Optional, Tuple
 import numpy
 import torch
 
-from espnet2.asr.decoder.linear_decoder import LinearDecoder
-from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_des.backward import BackwardPerPass
-from espnet_des.encoder_keys import is_number
-from espnet_des.encoder import DESConformerEncoder
+from espnet_des.features import extract_features
 from espnet_des.heads import SizedLinear
 from espnet_des.layered import Subsampled
+from espnet_des.model_keys import check_arguments
 from espnet_des.options import ConfigError, SelectionOptions
 from espnet_des.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.signature import merge_signature
@@ -27,12 +25,7 @@ from espnet_des.skipped import SkippedUpdates
 from espnet_des.state import METHOD_NAMES
 from espnet_des.targets import Targets, to_cpu
 from espnet_des.tracker import SelectionTracker
-from espnet_des.unusable import (
-    ErrorRates,
-    UnusableUtterances,
-    as_long_as_the_stft_needs,
-    frames_of_ctc,
-)
+from espnet_des.unusable import ErrorRates, UnusableUtterances, frames_of_ctc
 
 
 @merge_signature(SelectionOptions)
@@ -54,7 +47,7 @@ class DESModel(ESPnetASRModel):
                     f"model_conf: {key}: {value!r} is unknown to model: des; it takes {keys}"
                 )
         own = {k: kwargs.pop(k) for k in SelectionOptions.keys() if k in kwargs}
-        self._check(kwargs)
+        check_arguments(kwargs)
         super().__init__(**kwargs)
         self.options = SelectionOptions(**own)
         self.encoder.selector = self.selector = self.options.selector(self.encoder.num_layers)
@@ -81,39 +74,6 @@ class DESModel(ESPnetASRModel):
         self.scaler = None
         # Length of the run, which its Trainer tells; None where it is not known.
         self.updates_per_epoch = self.total_updates = None
-
-    @staticmethod
-    def _check(kwargs):
-        if not isinstance(kwargs["encoder"], DESConformerEncoder):
-            raise ConfigError("model: des needs encoder: des_conformer")
-        if kwargs.get("joint_network") is not None:
-            raise ConfigError("model: des has no transducer: leave out decoder: transducer")
-        if isinstance(kwargs.get("decoder"), LinearDecoder):
-            raise ConfigError("model: des has no classifier: leave out decoder: linear")
-        weight = kwargs.get("ctc_weight", 0.5)
-        if not is_number(weight) or not 0.0 < weight <= 1.0:
-            raise ConfigError(
-                f"model_conf: ctc_weight: {weight!r} must be above 0 and at most 1 (1.0: CTC "
-                "only); the sizes have CTC output layers"
-            )
-        if weight < 1.0 and kwargs.get("decoder") is None:
-            raise ConfigError(
-                f"model_conf: ctc_weight: {weight!r} leaves a part of the loss to a decoder, "
-                "and there is none: set it to 1.0 (CTC only), or give decoder: transformer"
-            )
-        for key in ("interctc_weight", "aux_ctc"):
-            if kwargs.get(key):
-                raise ConfigError(
-                    f"model_conf: {key}: {kwargs[key]!r} cannot be used with model: des; "
-                    "every size has a CTC loss of its own"
-                )
-        normalize = kwargs.get("normalize")
-        for name, value in normalize.named_buffers() if normalize is not None else ():
-            if not value.isfinite().all():
-                raise ConfigError(
-                    f"normalize_conf: the {name} of {normalize} is NaN or infinite: audio that "
-                    "is no number was in the statistics; leave it out and collect them again"
-                )
 
     def start_scores(self) -> None:
         """Set scores and output layers to what training starts from."""
@@ -142,18 +102,7 @@ class DESModel(ESPnetASRModel):
         ESPnet's inference loads with strict=False: without this check, weights
         that are missing would silently stay random.
         """
-        prefix = "encoder.selection."
-        if prefix + "updates" in state_dict:
-            self.state.check(
-                {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-            )
-            missing = [k for k in self.state_dict() if k not in state_dict]
-            if missing:
-                raise RuntimeError(
-                    f"the checkpoint lacks {len(missing)} of this model's weights: "
-                    f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; it "
-                    "is truncated or belongs to another config.yaml"
-                )
+        self.state.check_whole(state_dict, list(self.state_dict()))
         return super().load_state_dict(state_dict, strict, assign)
 
     # ---- one update -------------------------------------------------------
@@ -223,28 +172,8 @@ class DESModel(ESPnetASRModel):
         return force_gatherable((loss, stats, weight), loss.device)
 
     def features(self, speech: torch.Tensor, speech_lengths: torch.Tensor) -> Subsampled:
-        """Everything before the layers, once for all sizes (as in ``encode``)."""
-        speech, speech_lengths = as_long_as_the_stft_needs(self, speech, speech_lengths)
-        with torch.amp.autocast("cuda", enabled=self.autocast_frontend, dtype=autocast_type):
-            feats, lengths = self._extract_feats(speech, speech_lengths)
-            if self.specaug is not None and self.training:
-                # ESPnet's time warp reads the lengths one by one.
-                feats, lengths = self.specaug(feats, lengths.cpu())
-                lengths = lengths.to(feats.device, non_blocking=True)
-            if self.normalize is not None:
-                feats, lengths = self.normalize(feats, lengths)
-        if self.preencoder is not None:
-            feats, lengths = self.preencoder(feats, lengths)
-        # ESPnet's own mask would read the greatest length.
-        padding = torch.arange(feats.size(1), device=lengths.device) >= lengths[:, None]
-        try:
-            return self.encoder.subsample(feats, lengths, padding)
-        except TooShortUttError as error:
-            # All of them: padded as beside a longer one, they teach nothing, and do no harm.
-            lacking = error.limit + 1 - feats.size(1)
-            feats = torch.nn.functional.pad(feats, [0, 0, 0, lacking])
-            padding = torch.nn.functional.pad(padding, [0, lacking], value=True)
-            return self.encoder.subsample(feats, lengths, padding)
+        """Everything before the layers, once for all sizes."""
+        return extract_features(self, speech, speech_lengths)
 
     def _training_loss(self, front, targets: Targets, scores, scale: float):
         schedule = self.state.get_schedule()

@@ -84,8 +84,6 @@ class SelectionOptions:
     middle_from_full: bool = True
     max_skipped_updates: int = 100
 
-    DEFAULT_SHARE = 0.6
-
     @classmethod
     def keys(cls) -> List[str]:
         return [f.name for f in fields(cls)]
@@ -215,7 +213,7 @@ class SelectionOptions:
                     "this iterator does not tell how many batches an epoch has; "
                     "give updates_per_iteration instead"
                 )
-            share = self.selection_share or self.DEFAULT_SHARE
+            share = self.selection_share or METHODS[self.method].default_share
             each = int(share * total_updates / len(zeroed))
             if each < 1:
                 raise ConfigError(

@@ -107,9 +107,29 @@ class SelectionState(torch.nn.Module):
             state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def check(self, found: Dict[str, torch.Tensor]) -> None:
-        """Raise RuntimeError where a checkpoint's state cannot be this model's."""
-        problem = self._why_not(found)
+    def check_whole(self, checkpoint: Dict[str, torch.Tensor], keys: List[str]) -> None:
+        """Refuse a supernet's checkpoint that is not this model's, or not all of it.
+
+        Args:
+            checkpoint: state dict of a whole model; others than supernets are let through.
+            keys: of this model's state dict.
+
+        Raises:
+            RuntimeError: saying what differs, or is missing.
+        """
+        prefix = "encoder.selection."
+        if prefix + "updates" not in checkpoint:
+            return
+        problem = self._why_not(
+            {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
+        )
+        missing = [key for key in keys if key not in checkpoint]
+        if not problem and missing:
+            problem = (
+                f"the checkpoint lacks {len(missing)} of this model's weights: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; it "
+                "is truncated or belongs to another config.yaml"
+            )
         if problem:
             raise RuntimeError(problem)
 

@@ -1,32 +1,11 @@
 """What a training can learn nothing of, and must not end by."""
 
 import logging
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import torch
 
-from espnet_des.waveforms import mirrored_samples
-
 NAMED = 20  # utterances; there may be many more
-
-
-def as_long_as_the_stft_needs(
-    model: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A batch with silence behind it where all of its utterances are too short.
-
-    Beside a longer one they are no obstacle, being padded up to it.
-
-    Args:
-        speech: ``(batch, samples, ...)``.
-        lengths: ``(batch,)``.
-    """
-    lacking = mirrored_samples(model) + 1 - speech.size(1)
-    if lacking <= 0:
-        return speech, lengths
-    after = [0, 0] * (speech.dim() - 2) + [0, lacking]
-    speech = torch.nn.functional.pad(speech, after)
-    return speech, lengths.clamp(min=speech.size(1))
 
 
 def frames_of_ctc(text: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

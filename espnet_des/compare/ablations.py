@@ -30,7 +30,8 @@ def ablations(base: Config) -> List[System]:
     for p2 in sorted({0.0, 0.1, 0.3} - {base["model_conf"]["stochastic_depth_p2"]}):
         ask("stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2)
     for share in (0.3, 0.45, 0.75):
-        ask("share of stage 1", f"{share:g}", f"share_{share:g}", selection_share=share)
+        ask("Simple-Top-k: share of stage 1", f"{share:g}", f"share_{share:g}",
+            selection_share=share)  # fmt: skip
     for factor in (0.3, 3.0, 10.0):
         ask("Simple-Top-k: learning rate of the scores", f"x {factor:g}",
             f"score_lr_{factor:g}", score_lr_factor=factor)  # fmt: skip
@@ -55,6 +56,9 @@ def ablations(base: Config) -> List[System]:
     ask("Iterative-Zero-Out", "default", IZO, method=IZO)
     ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
         published_ranking=True)  # fmt: skip
+    for share in (0.3, 0.6):
+        ask("Iterative-Zero-Out: share of stage 1", f"{share:g}", f"zero_out_share_{share:g}",
+            method=IZO, selection_share=share)  # fmt: skip
     for factor in (1.0, 10.0, 100.0):
         ask("Iterative-Zero-Out: learning rate of the scores", f"x {factor:g}",
             f"zero_out_lr_{factor:g}", method=IZO, score_lr_factor=factor)  # fmt: skip
