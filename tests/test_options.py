@@ -101,6 +101,15 @@ def test_a_share_of_a_run_too_short_or_of_unknown_length_is_refused():
         SelectionOptions(selection_share=0.5).resolve(48, 16, None)
 
 
+@pytest.mark.parametrize(
+    "method, last", [("simple_top_k", 1440), ("fixed", 1440), ("iterative_zero_out", 1080)]
+)
+def test_stage_1_has_the_share_of_its_method(method, last):
+    assert SelectionOptions(method=method).resolve(24, 8, 2400).last_update == last
+    asked = SelectionOptions(method=method, selection_share=0.5)
+    assert asked.resolve(24, 8, 2400).last_update == 1200
+
+
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
 @pytest.mark.parametrize("layers", range(2, 61))
 def test_defaults_are_valid_at_every_depth(method, layers):
