@@ -2,6 +2,7 @@
 # make test    run the tests (10 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
+# make test-thorough           properties and fuzzed input, 20 times as many examples (1 hour)
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 5 hours)
@@ -18,7 +19,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo test test-faults test-recipes test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo test test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 TESTS = -m pytest tests --ignore tests/recipes --ignore tests/faults --numprocesses 2 --dist loadfile
@@ -32,6 +33,10 @@ test: .venv/.ready
 
 test-faults: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults --numprocesses 2
+
+test-thorough: .venv/.ready
+	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
+	    tests/properties tests/bad_input/test_fuzz.py --numprocesses 2
 
 # What setup.py and ESPnet 202611 admit: torch 2.11 to 2.14. DES_VENV is for the recipes.
 test-oldest test-latest: test-%: .venv-%/.ready

@@ -23,13 +23,20 @@ TINY = {
     "input_layer": "conv2d2",
 }
 
-# Of tests/properties: the same examples in every run; or, with HYPOTHESIS_PROFILE=thorough
-# or pytest --hypothesis-profile thorough, many times as many, other ones in every run.
+# Of properties and fuzzed input: the same examples in every run; or (make test-thorough, with
+# HYPOTHESIS_PROFILE=thorough) many times as many, other ones in every run.
 # Never by the clock: what a slow machine takes says nothing about the code.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("repeatable", derandomize=True, database=None, **UNTIMED)
 settings.register_profile("thorough", print_blob=True, database=None, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def examples(count: int) -> settings:
+    """So many examples of a test; of the profile ``thorough`` twenty times as many."""
+    thorough = settings.get_current_profile_name() == "thorough"
+    return settings(max_examples=20 * count if thorough else count)
+
 
 # Before any fixture: sums over threads would differ in the last bit.
 torch.set_num_threads(1)

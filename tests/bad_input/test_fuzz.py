@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_des.audio import AudioError, find_audio
@@ -16,17 +16,9 @@ from espnet_des.corpus.kaldi import DataError, read_table, write_data_dir, write
 from espnet_des.corpus.librispeech import _genders, _read_set
 from espnet_des.corpus.tedlium2 import _read_set as _read_tedlium_set
 from espnet_des.options import ConfigError
-from tests.conftest import make_model
+from tests.conftest import examples, make_model
 
 TALK, SECONDS = "T", 10
-
-
-def examples(count: int) -> settings:
-    """So many examples, the same ones in every run, however long they take."""
-    return settings(
-        max_examples=count, derandomize=True, database=None, deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )  # fmt: skip
 
 
 # Pieces of which lines are made that come near to being right.

@@ -5,7 +5,6 @@ from typing import List, NamedTuple
 
 import numpy
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -27,12 +26,6 @@ POSITIONS = [
     {"pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "selfattn"},
 ]
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def examples(count: int) -> settings:
-    """So many examples of a property; of the profile ``thorough`` twenty times as many."""
-    thorough = settings.get_current_profile_name() == "thorough"
-    return settings(max_examples=20 * count if thorough else count)
 
 
 def through_a_file(state: dict) -> dict:

@@ -13,11 +13,11 @@ from espnet_des.passes import passes_of_stage_1, passes_of_stage_2
 from espnet_des.selection import rank, relaxed_topk
 from espnet_des.state import SelectionState
 from espnet_des.tracker import SelectionTracker
+from tests.conftest import examples
 from tests.properties.strategies import (
     SCORES,
     Run,
     average,
-    examples,
     runs,
     score_walks,
     through_a_file,

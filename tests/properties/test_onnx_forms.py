@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_des.onnx.export import shortest_input
 from espnet_des.onnx.graph import CTCGraph, export, run, session
+from tests.conftest import examples
 from tests.properties.strategies import (
     DIM,
     FRONT_ENDS,
     Batch,
     batches,
-    examples,
     log_probs,
     supernets,
 )

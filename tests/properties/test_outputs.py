@@ -14,7 +14,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet_des.decode import BestPathDecoder
 from espnet_des.onnx.export import shortest_input
 from espnet_des.subnet import SubnetConformerEncoder, subnet_config, subnet_state
-from tests.conftest import TINY, TOKENS
+from tests.conftest import TINY, TOKENS, examples
 from tests.properties.strategies import (
     DIM,
     FRONT_ENDS,
@@ -22,7 +22,6 @@ from tests.properties.strategies import (
     Batch,
     Supernet,
     batches,
-    examples,
     log_probs,
     supernets,
     texts,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from espnet_des.options import ConfigError, SelectionOptions, check_fits, check_sizes
 from espnet_des.selection import METHODS, Schedule
 from espnet_des.state import SelectionState
-from tests.properties.strategies import average, examples, runs, settings_of, size_lists
+from tests.conftest import examples
+from tests.properties.strategies import average, runs, settings_of, size_lists
 
 LONG_RUNS = runs(st.integers(2, 60), st.integers(1, 10**8))
 

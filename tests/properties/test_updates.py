@@ -18,13 +18,12 @@ from espnet_des.model import DESModel
 from espnet_des.selection import METHODS
 from espnet_des.task import SupernetTask
 from espnet_des.trainer import register_hooks
-from tests.conftest import make_model
+from tests.conftest import examples, make_model
 from tests.properties.strategies import (
     SEEDS,
     Run,
     batches,
     encoder_confs,
-    examples,
     runs,
     texts,
     through_a_file,
