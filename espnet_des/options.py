@@ -84,6 +84,10 @@ class SelectionOptions:
     middle_from_full: bool = True
     max_skipped_updates: int = 100
 
+    # [DEVIATION] from 0.6: the smallest size's layers change until stage 1 ends, and only
+    # stage 2 trains what is left; short runs need more of it (RESULTS.md).
+    DEFAULT_SHARE = 0.45
+
     @classmethod
     def keys(cls) -> List[str]:
         return [f.name for f in fields(cls)]
@@ -213,7 +217,7 @@ class SelectionOptions:
                     "this iterator does not tell how many batches an epoch has; "
                     "give updates_per_iteration instead"
                 )
-            share = self.selection_share or METHODS[self.method].default_share
+            share = self.selection_share or self.DEFAULT_SHARE
             each = int(share * total_updates / len(zeroed))
             if each < 1:
                 raise ConfigError(

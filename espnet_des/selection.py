@@ -104,7 +104,6 @@ class SimpleTopK:
 
     title = "Simple-Top-k"
     initial_score = 0.5
-    default_share = 0.6  # of the updates, for stage 1: as published
     learns = True
     # Scores are ordinary parameters here: only their order counts.
     needs_travel = False
@@ -163,8 +162,6 @@ class IterativeZeroOut:
 
     title = "Iterative-Zero-Out"
     initial_score = 10.0
-    # [DEVIATION] from 0.6: the last zero-out ends stage 1, and only stage 2 trains what is left.
-    default_share = 0.45
     learns = True
     zeroed_score = -5.0
     # From 10 a sigmoid gate closes only if the score travels a long way.

@@ -15,10 +15,10 @@ LM = [p for p in TRAIN if p not in ASR]
 DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
 # E, the last update of stage 1: the sum of the published updates per iteration.
 LAST_UPDATE = {
-    "mini_digits/train_des": 480,  # 60% of 800; everything else is published
-    "compare_digits/train_des": 8 * 52,
-    "compare_words/train_des": 8 * 180,
-    "compare_read/train_des": 8 * 1500,
+    "mini_digits/train_des": 360,  # 45% of 800; everything else is published
+    "compare_digits/train_des": 8 * 39,
+    "compare_words/train_des": 8 * 135,
+    "compare_read/train_des": 8 * 1125,
     "librispeech/train_des_simple_top_k": 32 * 14640,
     "librispeech/train_des_iterative_zero_out": 16 * 27450,
     "tedlium2/train_des_simple_top_k": 8 * 26600,

@@ -95,17 +95,15 @@ def test_a_schedule_longer_than_the_run_is_refused_with_the_numbers():
 
 
 def test_a_share_of_a_run_too_short_or_of_unknown_length_is_refused():
-    with pytest.raises(ConfigError, match="0.6 of a run of 10 updates is too short for 8"):
+    with pytest.raises(ConfigError, match="0.45 of a run of 10 updates is too short for 8"):
         SelectionOptions().resolve(48, 16, 10)
     with pytest.raises(ConfigError, match="give updates_per_iteration"):
         SelectionOptions(selection_share=0.5).resolve(48, 16, None)
 
 
-@pytest.mark.parametrize(
-    "method, last", [("simple_top_k", 1440), ("fixed", 1440), ("iterative_zero_out", 1080)]
-)
-def test_stage_1_has_the_share_of_its_method(method, last):
-    assert SelectionOptions(method=method).resolve(24, 8, 2400).last_update == last
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "fixed"])
+def test_stage_1_has_its_share_of_the_updates(method):
+    assert SelectionOptions(method=method).resolve(24, 8, 2400).last_update == 1080
     asked = SelectionOptions(method=method, selection_share=0.5)
     assert asked.resolve(24, 8, 2400).last_update == 1200
 

@@ -29,7 +29,7 @@ def ablations(base: Config) -> List[System]:
         ask("stochastic depth in stage 1 (p1)", f"{p1:g}", f"p1_{p1:g}", stochastic_depth_p1=p1)
     for p2 in sorted({0.0, 0.1, 0.3} - {base["model_conf"]["stochastic_depth_p2"]}):
         ask("stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2)
-    for share in (0.3, 0.45, 0.75):
+    for share in (0.3, 0.6, 0.75):
         ask("Simple-Top-k: share of stage 1", f"{share:g}", f"share_{share:g}",
             selection_share=share)  # fmt: skip
     for factor in (0.3, 3.0, 10.0):
