@@ -6,9 +6,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from espnet_des.loading import load_model
 from espnet_des.subnet import extract_subnet
-from tests.training import make_data, train_here
+from tests.training import let_it_talk, make_data, train_here
 
 
 class Trained(NamedTuple):
@@ -40,17 +39,8 @@ def train(data: Path, folder: Path, **changes) -> Trained:
 def supernet(data, tmp_path_factory):
     """Sizes 3, 5 and 8; with random output layers, so that it says something."""
     trained = train(data, tmp_path_factory.mktemp("supernet"), normalize="utterance_mvn")
-    model, _ = load_model(*trained)
     torch.manual_seed(0)
-    noise, lengths = 0.1 * torch.randn(1, 16000), torch.tensor([16000])
-    for size in model.encoder.sizes:
-        model.set_size(size)
-        head = model.ctc.ctc_lo.of_size(size)
-        with torch.no_grad():
-            mean = model.eval().encode(noise, lengths)[0].mean((0, 1))
-            head.weight.normal_(std=10.0)
-            head.bias.copy_(-head.weight @ mean)
-    torch.save(model.state_dict(), trained.file)
+    let_it_talk(*trained)
     return trained
 
 
