@@ -1,6 +1,7 @@
 """Options of the driver: the names, meanings and defaults of ESPnet's asr.sh."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import List
@@ -52,7 +53,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("inference_nj", int, 2, "number of parallel jobs of decoding")
     add("dumpdir", default="dump", help="folder of formatted data")
     add("expdir", default="exp", help="folder of experiments")
-    add("python", default=f"{sys.executable} -m espnet_des", help="runs ESPnet's commands")
+    add("python", default=f"{shlex.quote(sys.executable)} -m espnet_des", help="runs ESPnet's commands")
     group("Data")
     add("local_data_opts", default="", help="options of local/data.sh")
     add("audio_format", default="flac", help="of files that must be written anew")
