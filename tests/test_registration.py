@@ -140,7 +140,8 @@ def test_workers_that_import_nothing_first_know_the_classes(tmp_path):
 def test_launched_processes_know_the_classes(tmp_path):
     """espnet2.bin.launch starts the command that asr.sh gives it."""
     run = python(
-        "-m", "espnet_des", "-m", "espnet2.bin.launch", "--cmd", shlex.quote(str(ROOT / "tests/data/run.pl.sh")),
+        "-m", "espnet_des", "-m", "espnet2.bin.launch",
+        "--cmd", shlex.quote(str(ROOT / "tests/data/run.pl.sh")),
         "--log", str(tmp_path / "out.log"), "--ngpu", "0", "--",
         sys.executable, "-m", "espnet_des", "-c", SHOW,
     )  # fmt: skip
