@@ -31,16 +31,13 @@ def extract_features(
             feats, lengths = model.normalize(feats, lengths)
     if model.preencoder is not None:
         feats, lengths = model.preencoder(feats, lengths)
-    # ESPnet's own mask would read the greatest length.
-    padding = torch.arange(feats.size(1), device=lengths.device) >= lengths[:, None]
     try:
-        return model.encoder.subsample(feats, lengths, padding)
+        return model.encoder.subsample(feats, lengths)
     except TooShortUttError as error:
         # All of them: padded as beside a longer one, they teach nothing, and do no harm.
         lacking = error.limit + 1 - feats.size(1)
         feats = torch.nn.functional.pad(feats, [0, 0, 0, lacking])
-        padding = torch.nn.functional.pad(padding, [0, lacking], value=True)
-        return model.encoder.subsample(feats, lengths, padding)
+        return model.encoder.subsample(feats, lengths)
 
 
 def as_long_as_the_stft_needs(

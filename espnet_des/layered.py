@@ -198,7 +198,8 @@ class LayeredConformerEncoder(ConformerEncoder):
             masks: True on padding, ``(batch, time)``; by default from ilens.
         """
         padding = masks
-        if masks is None:  # ESPnet's own is only as wide as the longest utterance
+        if masks is None:
+            # ESPnet's own is only as wide as the longest utterance, and waits for its length.
             padding = torch.arange(xs_pad.size(1), device=ilens.device) >= ilens[:, None]
         mask = (~padding[:, None, :]).to(xs_pad.device)
         if isinstance(self.embed, SUBSAMPLING):
