@@ -88,7 +88,8 @@ def export_onnx(
         ConfigError: where something does not fit, or the outputs differ.
     """
     check_arguments(output, source, quantize, wav_scp, text)
-    texts = None if text is None else transcriptions(wav_scp, text)
+    wavs = {} if text is None else find_audio(wav_scp)
+    texts = {} if text is None else transcriptions(wavs, wav_scp, text)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         partial = Path(folder)
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
@@ -111,8 +112,8 @@ def export_onnx(
             int8.quantize(result, partial / "int8.onnx")
             result = partial / "int8.onnx"
             difference, agreement = compare(session(result), pairs)
-        wer = {} if texts is None else word_error_rates(
-            model, args, result, source, find_audio(wav_scp), texts
+        wer = {} if text is None else word_error_rates(
+            model, args, result, source, wavs, texts
         )
         result.replace(output)
     done = Exported(output, output.stat().st_size, difference, agreement, wer)
@@ -256,16 +257,16 @@ class _SessionAsModel:
         return tuple(map(torch.from_numpy, run(self.session, speech, lengths)))
 
 
-def transcriptions(wav_scp: Path, text: Path) -> Dict[str, str]:
-    """Utterance id to words, of all audio there is."""
-    utts, found = list(find_audio(wav_scp)), read_table(text)
-    missing = [utt for utt in utts if utt not in found]
+def transcriptions(wavs: Dict[str, str], wav_scp: Path, text: Path) -> Dict[str, str]:
+    """Utterance id to words, of all audio that ``wav_scp`` names."""
+    found = read_table(text)
+    missing = [utt for utt in wavs if utt not in found]
     if missing:
         raise ConfigError(
             f"text: {text} has no line for {len(missing)} utterances of {wav_scp}, "
             f"such as {missing[0]}"
         )
-    return {utt: found[utt] for utt in utts}
+    return {utt: found[utt] for utt in wavs}
 
 
 def word_error_rates(
