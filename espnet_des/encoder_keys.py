@@ -2,7 +2,7 @@
 
 from typing import Any, Mapping
 
-from espnet_des.options import ConfigError
+from espnet_des.options import ConfigError, is_number
 
 COUNTS = (
     "output_size", "attention_heads", "linear_units", "num_blocks", "cnn_module_kernel",
@@ -58,7 +58,3 @@ def check_values(values: Mapping[str, Any]) -> None:
             "rel_pos with selfattention_layer_type: rel_selfattn, abs_pos with selfattn; "
             f"it is {kind}",
         )
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

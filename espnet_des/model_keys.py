@@ -4,8 +4,7 @@ from typing import Any, Mapping
 
 from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet_des.encoder import DESConformerEncoder
-from espnet_des.encoder_keys import is_number
-from espnet_des.options import ConfigError
+from espnet_des.options import ConfigError, is_number
 
 
 def check_arguments(values: Mapping[str, Any]) -> None:

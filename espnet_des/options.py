@@ -4,7 +4,7 @@ These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 """
 
 from dataclasses import dataclass, fields
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from espnet_des.selection import (
     METHODS,
@@ -21,6 +21,11 @@ LARGEST = 3e38
 
 class ConfigError(ValueError):
     """A setting that cannot work: says which key, its value and what would."""
+
+
+def is_number(value: Any) -> bool:
+    """True of integers and floats, NaN and infinity among them; not of true and false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_sizes(sizes: Optional[Sequence[int]], num_layers: int) -> List[int]:
@@ -101,9 +106,8 @@ class SelectionOptions:
 
         def number(key: str) -> float:
             value = getattr(self, key)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
-            need(is_number, key, f"a number{hint}")
+            need(is_number(value), key, f"a number{hint}")
             need(not abs(value) > LARGEST, key, f"a number up to {LARGEST:.0e}")
             return value
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from espnet_des.options import ConfigError
+from espnet_des.options import ConfigError, is_number
 from espnet_des.plot.style import COLOURS, look
 
 MARKERS = "osD^vPX"
@@ -37,12 +37,12 @@ def read_sizes(path: Path) -> List[Dict]:
         if not isinstance(row, dict):
             raise ConfigError(f"{where}: {row!r} must be an object with the keys of a size")
         for key, right in (("size", "a number of layers"), ("num_params", "a count")):
-            if not _is_number(row.get(key)) or row[key] <= 0:
+            if not _is_finite(row.get(key)) or row[key] <= 0:
                 raise ConfigError(f"{where}: {key}: {row.get(key)!r} must be {right}")
-        if row.get(RTF) is not None and not (_is_number(row[RTF]) and row[RTF] > 0):
+        if row.get(RTF) is not None and not (_is_finite(row[RTF]) and row[RTF] > 0):
             raise ConfigError(f"{where}: {RTF}: {row[RTF]!r} must be a number above 0")
         wer = row.get("wer")
-        if not isinstance(wer, dict) or not wer or not all(map(_is_number, wer.values())):
+        if not isinstance(wer, dict) or not wer or not all(map(_is_finite, wer.values())):
             raise ConfigError(
                 f"{where}: wer: {wer!r} must have a percentage for each test set, such as "
                 '{"test_clean": 3.2}'
@@ -55,9 +55,8 @@ def read_sizes(path: Path) -> List[Dict]:
     return sorted(rows, key=lambda row: row["size"])
 
 
-def _is_number(value) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _is_finite(value) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def has_speed(rows: List[Dict]) -> bool:
