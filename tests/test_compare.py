@@ -15,7 +15,7 @@ from espnet_des.compare.exits import exit_of
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import comparison, even_ranking, random_ranking
-from espnet_des.compare.tables import Table
+from espnet_des.compare.tables import Table, interval
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.options import SelectionOptions
 from espnet_des.subnet import SubnetConformerEncoder
@@ -130,19 +130,32 @@ def test_equal_systems_do_not_differ():
     assert difference(twice, one)[:3] == pytest.approx((100.0, 100.0, 100.0))
 
 
-def test_intervals_cover_the_true_difference_as_often_as_they_say():
-    """Three seeds and 60 speakers, each with an effect of its own on both systems."""
-    rng, inside, trials = numpy.random.default_rng(1), 0, 200
+@pytest.mark.parametrize("seeds, spread", [(3, 0.03), (3, 0.1), (6, 0.1)])
+def test_intervals_cover_the_true_difference_as_often_as_they_say(seeds, spread):
+    """60 speakers, each with an effect of its own on both systems, and seeds that vary."""
+    rng, inside, trials = numpy.random.default_rng(1), 0, 300
     for _ in range(trials):
         hard = rng.gamma(4.0, 25.0, 60)  # what a speaker costs any system
 
         def system(factor):
-            of_seed = rng.normal(1.0, 0.03, (3, 1))
+            of_seed = rng.normal(1.0, spread, (seeds, 1))
             return counts_of(rng.poisson(factor * hard * of_seed))
 
         found = difference(system(1.1), system(1.0))
         inside += found.low <= 10.0 <= found.high
-    assert 0.8 < inside / trials < 0.99
+    assert 0.9 <= inside / trials <= 0.995
+
+
+def test_one_seed_gives_no_interval_and_none_in_common_no_difference():
+    one, two = counts_of([[50, 60, 70]]), counts_of([[40, 60, 70], [50, 50, 50]])
+    alone = difference(two, one)
+    assert alone.mean == pytest.approx(100 * (170 / 180 - 1)) and alone.seeds == 1
+    assert numpy.isnan([alone.low, alone.high]).all()
+    assert interval(two, one) == "-5.6% (1 seed)"
+    assert difference(one, one._replace(seeds=[5])) is None
+    assert interval(one, one._replace(seeds=[5])) == "open"
+    nothing = counts_of([[0, 0, 0], [1, 0, 0]])  # no logarithm of it
+    assert interval(nothing, two) == "-99.7% (no interval)"
 
 
 def result_of(errors, size=8, seed=0):
@@ -175,10 +188,12 @@ def test_tables_say_what_is_open():
     rates = table.error_rates()
     assert "| trained separately, whole blocks | 21.43 | open | open | 0-1 |" in rates
     assert "| layers of Simple-Top-k, trained separately | 28.57 | open | - |" in rates
-    assert "+33.3% [" in table.differences("separate")
+    assert "+33.3% (1 seed)" in table.differences("separate")
+    alone = table.differences("simple_top_k_alone", ["simple_top_k"])
+    assert alone.endswith("| Simple-Top-k | open | open | - |\n")
     assert "| Simple-Top-k | open | open | open | 0 |" in rates
     assert "open" in table.costs() and "1000" not in table.parameters()
-    assert sections("compare", table).count("## ") == 7
+    assert sections("compare", table).count("## ") == 8
 
 
 def test_results_are_written_before_anything_is_trained(tmp_path):

@@ -1,12 +1,14 @@
 """The comparison: trains what is missing, and writes tables and pictures of what is there."""
 
+import contextlib
+import fcntl
 import json
 from pathlib import Path
 from typing import List, Optional, Sequence
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.run import Run, base_config
-from espnet_des.compare.schedule import run_all
+from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.files import write_atomically
@@ -37,7 +39,8 @@ def compare(
         only: names of systems to train now; the tables have all of them.
 
     Raises:
-        RuntimeError: where a training fails.
+        RuntimeError: where a training fails, where one of another config is there, and
+            where another comparison runs in this folder.
     """
     recipe = Path(recipe).resolve()
     if not (recipe / "conf" / "train_des.yaml").exists():
@@ -53,13 +56,31 @@ def compare(
     # Seed by seed: what is there early on covers all systems.
     runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
             for seed in range(seeds) for system in systems]  # fmt: skip
-    write_results(recipe, what, systems, runs)
     chosen = [run for run in runs if only is None or run.system in only]
-    try:
-        run_all(chosen, systems, jobs, lambda: write_results(recipe, what, systems, runs))
-    finally:
+    with alone_in(recipe):
+        check_finished(runs, systems)
         write_results(recipe, what, systems, runs)
+        try:
+            run_all(chosen, systems, jobs, lambda: write_results(recipe, what, systems, runs))
+        finally:
+            write_results(recipe, what, systems, runs)
     say(f"Results: {recipe / 'results' / what}.md")
+
+
+@contextlib.contextmanager
+def alone_in(recipe: Path):
+    """Refuse a second comparison beside this one: both would write the same folders."""
+    folder = recipe / "exp"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".compare.lock").open("w") as file:  # freed however the process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another comparison runs in {recipe}: wait for it, or stop it and start "
+                "again, which goes on where it was"
+            ) from error
+        yield
 
 
 def _tag(what: str, system: System) -> str:
@@ -129,7 +150,8 @@ def describe(what: str, runs: List[Run], results: Results) -> str:
     return text + (
         f"{first['updates']} updates each, one thread; {'; '.join(versions)}.\n{counts}. "
         "WER by CTC best path, over both test sets; ± is the standard deviation over seeds. "
-        "Intervals: 95%, bootstrap over seeds and speakers.\n"
+        "Differences: over the seeds that both have, with 95% intervals from the spread of the "
+        "paired differences over seeds (Student's t) and a bootstrap of speakers.\n"
     )
 
 
@@ -141,6 +163,9 @@ def sections(what: str, table: Table) -> str:
             "Word error rates": table.error_rates(),
             "Differences to separately trained models": table.differences("separate"),
             "Differences to random layers": table.differences("random"),
+            "Differences to the same layers, trained separately": "\n".join(
+                table.differences(f"{name}_alone", [name]) for name in LEARNED
+            ),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),
             "Kept layers": "\n".join(map(table.kept_layers, LEARNED)),

@@ -54,6 +54,19 @@ class Run(NamedTuple):
         """What the run gave; None where it is not finished."""
         return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
+    def as_yaml(self, config: Dict) -> str:
+        return yaml.safe_dump(config | {"seed": self.seed}, sort_keys=False)
+
+    def check_config(self, config: Dict) -> Path:
+        """Refuse to go on with a training of another config; returns the config's file."""
+        path = self.exp / "train.yaml"
+        if path.exists() and path.read_text() != self.as_yaml(config):
+            raise RuntimeError(
+                f"{path} is of another config than this comparison: remove {self.exp} to "
+                "train it anew"
+            )
+        return path
+
     def kept_layers(self) -> Dict[int, List[int]]:
         """Size to layers, of a finished run."""
         return {int(size): found["kept"] for size, found in self.result()["sizes"].items()}
@@ -76,15 +89,9 @@ def execute(run: Run, config: Dict) -> Dict:
         run: what to do.
         config: of the training, without the seed.
     """
-    config = config | {"seed": run.seed}
+    path = run.check_config(config)
     run.exp.mkdir(parents=True, exist_ok=True)
-    path, text = run.exp / "train.yaml", yaml.safe_dump(config, sort_keys=False)
-    if path.exists() and path.read_text() != text:
-        raise RuntimeError(
-            f"{path} is of another config than this comparison: remove {run.exp} to train "
-            "it anew"
-        )
-    write_atomically(path, lambda p: p.write_text(text))
+    write_atomically(path, lambda p: p.write_text(run.as_yaml(config)))
     with cost_of(run, "train"):
         train(run, path)
     # Its progress stands beside that of the training; here several runs would mix theirs.

@@ -4,7 +4,7 @@ import concurrent.futures
 import multiprocessing
 import subprocess
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from espnet_des.compare.run import Run, base_config, execute, quiet
 from espnet_des.compare.systems import System
@@ -47,19 +47,14 @@ def run_all(
             for run in list(waiting):
                 if len(running) == jobs:
                     break
-                system = of_name[run.system]
-                needed = None
-                if system.needs:  # a supernet of the comparison, for ablations as well
-                    sizes = of_name[system.needs].sizes
-                    needed = Run(system.needs, run.seed, run.recipe, sizes)
+                needed = needed_run(run, of_name)
                 if needed is not None and needed.result() is None and (
                     needed.name in failed or needed not in runs
                 ):
                     failed[run.name] = RuntimeError(f"it needs {needed.name}, which is missing")
                     waiting.remove(run)
                 elif needed is None or needed.result() is not None:
-                    kept = None if needed is None else needed.kept_layers()
-                    config = system.config(base, run.seed, kept)
+                    config = config_of(run, base, of_name)
                     running[pool.submit(execute, run, config)] = run
                     waiting.remove(run)
             ended, _ = concurrent.futures.wait(
@@ -82,6 +77,33 @@ def run_all(
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
         raise RuntimeError("\n".join(["these trainings failed:", *lines]))
+
+
+def needed_run(run: Run, systems: Dict[str, System]) -> Optional[Run]:
+    """The run whose kept layers this one is made of; None where it needs none."""
+    needs = systems[run.system].needs
+    # A supernet of the comparison, for ablations as well.
+    return Run(needs, run.seed, run.recipe, systems[needs].sizes) if needs else None
+
+
+def config_of(run: Run, base: Dict, systems: Dict[str, System]) -> Dict:
+    """Training config of a run; what it needs must be finished."""
+    needed = needed_run(run, systems)
+    kept = None if needed is None else needed.kept_layers()
+    return systems[run.system].config(base, run.seed, kept)
+
+
+def check_finished(runs: List[Run], systems: Sequence[System]) -> None:
+    """Refuse results of another config: they must not stand in one table with these.
+
+    Raises:
+        RuntimeError: naming the first.
+    """
+    base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
+    for run in runs:
+        needed = needed_run(run, of_name)
+        if run.result() is not None and (needed is None or needed.result() is not None):
+            run.check_config(config_of(run, base, of_name))
 
 
 def _describe(run: Run) -> str:

@@ -4,9 +4,10 @@ All systems recognise the same utterances, and each is trained with the same see
 difference is taken pair by pair, so what is hard for all cancels out.
 """
 
-from typing import Dict, NamedTuple, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence
 
 import numpy
+import scipy.stats
 
 REPLICATES = 10000
 
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: over the seeds.
-        low: end of the 95% interval.
+        low: end of the 95% interval; NaN where one seed says nothing about the spread.
         high: end of the 95% interval.
         seeds: how many.
     """
@@ -73,24 +74,37 @@ def count(results: Dict[int, Dict], size: int, sets: Sequence[str]) -> Counts:
     return Counts(numpy.stack(errors), words, seeds)
 
 
-def difference(one: Counts, other: Counts, seed: int = 0) -> Difference:
-    """Paired over seeds and speakers, with a bootstrap interval.
+def difference(one: Counts, other: Counts, seed: int = 0) -> Optional[Difference]:
+    """Relative difference over the seeds that both have; None where they share none.
 
-    Speakers are drawn, not utterances: those of one speaker are alike. Of n seeds
-    n - 1 are drawn, which gives the variance of their mean without bias (Rao and Wu, 1988);
-    one seed alone says nothing about the spread over seeds.
+    The logarithm of the ratio has two sources of error, whose variances are added: the
+    trainings (from its spread over seeds, paired) and the test sets (from a bootstrap of
+    speakers, not of utterances: those of one speaker are alike). The interval is Student's,
+    with the degrees of freedom of Welch and Satterthwaite: a bootstrap of two or three
+    seeds would be far too narrow.
 
     Args:
         seed: of the bootstrap.
     """
     common = [s for s in one.seeds if s in other.seeds]
+    if not common:
+        return None
     a, b = (counts.of_seeds(common).errors for counts in (one, other))
-    rng, (seeds, speakers) = numpy.random.default_rng(seed), a.shape
-    drawn = rng.multinomial(speakers, numpy.full(speakers, 1 / speakers), REPLICATES)
-    chosen = numpy.ones((REPLICATES, 1))
-    if seeds > 1:
-        chosen = rng.multinomial(seeds - 1, numpy.full(seeds, 1 / seeds), REPLICATES)
-    sums = [numpy.einsum("rs,rs->r", drawn @ errors.T, chosen) for errors in (a, b)]
-    relative = 100.0 * (sums[0] / sums[1] - 1.0)
-    low, high = numpy.percentile(relative, [2.5, 97.5])
-    return Difference(100.0 * (a.sum() / b.sum() - 1.0), low, high, seeds)
+    mean = a.sum() / b.sum() if b.sum() else float("nan")
+    if len(common) < 2 or not (a.sum(1).all() and b.sum(1).all()):
+        return Difference(100.0 * (mean - 1.0), float("nan"), float("nan"), len(common))
+    of_seeds = numpy.log(a.sum(1) / b.sum(1)).var(ddof=1) / len(common)
+    number = a.shape[1]
+    drawn = numpy.random.default_rng(seed).multinomial(
+        number, numpy.full(number, 1 / number), REPLICATES
+    )
+    of_speakers = numpy.log(drawn @ a.sum(0) / (drawn @ b.sum(0))).var(ddof=1)
+    variance = of_seeds + of_speakers
+    half = 0.0
+    if variance:
+        freedom = variance**2 / (
+            of_seeds**2 / (len(common) - 1) + of_speakers**2 / max(1, number - 1)
+        )
+        half = scipy.stats.t.ppf(0.975, freedom) * variance**0.5
+    low, high = mean * numpy.exp([-half, half])
+    return Difference(*(100.0 * (x - 1.0) for x in (mean, low, high)), len(common))

@@ -1,10 +1,11 @@
 """The tables of a comparison, in Markdown."""
 
+import math
 import statistics
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from espnet_des.compare.run import TEST_SETS
-from espnet_des.compare.statistics import Counts, Difference, count, difference
+from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import System
 from espnet_des.recipe.sizes import ranges
 
@@ -87,19 +88,17 @@ class Table:
             rows.append([self._title(group), *cells])
         return markdown(["thousand encoder parameters", *map(str, self.sizes)], rows)
 
-    def differences(self, to: str) -> str:
-        """Relative differences of all groups to one, with 95% intervals."""
+    def differences(self, to: str, of: Optional[Sequence[str]] = None) -> str:
+        """Relative differences of groups (by default all) to one, with 95% intervals."""
         rows = []
-        for group in self.groups:
-            if group == to:
-                continue
+        for group in of or (g for g in self.groups if g != to):
             cells = []
             for size in self.sizes:
                 others = self.counts(to, size)
-                cells.append(self.cell(
-                    group, size,
-                    lambda mine: OPEN if others is None else interval(difference(mine, others)),
-                ))  # fmt: skip
+                cells.append(
+                    self.none(to, size) if others is None
+                    else self.cell(group, size, lambda mine: interval(mine, others))
+                )  # fmt: skip
             rows.append([self._title(group), *cells])
         head = [f"{size} layers" for size in self.sizes]
         return markdown([f"WER relative to: {self._title(to)}", *head], rows)
@@ -115,7 +114,7 @@ class Table:
                     system.name, size,
                     lambda mine: rate_and_spread(mine) if others is None
                     or system.name == default
-                    else f"{rate_and_spread(mine)}: {interval(difference(mine, others))}",
+                    else f"{rate_and_spread(mine)}: {interval(mine, others)}",
                 ))  # fmt: skip
             rows.append([system.title, *cells, self._seeds(system.name)])
         head = [f"{size} layers" for size in self.sizes]
@@ -165,8 +164,15 @@ def rate_and_spread(counts: Counts) -> str:
     return f"{rates.mean():.2f}{spread}"
 
 
-def interval(d: Difference) -> str:
-    return f"{d.mean:+.1f}% [{d.low:+.1f}, {d.high:+.1f}]"
+def interval(mine: Counts, others: Counts) -> str:
+    """The difference and its interval, where there is one."""
+    found = difference(mine, others)
+    if found is None:
+        return OPEN
+    ends = f"[{found.low:+.1f}, {found.high:+.1f}]"
+    if math.isnan(found.low):
+        ends = "(1 seed)" if found.seeds == 1 else "(no interval)"
+    return f"{found.mean:+.1f}% {ends}"
 
 
 def markdown(head: List[str], rows: List[List[str]]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet_des.compare.compare import alone_in
+
 ROOT = Path(__file__).parents[2]
 SYSTEMS = ["simple_top_k", "simple_top_k_alone_8", "aux_loss", "separate_8"]
 
@@ -73,10 +75,20 @@ def test_some_systems_are_trained_compared_and_not_trained_again(recipe):
     assert files == {p: p.stat().st_mtime_ns for p in recipe.glob("exp/*/result.json")}
 
 
-def test_another_config_does_not_go_on_with_an_old_training(recipe):
-    result = next(recipe.glob("exp/asr_compare_separate_8_seed0/result.json"))
-    result.unlink()
+def test_two_comparisons_in_one_folder_are_one_too_many(recipe):
+    with alone_in(recipe):
+        done = compare(recipe, "--only", "separate_8")
+    assert done.returncode == 1 and "another comparison runs in" in done.stderr
+
+
+def test_another_config_is_neither_gone_on_with_nor_put_into_one_table(recipe):
     config = recipe / "conf/train_des.yaml"
     config.write_text(config.read_text().replace("grad_clip: 5.0", "grad_clip: 4.0"))
+    table = (recipe / "results/compare.md").read_bytes()
+    done = compare(recipe, "--only", "separate_8")
+    assert done.returncode == 1 and "is of another config" in done.stderr
+    assert (recipe / "results/compare.md").read_bytes() == table
+    for result in recipe.glob("exp/*/result.json"):  # stopped, not finished
+        result.unlink()
     done = compare(recipe, "--only", "separate_8")
     assert done.returncode == 1 and "is of another config" in done.stderr
