@@ -11,14 +11,16 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 from unittest import mock
 
 import torch
 
 from espnet_des.files import write_atomically
+from espnet_des.ranks import rank
 
-NAME, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
+NAME = "checkpoint.pth"
+PREVIOUS, DAMAGED = "checkpoint.previous.pth", "checkpoint.damaged.pth"
 
 
 @contextlib.contextmanager
@@ -59,32 +61,44 @@ def second_name(path: Path, other: Path) -> None:
         shutil.copy2(path, other)
 
 
-def resume_with(load: Callable[[Path], None], checkpoint: Path) -> Path:
+def resume_with(load: Callable[[Path], None], checkpoint: Path) -> None:
     """Load a checkpoint, or the one before it where it cannot be read.
 
-    Returns:
-        The file that was loaded.
+    The damaged one is then ``checkpoint.damaged.pth``, and the one before stands in its
+    place: the next checkpoint is put before it, and a damaged one must never get there.
+
+    Raises:
+        RuntimeError: where neither can be read, or it is of another model.
     """
-    previous = checkpoint.with_name(PREVIOUS)
-    try:
-        check_readable(checkpoint)
-    except Exception as error:
-        if not previous.exists():
+    problem, chosen = why_unreadable(checkpoint), checkpoint
+    if problem:
+        chosen = checkpoint.with_name(PREVIOUS)
+        before = why_unreadable(chosen) if chosen.exists() else "there is none"
+        if before:
             raise RuntimeError(
-                f"{checkpoint} cannot be read ({error}), and there is none before it. "
-                "Nothing was overwritten. To begin anew, move it away"
-            ) from error
-        logging.warning(f"{checkpoint} cannot be read ({error}): resuming from {previous}")
-        checkpoint = previous
+                f"{checkpoint} cannot be read ({problem}), nor the one before it, {chosen} "
+                f"({before}). Nothing was overwritten. To begin anew, move them away"
+            )
+        logging.warning(f"{checkpoint} cannot be read ({problem}): resuming from {chosen}")
     try:
-        load(checkpoint)
+        load(chosen)
     except (RuntimeError, ValueError, KeyError) as error:
         raise RuntimeError(
-            f"{checkpoint} is of another model or optimizer than this config: {error}. "
+            f"{chosen} is of another model or optimizer than this config: {error}. "
             "Nothing was overwritten. Train with the config that made it, or give another "
             "output_dir"
         ) from error
-    return checkpoint
+    # A rank that looks only now finds the same content in the one or in the other.
+    if problem and rank() == 0:
+        write_atomically(checkpoint.with_name(DAMAGED), lambda p: second_name(checkpoint, p))
+        write_atomically(checkpoint, lambda p: second_name(chosen, p))
+
+
+def why_unreadable(checkpoint: Path) -> Optional[str]:
+    try:
+        return check_readable(checkpoint)
+    except Exception as error:  # of torch, zipfile, pickle or the file system
+        return str(error) or type(error).__name__
 
 
 def check_readable(checkpoint: Path) -> None:

@@ -1,7 +1,8 @@
 """Updates that did not happen, because gradients were not finite."""
 
-import logging
 from typing import List, Sequence
+
+from espnet_des.ranks import warn_of_data
 
 NAMED_PER_EPOCH = 10  # a training that lost its way would fill the log
 
@@ -61,7 +62,7 @@ class SkippedUpdates:
         self.updates = updates
         if self.in_a_row and self.told < NAMED_PER_EPOCH:
             self.told += 1
-            logging.warning(
+            warn_of_data(
                 f"Update {updates} was skipped: its gradients were not finite. "
                 f"Utterances: {' '.join(self.utterances)}"
             )

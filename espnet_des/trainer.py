@@ -14,6 +14,7 @@ from espnet_des.checkpoints import finish_epoch, resume_with, whole_files
 from espnet_des.history import tell_tensorboard
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, check_fits
+from espnet_des.ranks import rank
 from espnet_des.reporter import StageReporter
 from espnet_des.score_lr import ScaledGroup, needed_travel, sum_of_learning_rates
 from espnet_des.selection import Schedule
@@ -72,11 +73,11 @@ class SupernetTrainer(stock.Trainer):
                     kind = type(optimizer).__name__
                     raise RuntimeError(f"it has no {sorted(missing)} for optim: {kind}")
 
-        loaded = resume_with(load, Path(checkpoint))
+        resume_with(load, Path(checkpoint))
         keep_schedule(model)
-        reporter.find_lost(loaded.parent)
-        if is_rank_zero():
-            finish_epoch(loaded, reporter.get_epoch(), reporter.best_epochs())
+        reporter.find_lost(Path(checkpoint).parent)
+        if rank() == 0:
+            finish_epoch(Path(checkpoint), reporter.get_epoch(), reporter.best_epochs())
 
     @classmethod
     def train_one_epoch(cls, model, optimizers, summary_writer, **kwargs) -> bool:
@@ -231,8 +232,3 @@ def describe(schedule: Schedule) -> str:
         f"{len(counts)} iterations of {min(counts)} to {max(counts)} updates, down by "
         f"{zeroed[0]} to {zeroed[-1]} layers, stage 1 ends with update {schedule.last_update}"
     )
-
-
-def is_rank_zero() -> bool:
-    dist = torch.distributed
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,9 +1,10 @@
 """What a training can learn nothing of, and must not end by."""
 
-import logging
 from typing import Optional, Sequence
 
 import torch
+
+from espnet_des.ranks import warn_of_data
 
 NAMED = 20  # utterances; there may be many more
 
@@ -46,12 +47,12 @@ class UnusableUtterances:
                 continue
             self.seen.add(utt)
             if len(self.seen) <= NAMED:
-                logging.warning(
+                warn_of_data(
                     f"Utterance {utt} teaches CTC nothing: its text takes {needs} frames of "
                     f"the encoder, its audio has {has}. Does the text belong to it?"
                 )
             if len(self.seen) == NAMED:
-                logging.warning("Further such utterances are not named.")
+                warn_of_data("Further such utterances are not named.")
 
 
 class ErrorRates:

@@ -1,5 +1,6 @@
 """Several processes: uneven data, and one of them killed."""
 
+import re
 import signal
 
 import pytest
@@ -51,6 +52,36 @@ def test_ranks_with_uneven_numbers_of_batches_agree(data, tmp_path, ranks):
     assert state["encoder.selection.updates"] == 5 * 3
     assert state["encoder.selection.schedule"].sum(0)[0] == 5  # 1 in each of 5 iterations, not 2
     assert state["encoder.selection.ranking"].any()
+
+
+def nan_of_an_utterance(rank: int) -> None:
+    """In a batch of one rank: the mean over the ranks is NaN for all."""
+    from espnet_des.model import DESModel
+
+    forward = DESModel.forward
+
+    def with_nan(self, *args, **kwargs):
+        loss, stats, weight = forward(self, *args, **kwargs)
+        is_bad = self.training and "u11" in kwargs["utt_id"]
+        if is_bad:
+            print("NaN in", *kwargs["utt_id"], flush=True)
+        return loss * (float("nan") if is_bad else 1.0), stats, weight
+
+    DESModel.forward = with_nan
+
+
+def test_what_a_rank_could_not_learn_is_named_by_it(data, tmp_path, faults):
+    """ESPnet lets only errors of the others through."""
+    changes = CHANGES | {"max_epoch": 2, "model_conf__updates_per_iteration": [1, 1, 1, 1, 1]}
+    assert set(wait(start(data, tmp_path, ranks=2, patch=nan_of_an_utterance, **changes),
+                    tmp_path)) == {0}, last_log(tmp_path)[-3000:]  # fmt: skip
+    found = [log.read_text() for log in sorted(tmp_path.glob("*0.txt"))]
+    bad = [re.findall("NaN in (.*)", text) for text in found]
+    assert sum(map(len, bad)) == 2 and bad[1]
+    for text, own in zip(found, bad):
+        for utts in own[:1]:  # that of the last epoch may have no batch after it
+            assert re.search(f"was skipped: .*Utterances: {utts}\n", text)
+    faults(2)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from tests.faults.process import UPDATE, Death, assert_same_training, run
+from tests.faults.process import UPDATE, Death, assert_same_training, plain, run
 from tests.faults.test_kills import finish, last_log
 from tests.training import load
 
@@ -68,6 +68,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "cannot be read" in last_log(out) and "checkpoint.previous.pth" in last_log(out)
     assert not list(out.rglob("executed"))
     assert_same_training(undisturbed[0] / "exp", out / "exp")
+
+
+def test_a_damaged_checkpoint_never_becomes_the_one_before(undisturbed, interrupted, data, faults):
+    """Damaged twice: each time what stands behind it is whole."""
+    out, changes = interrupted
+    exp = out / "exp"
+    assert run(data, out, **changes | {"max_epoch": 4}) == 0
+    for epoch in (4, 5):
+        damaged(exp / "checkpoint.pth", "truncated")
+        content = (exp / "checkpoint.pth").read_bytes()
+        assert run(data, out, **changes | {"max_epoch": epoch}) == 0, last_log(out)
+        assert "checkpoint.previous.pth" in last_log(out)
+        assert (exp / "checkpoint.damaged.pth").read_bytes() == content
+        assert load(exp / "checkpoint.previous.pth")["reporter"]["epoch"] == epoch - 1
+    finish(data, out, changes)
+    last = [plain(load(folder / "exp/checkpoint.pth")) for folder in (undisturbed[0], out)]
+    assert last[0] == last[1]
+    faults(2)
 
 
 def test_both_checkpoints_damaged_stop_the_training(interrupted, data, faults):
