@@ -73,11 +73,11 @@ def resume_with(load: Callable[[Path], None], checkpoint: Path) -> None:
     problem, chosen = why_unreadable(checkpoint), checkpoint
     if problem:
         chosen = checkpoint.with_name(PREVIOUS)
-        before = why_unreadable(chosen) if chosen.exists() else "there is none"
+        before = why_unreadable(chosen) if chosen.exists() else "there is none before it"
         if before:
             raise RuntimeError(
-                f"{checkpoint} cannot be read ({problem}), nor the one before it, {chosen} "
-                f"({before}). Nothing was overwritten. To begin anew, move them away"
+                f"{checkpoint} cannot be read ({problem}), nor can {chosen.name} ({before}). "
+                "Nothing was overwritten. To begin anew, move them away"
             )
         logging.warning(f"{checkpoint} cannot be read ({problem}): resuming from {chosen}")
     try:

@@ -92,7 +92,7 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(
     assert_same(load(whole_run / "6epoch.pth"), load(path)["model"])
     (tmp_path / "exp/checkpoint.previous.pth").unlink()
     path.write_bytes(b"broken")
-    with pytest.raises(RuntimeError, match="none before it. Nothing was overwritten"):
+    with pytest.raises(RuntimeError, match="none before it.*Nothing was overwritten"):
         train_here(data, tmp_path, max_epoch=7)
     assert path.read_bytes() == b"broken"
 
