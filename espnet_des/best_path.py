@@ -54,6 +54,7 @@ def decode_best_path(
         ConfigError, AudioError, OSError: where decoding cannot start. Nothing
             has been written then.
     """
+    check_no_data(output_dir)
     if batch_size < 1:
         raise ConfigError(f"batch_size: {batch_size} must be at least 1")
     check_device(device)
@@ -84,6 +85,16 @@ def check_device(device: str) -> None:
             f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); "
             "cpu always can, cuda where torch finds a GPU"
         ) from error
+
+
+def check_no_data(folder: Path) -> None:
+    """Raise ConfigError for a data directory, whose ``text`` are the references."""
+    found = [name for name in ("utt2spk", "wav.scp") if (folder / name).exists()]
+    if found:
+        raise ConfigError(
+            f"output_dir: {folder} has a {found[0]}: its text would be overwritten; give a "
+            "folder of its own"
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -179,9 +179,15 @@ def extract_subnet(
 
     Raises:
         ConfigError: where the config is no supernet's, the size is not one of
-            its sizes, or its layers are not chosen yet.
+            its sizes, its layers are not chosen yet, or the folder is a training's.
     """
     config = read_config(asr_train_config)
+    taken = [path.resolve().parent for path in (Path(asr_train_config), Path(asr_model_file))]
+    if Path(output_dir).resolve() in taken or (Path(output_dir) / "checkpoint.pth").exists():
+        raise ConfigError(
+            f"output_dir: {output_dir} is the folder of a training, whose config.yaml would be "
+            f"overwritten; give the size one of its own, such as {taken[0]}_size{size}"
+        )
     if config.get("encoder") != "des_conformer":
         raise ConfigError(
             f"{asr_train_config}: encoder: {config.get('encoder')!r} is no supernet; "

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_des.corpus.generated import CORPORA
 from espnet_des.corpus.kaldi import DataError, Utterance, read_table, write_data_dir
 from espnet_des.corpus.librispeech import prepare_librispeech
+from espnet_des.corpus.spoken import speak
 
 
 def make_librispeech(folder):
@@ -47,6 +49,25 @@ def test_missing_sets_are_named_before_anything_is_written(tmp_path):
     with pytest.raises(DataError, match="lacks test-clean.*openslr.org/12.*LIBRISPEECH"):
         prepare_librispeech(tmp_path, tmp_path / "data", ["dev-clean", "test-clean"])
     assert not (tmp_path / "data").exists()
+
+
+def test_folders_of_somebody_else_are_not_replaced(tmp_path):
+    make_librispeech(tmp_path)
+    treasure = tmp_path / "data/dev_clean/thesis.tex"
+    treasure.parent.mkdir(parents=True)
+    treasure.write_text("years")
+    with pytest.raises(DataError, match="data/dev_clean .*holds something else.*another place"):
+        prepare_librispeech(tmp_path, tmp_path / "data", ["dev-clean"], {"all": ["dev-clean"]})
+    with pytest.raises(DataError, match="holds something else"):
+        speak(treasure.parent, CORPORA["mini_digits"], scale=0.01)
+    (tmp_path / "linked").symlink_to(treasure.parent)
+    with pytest.raises(DataError, match="is no folder"):
+        speak(tmp_path / "linked", CORPORA["mini_digits"], scale=0.01)
+    assert treasure.read_text() == "years"
+    assert not (tmp_path / "data/all").exists()
+    command = [sys.executable, "-m", "espnet_des.bin.make_spoken", "--out", str(treasure.parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"{treasure.parent} is to be written")
 
 
 def test_broken_utterances_are_named_counted_and_skipped(tmp_path, capsys):

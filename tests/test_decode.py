@@ -317,6 +317,9 @@ def test_inputs_that_name_no_audio_are_refused(folder, tmp_path, name, content, 
 def test_what_cannot_start_writes_nothing(exp, folder, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "taken/text").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    for name in ("text", "utt2spk"):
+        (tmp_path / "data" / name).write_text("u0 REFERENCE\n")
     for says, error, options in (
         (r"size: 4 must be one of \[3, 5, 8\]", ConfigError, {"size": 4}),
         ("batch_size: 0", ConfigError, {"batch_size": 0}),
@@ -324,13 +327,15 @@ def test_what_cannot_start_writes_nothing(exp, folder, tmp_path):
         ("device: 'typo'", ConfigError, {"device": "typo"}),
         ("output_dir: .*file/out cannot be written", OSError, {"out": tmp_path / "file/out"}),
         ("taken/text is a folder", OSError, {"out": tmp_path / "taken"}),
+        ("output_dir: .*data has a utt2spk", ConfigError, {"out": tmp_path / "data"}),
         ("input: .*no such", AudioError, {"source": tmp_path / "no such"}),
     ):
         options = {"source": folder, "out": tmp_path / "out"} | options
         with pytest.raises(error, match=says):
             decode(exp, **options)
     assert not (tmp_path / "out").exists()
-    assert {p.name for p in tmp_path.iterdir()} == {"file", "taken"}
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "file", "taken"}
+    assert (tmp_path / "data/text").read_text() == "u0 REFERENCE\n"
 
 
 def test_models_that_cannot_decode_audio_are_refused(exp):

@@ -122,6 +122,18 @@ def test_damaged_and_foreign_files_are_named(supernet, tmp_path):
             load_model(tmp_path / f"{name}.yaml", whole)
 
 
+def test_a_training_is_not_overwritten(supernet, tmp_path):
+    """Neither the supernet's own, nor that of another experiment."""
+    before = {p.name: p.read_bytes() for p in supernet.iterdir() if p.is_file()}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/checkpoint.pth").write_bytes(b"")
+    for folder in (supernet, supernet / ".." / supernet.name, tmp_path / "other"):
+        with pytest.raises(ConfigError, match="is the folder of a training.*_size3"):
+            extract(supernet, 3, folder)
+    assert {p.name: p.read_bytes() for p in supernet.iterdir() if p.is_file()} == before
+    assert len(list((tmp_path / "other").iterdir())) == 1
+
+
 def test_what_cannot_be_extracted_is_said(supernet, tmp_path):
     with pytest.raises(ConfigError, match=r"size: 4 must be one of \[3, 5, 8\]"):
         extract(supernet, 4, tmp_path)

@@ -1,21 +1,23 @@
 """Generate a corpus of spoken digits or words."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from espnet_des.command import call
 from espnet_des.corpus.generated import CORPORA
-from espnet_des.corpus.spoken import speak
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--corpus", choices=sorted(CORPORA), default="mini_digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of speakers")
     args = parser.parse_args()
-    speak(args.out, CORPORA[args.corpus], seed=args.seed, scale=args.scale)
+    args.corpus = CORPORA[args.corpus]
+    return call("espnet_des.corpus.spoken:speak", vars(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "spk2gender")
 MADE_OF = "made_of"
+MARKS = ("text", MADE_OF)  # a folder with one of them may be replaced
 
 
 class DataError(RuntimeError):
@@ -62,17 +63,42 @@ def write_data_dirs(
     Returns:
         Directory to its number of utterances.
     """
+    for folder in folders:
+        check_ours(folder, MARKS)
     tables = {folder: _tables(folder, list(utts)) for folder, utts in folders.items()}
     for folder, contents in tables.items():
         _write_tables(folder, contents, (made_of or {}).get(folder))
     return {folder: len(contents["text"]) for folder, contents in tables.items()}
 
 
+def check_ours(folder: Path, marks: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds none of these files, but others.
+
+    Raises:
+        DataError: and nothing is removed.
+    """
+    if folder.is_symlink() or folder.is_file():
+        raise DataError(f"{folder} is no folder: remove it, or give another place")
+    is_foreign = not any((folder / mark).exists() for mark in marks)
+    if folder.exists() and is_foreign and any(folder.iterdir()):
+        raise DataError(
+            f"{folder} is to be written, but holds something else ({len(list(folder.iterdir()))} "
+            f"entries, none of them {' or '.join(marks)}): give another place, or remove it"
+        )
+
+
 def is_made(folder: Path, sets: Sequence[str]) -> bool:
-    """Whether the directory is there, and not made of other sets."""
+    """Whether the directory is there, and not made of other sets.
+
+    Raises:
+        DataError: where another folder of this name is in the way.
+    """
     note = folder / MADE_OF
     same = not note.exists() or note.read_text(encoding="utf-8").split() == list(sets)
-    return same and (folder / "text").exists()
+    if same and (folder / "text").exists():
+        return True
+    check_ours(folder, MARKS)
+    return False
 
 
 def _tables(folder: Path, utterances: List[Utterance]) -> Dict[str, Dict[str, str]]:

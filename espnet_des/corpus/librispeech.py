@@ -45,7 +45,7 @@ def prepare_librispeech(
             "and give the folder that holds LibriSpeech/ as LIBRISPEECH in db.sh"
         )
     wanted = {_dir_name(s): [s] for s in sets} | {k: list(v) for k, v in joined.items()}
-    if all(is_made(data / name, parts) for name, parts in wanted.items()):
+    if all([is_made(data / name, parts) for name, parts in wanted.items()]):
         print(f"{data}: {', '.join(wanted)} are there already")
         return
     genders = _genders(root)

@@ -15,10 +15,12 @@ import numpy as np
 import soundfile
 
 from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
+from espnet_des.corpus.kaldi import check_ours
 from espnet_des.corpus.text import Text
 from espnet_des.progress import progress
 
 SAMPLE_RATE = 16000
+DONE = ".done"  # says of what a corpus is
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,30 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
         corpus: what to speak.
         seed: same seed, same corpus.
         scale: of the number of speakers, to make a smaller one for tests.
+
+    Raises:
+        DataError: where the folder holds something else. It is not touched.
     """
-    done = out / ".done"
+    done = out / DONE
     wanted = f"seed {seed}, scale {scale}, {corpus}\n"
     if done.exists() and done.read_text() == wanted:
         print(f"{out} is there already")
         return
-    if out.exists():
-        shutil.rmtree(out)
-    root = out / "LibriSpeech"
-    root.mkdir(parents=True)
+    check_ours(out, [DONE])
     synthesizer = Synthesizer()
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_corpus(partial / "LibriSpeech", corpus, seed, scale, synthesizer)
+    (partial / DONE).write_text(wanted)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+def write_corpus(
+    root: Path, corpus: Corpus, seed: int, scale: float, synthesizer: Synthesizer
+) -> None:
+    """Write ``<part>/<speaker>/<chapter>/...`` and the tables of LibriSpeech."""
+    root.mkdir(parents=True)
     speaker_lines, chapter_lines = [], []
     number = 0
     for index, part in enumerate(corpus.parts):
@@ -108,4 +123,3 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
         (root / f"{name}.TXT").write_text(f"; {head}\n" + "".join(lines))
     (root / "BOOKS.TXT").write_text(f"; {type(corpus.text).__name__}\n")
     (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")
-    done.write_text(wanted)

@@ -81,7 +81,7 @@ def prepare_tedlium2(
             f"{root} lacks {', '.join(missing)}. Get TED-LIUM release 2 from {URL}, unpack "
             "it, and give the folder that holds TEDLIUM_release2/ as TEDLIUM2 in db.sh"
         )
-    if all(is_made(data / name, [name]) for name in SETS):
+    if all([is_made(data / name, [name]) for name in SETS]):
         print(f"{data}: {', '.join(SETS)} are there already")
         return
     found = {}
