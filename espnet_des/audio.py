@@ -17,6 +17,7 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 # Full scale is 1; what is louder than this overflows in float32 as soon as it is squared.
 LOUDEST = 1e12
 LOWEST_RATE = 1000  # samples per second
+LENGTH_TOLERANCE = 0.1  # seconds: some encoders count their padding
 # What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
 NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
 
@@ -43,9 +44,10 @@ def find_audio(source: Path) -> Dict[str, str]:
     """Utterance id to path, in the order of the source.
 
     Args:
-        source: a folder, searched at any depth for files of the formats that
-            soundfile reads; a Kaldi table with a name in ``.scp`` (``utt path``
-            lines); any other text file is a list of paths; or an audio file.
+        source: a folder, searched at any depth (links to folders are not
+            followed) for files of the formats that soundfile reads; a Kaldi
+            table with a name in ``.scp`` (``utt path`` lines); any other text
+            file is a list of paths; or an audio file.
             Paths are relative to the working directory, as Kaldi's are. Where
             no ids are given, the id is the file's name without its suffix.
 
@@ -79,9 +81,12 @@ def find_audio(source: Path) -> Dict[str, str]:
 
 
 def _search(folder: Path) -> Iterable[str]:
+    def refuse(error: OSError) -> None:
+        raise AudioError(f"input: {error.filename} cannot be searched ({error.strerror})")
+
     found = [
         os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder, onerror=refuse)
         for name in names
         # Hidden ones are leavings of other programs (._name.wav of macOS).
         if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
@@ -194,17 +199,36 @@ def read_mono(path: str, rate: int, first: int = 0, last: Optional[int] = None) 
     """
     try:
         with soundfile.SoundFile(path) as f:
+            end = f.frames if last is None else min(last, f.frames)
+            count = max(0, end - first)
             if first:
                 f.seek(min(first, f.frames))
-            count = -1 if last is None else max(0, min(last, f.frames) - first)
             samples, own_rate = f.read(count, "float32", always_2d=True), f.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(_why(path, error)) from error
+    if count - len(samples) > LENGTH_TOLERANCE * own_rate:  # MP3: the rest is just not there
+        raise AudioError(
+            f"{path}: holds {len(samples)} of the {count} samples that its header tells of; it "
+            "was cut off, copy it again"
+        )
     check_finite(samples, path)
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     if own_rate != rate and len(mono):
         mono = soxr.resample(mono, own_rate, rate)
     return np.ascontiguousarray(mono)
+
+
+def write_audio(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write samples ``(samples,)`` in the format of the file's suffix.
+
+    Raises:
+        AudioError: where they cannot be written, a full disk included.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, rate)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be written ({error})") from error
 
 
 def check_shape(wave, name: str) -> None:

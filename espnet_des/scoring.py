@@ -7,7 +7,7 @@ aligns with sclite's costs: 4 for a substitution, 3 for a deletion or insertion.
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from rapidfuzz.distance import Levenshtein
 
@@ -29,6 +29,21 @@ class Errors(NamedTuple):
         """Errors per hundred reference words."""
         errors = self.substitutions + self.deletions + self.insertions
         return 100.0 * errors / self.words if self.words else float("nan")
+
+
+def text_cleaner(name: str) -> Callable[[str], str]:
+    """ESPnet's text cleaner of that name; of "none" the text as it is.
+
+    Raises:
+        RuntimeError: where ESPnet has none of that name, or what it needs is not installed.
+    """
+    if name in ("none", ""):
+        return lambda text: text
+    from espnet2.text.cleaner import TextCleaner
+
+    cleaner = TextCleaner(name)
+    cleaner("A")  # it looks for what it needs only now
+    return cleaner
 
 
 def count_errors(references: Dict[str, str], hypotheses: Dict[str, str]) -> Errors:

@@ -1,10 +1,12 @@
 """Word error counts and the names of asr.sh."""
 
+import dataclasses
 import random
 
 import pytest
 
 from espnet_des import scoring
+from espnet_des.recipe.evaluate import score
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
 from espnet_des.recipe.sizes import ranges
@@ -54,6 +56,26 @@ def test_counts_as_recorded_from_sclite():
     assert count_errors(*random_texts(300, 0)) == (300, 1935, 393, 195, 213, 262)
 
 
+@pytest.mark.parametrize(
+    "options, rate",
+    [
+        ([], 100.0),
+        (["--cleaner", "korean_cleaner"], 0.0),
+        (["--cleaner", "korean_cleaner", "--hyp_cleaner", "korean_cleaner"], 0.0),
+        (["--hyp_cleaner", "korean_cleaner"], 100.0),
+    ],
+)  # fmt: skip
+def test_cleaners_clean_references_and_hypotheses_as_in_asr_sh(tmp_path, options, rate):
+    """A cleaner that spells digits; what was decoded is spelt already."""
+    o = parse([*NEEDED, "--test_sets", "x", "--token_type", "char", *options])
+    at = dataclasses.replace(layout(o), feats=tmp_path / "feats")
+    for folder, words in ((at.feats / "x", "3 4"), (tmp_path / "exp/tag/x", "삼 사")):
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(f"s-0 {words}\n", encoding="utf-8")
+    (at.feats / "x/utt2spk").write_text("s-0 s\n")
+    assert score(o, at, tmp_path / "exp", "tag")["x"].rate == rate
+
+
 NEEDED = ["--train_set", "t", "--valid_set", "v", "--test_sets", "x y"]
 
 
@@ -84,6 +106,10 @@ def test_directories_have_the_names_of_asr_sh(arguments, stats, exp):
         (["--feats_type", "fbank_pitch"], "--feats_type fbank_pitch"),
         (["--asr_config", "conf/none.yaml"], "conf/none.yaml: no such file"),
         (["--fs", "fast"], "--fs fast"),
+        (["--nj", "0"], "--nj 0: must be 1 or more"),
+        (["--inference_nj", "-1"], "--inference_nj -1: must be 1 or more"),
+        (["--cleaner", "soap"], "--cleaner soap: Not supported"),
+        (["--hyp_cleaner", "jaconv,soap"], "--hyp_cleaner jaconv,soap: Not supported"),
         (["--train_set", ""], "--train_set is required"),
     ],
 )

@@ -22,7 +22,7 @@ from espnet_des.loading import load_model, read_config
 from espnet_des.model_size import set_size
 from espnet_des.onnx.graph import SOURCES, CTCGraph, export, run, session
 from espnet_des.options import ConfigError
-from espnet_des.scoring import count_errors
+from espnet_des.scoring import count_errors, text_cleaner
 from espnet_des.subnet import extract_subnet
 from espnet_des.waveforms import sampling_rate
 
@@ -273,6 +273,8 @@ def word_error_rates(
     model, args, file: Path, source: str, wavs: Dict[str, str], texts: Dict[str, str]
 ) -> Dict[str, float]:
     """Percent, by CTC best path, of the PyTorch model and of the ONNX file."""
+    clean = text_cleaner(args.cleaner or "none")
+    texts = {utt: clean(words) for utt, words in texts.items()}
     out = {}
     for name, recogniser in (
         ("pytorch", model), ("onnx", _SessionAsModel(session(file), model, source))

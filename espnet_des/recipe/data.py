@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Collection, Dict, List, Tuple
 
-import soundfile
 import soxr
 
-from espnet_des.audio import read_header, read_mono
+from espnet_des.audio import read_header, read_mono, write_audio
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.progress import progress
 from espnet_des.recipe.layout import Layout
@@ -125,12 +124,16 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
     if segments.exists():
         rows = read_table(segments)
         pieces = {utt: parse_segment(utt, row, source) for utt, row in rows.items()}
+    if not pieces:
+        raise StageError(f"{source}: names no utterance; its wav.scp must have one a line")
     for table in ("text", "utt2spk"):
         check_same(pieces, source / table)
     wavs, samples = {}, {}
     for utt, (recording, begin, end) in progress(
         pieces.items(), desc=f"formatting {source.name}", unit="utt"
     ):
+        if utt.startswith("/") or ".." in Path(utt).parts:
+            raise StageError(f"{source}: utterance {utt} cannot be the name of a file; rename it")
         if recording not in recordings:
             raise StageError(f"{source}/wav.scp lacks recording {recording} of utterance {utt}")
         path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
@@ -150,8 +153,7 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
         if header.rate * speed != o.sample_rate:
             wave = soxr.resample(wave, header.rate * speed, o.sample_rate)
         name = Path("data") / f"{utt}.{o.audio_format}"
-        (partial / "data").mkdir(exist_ok=True)
-        soundfile.write(partial / name, wave, o.sample_rate)
+        write_audio(partial / name, wave, o.sample_rate)
         wavs[utt], samples[utt] = str(target / name), str(len(wave))
     return wavs, samples
 

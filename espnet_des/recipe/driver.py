@@ -5,12 +5,10 @@ import sys
 import time
 from typing import Callable, Dict, List, Set, Tuple
 
-from espnet_des.audio import AudioError
-from espnet_des.corpus.kaldi import DataError
 from espnet_des.recipe import data, evaluate, lm, sizes, train
 from espnet_des.recipe.layout import Layout, layout
 from espnet_des.recipe.options import parse
-from espnet_des.recipe.process import StageError, say
+from espnet_des.recipe.process import say
 
 STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     1: ("Data preparation", data.prepare),
@@ -56,7 +54,7 @@ def main(argv: List[str]) -> int:
         say(f"Stage {number}: {title}")
         try:
             stage(o, at)
-        except (StageError, DataError, AudioError, OSError) as error:
+        except (RuntimeError, ValueError, OSError) as error:  # ours, and of the libraries
             print(f"Stage {number} ({title}) stopped:\n{error}", file=sys.stderr)
             return 1
     say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")

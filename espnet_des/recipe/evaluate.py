@@ -10,7 +10,7 @@ from espnet_des.recipe.jobs import espnet, run_in_parts
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.lm import lm_model
 from espnet_des.recipe.process import StageError, run_logged, say
-from espnet_des.scoring import Errors, write_scores
+from espnet_des.scoring import Errors, text_cleaner, write_scores
 
 
 def decoded_sets(o: argparse.Namespace) -> List[str]:
@@ -75,11 +75,15 @@ def score(o: argparse.Namespace, at: Layout, exp: Path, tag: str) -> Dict:
         Set name to word errors.
     """
     rows: Dict[str, Dict[str, Errors]] = {"WER": {}, "CER": {}, "TER": {}}
+    cleaners = [text_cleaner(name) for name in (o.cleaner, o.hyp_cleaner)]
     for name in decoded_sets(o):
         data, folder = at.feats / name, exp / tag / name
         if not (folder / "text").exists():
             raise StageError(f"{folder}/text is missing: run stage 12 first")
-        texts = [read_table(data / "text"), read_table(folder / "text")]
+        texts = [
+            {utt: cleaner(words) for utt, words in read_table(path / "text").items()}
+            for path, cleaner in zip((data, folder), cleaners)
+        ]
         lacking = [utt for utt in texts[0] if utt not in texts[1]]
         if lacking:
             raise StageError(

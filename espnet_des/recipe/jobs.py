@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from espnet_des.recipe.process import run_logged
+from espnet_des.recipe.process import StageError, run_logged
 
 
 def espnet(o: argparse.Namespace, command: str) -> List[str]:
@@ -39,6 +39,9 @@ def run_in_parts(
     Returns:
         Number of parts.
     """
+    empty = [kind for kind, ids in keys.items() if not ids]
+    if empty:
+        raise StageError(f"{name}: there is no utterance ({', '.join(empty)}): a wav.scp is empty")
     logdir.mkdir(parents=True, exist_ok=True)
     jobs = min(jobs, *(len(ids) for ids in keys.values()))
     for kind, ids in keys.items():

@@ -9,6 +9,8 @@ from typing import List
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
 
+from espnet_des.scoring import text_cleaner
+
 # What asr.sh has and this driver leaves out; its value says that it is off.
 LEFT_OUT = {
     "use_ngram": "false", "use_word_lm": "false", "use_k2": "false",
@@ -66,8 +68,8 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("test_sets", default="", help="separated by spaces")
     add("lang", default="noinfo")
     add("nlsyms_txt", default="none")
-    add("cleaner", default="none")
-    add("hyp_cleaner", default="none")
+    add("cleaner", default="none", help="of texts: before training, and of references in scoring")
+    add("hyp_cleaner", default="none", help="of decoded texts in scoring")
     add("g2p", default="none")
     add("speed_perturb_factors", default="", help='for example "0.9 1.0 1.1"')
     group("Tokens")
@@ -145,6 +147,14 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
         path = getattr(opts, name)
         if path is not None and not Path(path).is_file():
             parser.error(f"--{name} {path}: no such file")
+    for name in ("nj", "inference_nj", "batch_size"):
+        if getattr(opts, name) < 1:
+            parser.error(f"--{name} {getattr(opts, name)}: must be 1 or more")
+    for name in ("cleaner", "hyp_cleaner"):
+        try:
+            text_cleaner(getattr(opts, name))
+        except RuntimeError as error:
+            parser.error(f"--{name} {getattr(opts, name)}: {error}")
     check_sets(parser, opts)
     try:
         opts.sample_rate = parse_size(opts.fs)

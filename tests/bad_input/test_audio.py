@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 import espnet_des
-from espnet_des.audio import AudioError, find_audio
+from espnet_des.audio import AudioError, find_audio, read_mono
 from espnet_des.best_path import decode_best_path
 from espnet_des.decode import BestPathDecoder
 from espnet_des.loading import load_model
@@ -95,6 +95,39 @@ def test_odd_samples(supernet, text, recognisers, tmp_path, name, samples, optio
         assert failed == {} and texts["odd"] == (text if expected else "")
     else:
         assert failed["odd"].startswith(f"{odd}: {expected}") and list(texts) == ["good"]
+
+
+@pytest.mark.parametrize("part, says", [
+    (0.5, "samples that its header tells of; it was cut off, copy it again"),
+    (0.9, "samples that its header tells of"),
+    (1.0, None),
+])  # fmt: skip
+def test_an_mp3_that_was_cut_off(tmp_path, part, says):
+    """Its decoder ends without an error where the file does."""
+    whole = write(tmp_path / "whole.mp3", np.tile(SECOND, 5))
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.mp3"
+    cut.write_bytes(content[: round(part * len(content))])
+    assert len(read_mono(str(cut), RATE, 0, RATE)) == RATE  # what is there can be read
+    if says is None:
+        return
+    with pytest.raises(AudioError, match=says):
+        read_mono(str(cut), RATE)
+
+
+def test_a_folder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "good.wav", SECOND)
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(AudioError, match="secret cannot be searched .Permission denied"):
+        find_audio(tmp_path)
 
 
 def test_a_folder_among_the_files_is_named(supernet, text, tmp_path):

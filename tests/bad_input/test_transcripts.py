@@ -12,8 +12,10 @@ from espnet_des.audio import AudioError
 from espnet_des.corpus.kaldi import DataError, read_table
 from espnet_des.corpus.librispeech import prepare_librispeech
 from espnet_des.corpus.tedlium2 import prepare_tedlium2
-from espnet_des.recipe import data
+from espnet_des.options import ConfigError
+from espnet_des.recipe import data, driver
 from espnet_des.recipe.driver import main as run_stages
+from espnet_des.recipe.jobs import run_in_parts
 from espnet_des.recipe.process import StageError
 
 TALK = "TalkA_2010"
@@ -206,6 +208,14 @@ def write_set(folder):
     (folder / "spk2utt").write_text("a a-0 a-1\nb b-0 b-1\n")
 
 
+def stage_3(folder, **options):
+    o = {"train_set": "train", "valid_set": "train", "test_sets": "", "sample_rate": 16000,
+         "audio_format": "flac"}  # fmt: skip
+    at = argparse.Namespace(data=folder / "data", feats=folder / "dump")
+    data.format_audio(argparse.Namespace(**o | options), at)
+    return read_table(folder / "dump/org/train/wav.scp")
+
+
 # Table, its new content, and what stage 3 says.
 STAGE_3 = [
     ("segments", b"a-0 a\n", "segments: a-0 'a' must be 'utt recording begin end', in seconds"),
@@ -220,6 +230,8 @@ STAGE_3 = [
     ("utt2spk", b"a-0 a\na-1 a\n", "utt2spk lacks 2 utterances, such as b-0"),
     ("wav.scp", b"a sox a.sph -t wav - |\nb b.wav\n", "sox a.sph .*: no such file"),
     ("a.wav", b"no audio", "a.wav: cannot be read as audio"),
+    ("segments", b"", "train: names no utterance"),
+    ("segments", b"../a-0 a 0 1\n", "text lacks 1 utterances, such as ../a-0"),
 ]  # fmt: skip
 
 
@@ -227,12 +239,37 @@ STAGE_3 = [
 def test_stage_3_names_what_is_wrong_and_leaves_no_half_set(tmp_path, table, content, says):
     write_set(tmp_path / "data/train")
     (tmp_path / "data/train" / table).write_bytes(content)
-    at = argparse.Namespace(data=tmp_path / "data", feats=tmp_path / "dump")
-    o = argparse.Namespace(train_set="train", valid_set="train", test_sets="", sample_rate=16000,
-                           audio_format="flac")  # fmt: skip
     with pytest.raises((StageError, DataError, AudioError), match=says):
-        data.format_audio(o, at)
+        stage_3(tmp_path)
     assert not (tmp_path / "dump/org/train").exists()
+
+
+def rename_utterance(folder, old, new):
+    for name in ("segments", "text", "utt2spk", "spk2utt"):
+        table = folder / name
+        table.write_text(table.read_text().replace(old, new))
+
+
+def test_ids_with_a_slash_stay_below_the_set(tmp_path):
+    write_set(tmp_path / "data/train")
+    rename_utterance(tmp_path / "data/train", "a-0", "talk/a-0")
+    made = stage_3(tmp_path)["talk/a-0"]
+    assert made == str(tmp_path / "dump/org/train/data/talk/a-0.flac")
+    assert soundfile.info(made).frames == 8000
+
+
+@pytest.mark.parametrize("utt", ["../a-0", "/tmp/a-0", "b/../../a-0"])
+def test_ids_that_lead_out_of_the_set_are_refused(tmp_path, utt):
+    write_set(tmp_path / "data/train")
+    rename_utterance(tmp_path / "data/train", "a-0", utt)
+    with pytest.raises(StageError, match=f"utterance {utt} cannot be the name of a file"):
+        stage_3(tmp_path)
+
+
+def test_a_rate_that_the_format_lacks_is_said_with_the_file(tmp_path):
+    write_set(tmp_path / "data/train")
+    with pytest.raises(AudioError, match="a-0.flac: cannot be written .*"):
+        stage_3(tmp_path, sample_rate=700000)
 
 
 def test_the_driver_says_so_without_a_traceback(tmp_path, monkeypatch, capsys):
@@ -244,3 +281,22 @@ def test_the_driver_says_so_without_a_traceback(tmp_path, monkeypatch, capsys):
     assert run_stages(options) == 1
     said = capsys.readouterr().err
     assert "Stage 3 (Format wav.scp) stopped:" in said and "a.wav: cannot be read as" in said
+
+
+@pytest.mark.parametrize("error", [ConfigError("k: v"), soundfile.SoundFileRuntimeError("k: v"),
+                                   StageError("k: v"), PermissionError(13, "k: v")])  # fmt: skip
+def test_errors_of_stages_and_of_libraries_are_said_with_the_stage(monkeypatch, capsys, error):
+    def stage(o, at):
+        raise error
+
+    monkeypatch.setitem(driver.STAGES, 3, ("Format wav.scp", stage))
+    options = ["--stage", "3", "--stop_stage", "3", "--train_set", "t", "--valid_set", "v",
+               "--test_sets", "x"]  # fmt: skip
+    assert run_stages(options) == 1
+    said = capsys.readouterr().err
+    assert "Stage 3 (Format wav.scp) stopped:" in said and "k: v" in said
+
+
+def test_an_empty_test_set_is_said_before_decoding(tmp_path):
+    with pytest.raises(StageError, match="asr_inference: there is no utterance .keys.: a wav.scp"):
+        run_in_parts({"keys": []}, 2, tmp_path / "log", "asr_inference", lambda job: ["false"])
