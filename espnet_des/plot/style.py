@@ -33,7 +33,8 @@ KINDS = {
     "conv": ("convolution", "#009E73"),
     "ff": ("feed-forward", "#CC79A7"),
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+           "#7F7F7F")  # Okabe and Ito, and grey
 
 
 @contextlib.contextmanager
