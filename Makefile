@@ -1,5 +1,5 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
-# make test    run the tests (10 minutes)
+# make test    run the tests (17 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
 # make test-thorough           properties and fuzzed input, 20 times as many examples
