@@ -70,6 +70,27 @@ def test_folders_of_somebody_else_are_not_replaced(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith(f"{treasure.parent} is to be written")
 
 
+def test_data_directories_made_by_others_stay_as_they_are(tmp_path, capsys):
+    make_librispeech(tmp_path)
+    own = tmp_path / "data/dev_clean"
+    own.mkdir(parents=True)
+    (own / "text").write_text("u-1 MINE\n")
+    prepare_librispeech(tmp_path, tmp_path / "data", ["dev-clean"], {"all": ["dev-clean"]})
+    assert "dev_clean are there already" in capsys.readouterr().out
+    assert list(own.iterdir()) == [own / "text"]
+    assert len(read_table(tmp_path / "data/all/text")) == 4
+
+
+def test_a_corpus_that_is_generated_again_is_read_again(tmp_path):
+    """Its ids and places are the same, but not its words."""
+    texts = []
+    for seed in (0, 1, 1):
+        speak(tmp_path / "downloads", CORPORA["mini_digits"], seed=seed, scale=0.01)
+        prepare_librispeech(tmp_path / "downloads", tmp_path / "data", ["dev-digits"])
+        texts.append(read_table(tmp_path / "data/dev_digits/text"))
+    assert list(texts[0]) == list(texts[1]) and texts[0] != texts[1] == texts[2]
+
+
 def test_broken_utterances_are_named_counted_and_skipped(tmp_path, capsys):
     root = make_librispeech(tmp_path)
     (root / "dev-clean/7/70/7-70-0000.flac").write_bytes(b"no audio")

@@ -1,5 +1,6 @@
 """Kaldi-style data directories: written whole or not at all."""
 
+import hashlib
 import re
 import shutil
 from dataclasses import dataclass
@@ -7,8 +8,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "spk2gender")
-MADE_OF = "made_of"
-MARKS = ("text", MADE_OF)  # a folder with one of them may be replaced
+MADE_OF = "made_of"  # says of which corpus; a folder without it is not ours to replace
 
 
 class DataError(RuntimeError):
@@ -51,53 +51,64 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
 
 def write_data_dirs(
     folders: Mapping[Path, Iterable[Utterance]],
-    made_of: Optional[Mapping[Path, Sequence[str]]] = None,
+    made_of: Optional[Mapping[Path, str]] = None,
 ) -> Dict[Path, int]:
     """Write several directories; none of them if one is not in order.
 
     Args:
         folders: directory to its utterances.
-        made_of: directory to the names of the corpus's sets in it, which
+        made_of: directory to what :func:`origin` says of it, which
             ``is_made`` looks at.
 
     Returns:
         Directory to its number of utterances.
     """
     for folder in folders:
-        check_ours(folder, MARKS)
+        check_ours(folder, MADE_OF)
     tables = {folder: _tables(folder, list(utts)) for folder, utts in folders.items()}
     for folder, contents in tables.items():
-        _write_tables(folder, contents, (made_of or {}).get(folder))
+        _write_tables(folder, contents, (made_of or {}).get(folder, ""))
     return {folder: len(contents["text"]) for folder, contents in tables.items()}
 
 
-def check_ours(folder: Path, marks: Sequence[str]) -> None:
-    """Refuse to replace a folder that holds none of these files, but others.
+def check_ours(folder: Path, mark: str) -> None:
+    """Refuse to replace a folder that does not hold this file, but others.
 
     Raises:
         DataError: and nothing is removed.
     """
     if folder.is_symlink() or folder.is_file():
         raise DataError(f"{folder} is no folder: remove it, or give another place")
-    is_foreign = not any((folder / mark).exists() for mark in marks)
-    if folder.exists() and is_foreign and any(folder.iterdir()):
+    if folder.exists() and not (folder / mark).exists() and any(folder.iterdir()):
         raise DataError(
             f"{folder} is to be written, but holds something else ({len(list(folder.iterdir()))} "
-            f"entries, none of them {' or '.join(marks)}): give another place, or remove it"
+            f"entries, none of them {mark}): give another place, or remove it"
         )
 
 
-def is_made(folder: Path, sets: Sequence[str]) -> bool:
-    """Whether the directory is there, and not made of other sets.
+def origin(root: Path, sets: Sequence[str]) -> str:
+    """What a data directory is made of: sets of a corpus, and which corpus this is.
+
+    A corpus that is generated again has the same ids and places, but other words.
+    """
+    known = hashlib.sha256()
+    for name in ("BOOKS.TXT", "SPEAKERS.TXT"):
+        if (root / name).exists():
+            known.update((root / name).read_bytes())
+    return f"sets {' '.join(sets)}\ncorpus {root.resolve()}\nsha256 {known.hexdigest()}\n"
+
+
+def is_made(folder: Path, made_of: str) -> bool:
+    """Whether the directory is there, made of this, or complete and made by others.
 
     Raises:
         DataError: where another folder of this name is in the way.
     """
     note = folder / MADE_OF
-    same = not note.exists() or note.read_text(encoding="utf-8").split() == list(sets)
+    same = not note.exists() or note.read_text(encoding="utf-8") == made_of
     if same and (folder / "text").exists():
         return True
-    check_ours(folder, MARKS)
+    check_ours(folder, MADE_OF)
     return False
 
 
@@ -143,7 +154,7 @@ def check_path(path: str) -> str:
 
 
 def _write_tables(
-    folder: Path, tables: Dict[str, Dict[str, str]], sets: Optional[Sequence[str]]
+    folder: Path, tables: Dict[str, Dict[str, str]], made_of: str
 ) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -151,8 +162,7 @@ def _write_tables(
     for name, table in tables.items():
         if table:
             write_table(partial / name, table)
-    if sets:
-        (partial / MADE_OF).write_text(" ".join(sets) + "\n", encoding="utf-8")
+    (partial / MADE_OF).write_text(made_of, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

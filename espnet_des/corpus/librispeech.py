@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
-from espnet_des.corpus.kaldi import DataError, Utterance, check_path, is_made, write_data_dirs
+from espnet_des.corpus.kaldi import (
+    DataError, Utterance, check_path, is_made, origin, write_data_dirs,
+)  # fmt: skip
 from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/12"
@@ -37,25 +39,31 @@ def prepare_librispeech(
     joined = joined or {}
     root = corpus / "LibriSpeech" if (corpus / "LibriSpeech").is_dir() else corpus
     check_path(str(root.resolve()))
-    needed = list(dict.fromkeys([*sets, *(s for parts in joined.values() for s in parts)]))
-    missing = [s for s in needed if not (root / s).is_dir()]
+    wanted = {_dir_name(s): [s] for s in sets} | {k: list(v) for k, v in joined.items()}
+    missing = [s for s in _needed(wanted) if not (root / s).is_dir()]
     if missing:
         raise DataError(
             f"{root} lacks {', '.join(missing)}. Get LibriSpeech from {URL}, unpack it, "
             "and give the folder that holds LibriSpeech/ as LIBRISPEECH in db.sh"
         )
-    wanted = {_dir_name(s): [s] for s in sets} | {k: list(v) for k, v in joined.items()}
-    if all([is_made(data / name, parts) for name, parts in wanted.items()]):
-        print(f"{data}: {', '.join(wanted)} are there already")
-        return
+    made_of = {data / name: origin(root, parts) for name, parts in wanted.items()}
+    there = [name for name in wanted if is_made(data / name, made_of[data / name])]
+    if there:
+        print(f"{data}: {', '.join(there)} are there already")
+    lacking = {name: parts for name, parts in wanted.items() if name not in there}
     genders = _genders(root)
-    found = {s: _read_set(root / s, genders, sample_rate) for s in needed}
+    found = {s: _read_set(root / s, genders, sample_rate) for s in _needed(lacking)}
     counts = write_data_dirs(
-        {data / name: [u for s in parts for u in found[s]] for name, parts in wanted.items()},
-        made_of={data / name: parts for name, parts in wanted.items()},
+        {data / name: [u for s in parts for u in found[s]] for name, parts in lacking.items()},
+        made_of,
     )
     for folder, count in counts.items():
         print(f"{folder}: {count} utterances")
+
+
+def _needed(folders: Dict[str, List[str]]) -> List[str]:
+    """Sets of the corpus that these directories are made of."""
+    return list(dict.fromkeys(s for parts in folders.values() for s in parts))
 
 
 def _dir_name(name: str) -> str:

@@ -72,11 +72,13 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
     if done.exists() and done.read_text() == wanted:
         print(f"{out} is there already")
         return
-    check_ours(out, [DONE])
+    check_ours(out, DONE)
     synthesizer = Synthesizer()
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_corpus(partial / "LibriSpeech", corpus, seed, scale, synthesizer)
+    # As LibriSpeech tells its books; data directories look at it.
+    (partial / "LibriSpeech" / "BOOKS.TXT").write_text(f"; {wanted}")
     (partial / DONE).write_text(wanted)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
@@ -121,5 +123,4 @@ def write_corpus(
              "CHAPTERS": "ID | READER | MINUTES | SUBSET | ..."}  # fmt: skip
     for (name, head), lines in zip(heads.items(), (speaker_lines, chapter_lines)):
         (root / f"{name}.TXT").write_text(f"; {head}\n" + "".join(lines))
-    (root / "BOOKS.TXT").write_text(f"; {type(corpus.text).__name__}\n")
     (root / "LICENSE.TXT").write_text("Synthesised speech; no rights are reserved.\n")

@@ -17,7 +17,9 @@ from typing import Dict, List, Sequence, Tuple
 import soundfile
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
-from espnet_des.corpus.kaldi import DataError, Utterance, check_path, is_made, write_data_dirs
+from espnet_des.corpus.kaldi import (
+    DataError, Utterance, check_path, is_made, origin, write_data_dirs,
+)  # fmt: skip
 from espnet_des.progress import progress
 
 URL = "https://www.openslr.org/19"
@@ -81,14 +83,15 @@ def prepare_tedlium2(
             f"{root} lacks {', '.join(missing)}. Get TED-LIUM release 2 from {URL}, unpack "
             "it, and give the folder that holds TEDLIUM_release2/ as TEDLIUM2 in db.sh"
         )
-    if all([is_made(data / name, [name]) for name in SETS]):
-        print(f"{data}: {', '.join(SETS)} are there already")
-        return
+    made_of = {data / name: origin(root, [name]) for name in SETS}
+    there = [name for name in SETS if is_made(data / name, made_of[data / name])]
+    if there:
+        print(f"{data}: {', '.join(there)} are there already")
     found = {}
-    for name in SETS:
+    for name in [name for name in SETS if name not in there]:
         padding = train_padding if name == "train" else (0.0, 0.0)
         found[data / name] = _read_set(root / name, sample_rate, padding)
-    counts = write_data_dirs(found, made_of={data / name: [name] for name in SETS})
+    counts = write_data_dirs(found, made_of)
     for folder, count in counts.items():
         print(f"{folder}: {count} utterances")
 
