@@ -88,12 +88,12 @@ def check_device(device: str) -> None:
 
 
 def check_no_data(folder: Path) -> None:
-    """Raise ConfigError for a data directory, whose ``text`` are the references."""
-    found = [name for name in ("utt2spk", "wav.scp") if (folder / name).exists()]
+    """Raise ConfigError for a data directory (its ``text`` are the references), or a training."""
+    found = [n for n in ("utt2spk", "wav.scp", "checkpoint.pth") if (folder / n).exists()]
     if found:
         raise ConfigError(
-            f"output_dir: {folder} has a {found[0]}: its text would be overwritten; give a "
-            "folder of its own"
+            f"output_dir: {folder} has a {found[0]}: it is not a place for decoded text; give "
+            "a folder of its own"
         )
 
 

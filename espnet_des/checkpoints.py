@@ -6,6 +6,7 @@ place and then renamed, and the checkpoint before the last one is kept.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -20,6 +21,8 @@ from espnet_des.files import write_atomically
 from espnet_des.ranks import rank
 
 NAME = "checkpoint.pth"
+# Errors of the machine, which say nothing about a file's content.
+NOT_NOW = {errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 PREVIOUS, DAMAGED = "checkpoint.previous.pth", "checkpoint.damaged.pth"
 
 
@@ -44,7 +47,9 @@ def whole_files():
 
         try:
             write_atomically(path, write)
-        except (OSError, RuntimeError) as error:  # torch's own for a full disk
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+                raise  # not of the file, but of what was to be saved: a GPU that failed
             raise RuntimeError(
                 f"{path} cannot be written: {error}. The checkpoints before it are whole: "
                 "make room on the disk and start again, which goes on from the last one"
@@ -82,6 +87,8 @@ def resume_with(load: Callable[[Path], None], checkpoint: Path) -> None:
         logging.warning(f"{checkpoint} cannot be read ({problem}): resuming from {chosen}")
     try:
         load(chosen)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except (RuntimeError, ValueError, KeyError) as error:
         raise RuntimeError(
             f"{chosen} is of another model or optimizer than this config: {error}. "
@@ -95,10 +102,21 @@ def resume_with(load: Callable[[Path], None], checkpoint: Path) -> None:
 
 
 def why_unreadable(checkpoint: Path) -> Optional[str]:
+    """What is wrong with its content, or None.
+
+    Raises:
+        RuntimeError: where the disk, or the memory, does not let one know.
+    """
     try:
         return check_readable(checkpoint)
-    except Exception as error:  # of torch, zipfile, pickle or the file system
-        return str(error) or type(error).__name__
+    except Exception as error:  # of torch, zipfile or pickle
+        why = str(error) or type(error).__name__
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in NOT_NOW:
+            raise RuntimeError(
+                f"{checkpoint} could not be read now ({why}), but may be whole. Nothing was "
+                f"overwritten. Start again where it can be read, or put {PREVIOUS} in its place"
+            ) from error
+        return why
 
 
 def check_readable(checkpoint: Path) -> None:

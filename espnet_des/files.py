@@ -1,8 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process writes."""
 
+import contextlib
+import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Callable
+
+DYING_SECONDS = 10  # workers of a process that was killed hold its files a little longer
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,3 +23,37 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, what: str):
+    """Refuse a second process that would write the same folder; gives the open lock.
+
+    Args:
+        folder: is made where it is not there.
+        what: runs in it, for the message.
+
+    Raises:
+        RuntimeError: where another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:  # freed however the process ends
+        until = time.monotonic() + DYING_SECONDS
+        while not _lock(file):
+            if time.monotonic() > until:
+                raise RuntimeError(
+                    f"another {what} runs in {folder}: wait for it, or stop it and start "
+                    "again, which goes on where it was"
+                )
+            time.sleep(0.5)
+        yield file
+
+
+def _lock(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nothing can be told
+        pass
+    return True

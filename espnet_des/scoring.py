@@ -98,6 +98,9 @@ def write_scores(
         references: utterance to units, separated by spaces.
         hypotheses: the same.
         speakers: utterance to speaker.
+
+    Raises:
+        RuntimeError: where sclite fails.
     """
     errors = count_errors(references, hypotheses)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,11 +113,13 @@ def write_scores(
         result.write_text(_summary(errors))
         return errors
     with result.open("w") as out:
-        subprocess.run(
+        code = subprocess.call(
             [sclite, "-r", str(folder / "ref.trn"), "trn", "-h", str(folder / "hyp.trn"), "trn",
              "-i", "rm", "-o", "all", "stdout"],
-            stdout=out, stderr=subprocess.STDOUT, check=True,
+            stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    if code:
+        raise RuntimeError(f"sclite failed (exit {code}): see {result}")
     return read_counts(folder) or errors
 
 

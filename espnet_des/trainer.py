@@ -90,9 +90,16 @@ class SupernetTrainer(stock.Trainer):
         supernet.skipped.start_epoch(kwargs["options"].accum_grad, int(supernet.state.updates))
         supernet.scaler = kwargs["scaler"]
         with tell_tensorboard(supernet, optimizers[0], summary_writer):
-            return super().train_one_epoch(
+            nothing_learned = super().train_one_epoch(
                 model=model, optimizers=optimizers, summary_writer=summary_writer, **kwargs
             )
+        if nothing_learned:  # ESPnet would stop here, average, and end as if all were well
+            raise RuntimeError(
+                "this epoch made no update: the gradients of all its batches were not finite, "
+                "or it has fewer batches than accum_grad. Look for damaged audio, or lower the "
+                "learning rate, and start again: it goes on from the last checkpoint"
+            )
+        return False
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy
@@ -13,6 +14,7 @@ from espnet_des.compare.ablations import ablations
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.exits import exit_of
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
+from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
@@ -194,6 +196,65 @@ def test_tables_say_what_is_open():
     assert "| Simple-Top-k | open | open | open | 0 |" in rates
     assert "open" in table.costs() and "1000" not in table.parameters()
     assert sections("compare", table).count("## ") == 8
+
+
+def test_a_cost_is_open_before_and_not_known_after_a_kill():
+    systems = comparison(base_config(ROOT / "egs2/compare_words/asr1"))
+    results = {"random": {0: result_of([1, 1, 1])}, "separate_8": {0: result_of([1, 1, 1])}}
+    rows = Table(systems, results).costs()
+    assert "| random layers, same training | all | 1.0 | 0.5 | not known |" in rows
+    assert "| trained separately, whole blocks | 8+16+24 | open | open | open |" in rows
+
+
+def write_run(recipe, systems, name, result=None):
+    """A run's config, and its result where it is finished."""
+    system = next(s for s in systems if s.name == name)
+    run = Run(name, 0, recipe, system.sizes)
+    run.exp.mkdir(parents=True)
+    kept = {8: list(range(8)), 16: list(range(16)), 24: list(range(24))}
+    config = system.config(base_config(recipe), 0, kept)
+    (run.exp / "train.yaml").write_text(run.as_yaml(config))
+    if result:
+        run.result_file.write_text(json.dumps(result))
+    return run
+
+
+def test_results_whose_layers_are_of_another_supernet_are_refused(tmp_path):
+    recipe = ROOT / "egs2/compare_digits/asr1"
+    (tmp_path / "conf").mkdir()
+    config = recipe / "conf/train_des.yaml"
+    (tmp_path / "conf/train_des.yaml").write_text(config.read_text())
+    systems = comparison(base_config(tmp_path))
+    result = {"sizes": {str(n): {"kept": list(range(n))} for n in (8, 16, 24)}}
+    runs = [write_run(tmp_path, systems, "simple_top_k", result),
+            write_run(tmp_path, systems, "simple_top_k_alone_8", result)]  # fmt: skip
+    check_finished(runs, systems)
+    runs[0].result_file.unlink()
+    with pytest.raises(RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"):
+        check_finished(runs, systems)
+    result["sizes"]["8"]["kept"] = list(range(1, 9))
+    runs[0].result_file.write_text(json.dumps(result))
+    with pytest.raises(RuntimeError, match="alone_8_seed0.* is of another config"):
+        check_finished(runs, systems)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_data_is_prepared_once_and_again_for_another_front_end(tmp_path, code):
+    (tmp_path / "conf").mkdir()
+    config, calls = tmp_path / "conf/train_des.yaml", tmp_path / "calls"
+    config.write_text((ROOT / "conf/compare_digits/train_des.yaml").read_text())
+    (tmp_path / "run.sh").write_text(f'#!/bin/sh\necho "$*" >>calls\nexit {code}\n')
+    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "exp").mkdir()
+    if code:
+        with pytest.raises(RuntimeError, match=r"stages 1 to 10 of .*failed \(exit 1\)"):
+            prepare_data(tmp_path)
+        assert not (tmp_path / "exp/.prepared").exists()
+        return
+    for n_mels, number in ((40, 1), (40, 1), (80, 2)):
+        config.write_text(re.sub(r"n_mels: \d+", f"n_mels: {n_mels}", config.read_text()))
+        prepare_data(tmp_path)
+        assert calls.read_text() == "--stop_stage 10\n" * number
 
 
 def test_results_are_written_before_anything_is_trained(tmp_path):

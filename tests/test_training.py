@@ -147,6 +147,22 @@ def test_a_training_that_only_skips_ends_with_a_message(data, tmp_path, monkeypa
     assert state[SELECTION + "updates"] == 5  # two of the first epoch, one of the second
 
 
+def test_an_epoch_without_an_update_ends_with_an_error(data, tmp_path, monkeypatch):
+    """ESPnet's trainer would end well, with what it has averaged."""
+    from espnet_des.model import DESModel
+
+    forward = DESModel.forward
+
+    def nan_in_the_second_epoch(self, *args, **kwargs):
+        loss, stats, weight = forward(self, *args, **kwargs)
+        return loss * (1.0 if self.state.updates < 7 else float("nan")), stats, weight
+
+    monkeypatch.setattr(DESModel, "forward", nan_in_the_second_epoch)
+    with pytest.raises(RuntimeError, match="this epoch made no update: the gradients of all"):
+        train_here(data, tmp_path, accum_grad=1)
+    assert load(tmp_path / "exp/checkpoint.pth")["model"][SELECTION + "updates"] == 7
+
+
 @pytest.mark.parametrize("scheduler, conf", [
     ("exponentialdecaywarmup", {"max_lr": 0.01, "min_lr": 0.001, "total_steps": 9,
                                 "warmup_steps": 3}),

@@ -1,7 +1,5 @@
 """The comparison: trains what is missing, and writes tables and pictures of what is there."""
 
-import contextlib
-import fcntl
 import json
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -11,7 +9,7 @@ from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
-from espnet_des.files import write_atomically
+from espnet_des.files import alone_in, write_atomically
 from espnet_des.options import ConfigError
 from espnet_des.recipe.process import say
 from espnet_des.selection import LEARNED, METHODS
@@ -57,7 +55,7 @@ def compare(
     runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
             for seed in range(seeds) for system in systems]  # fmt: skip
     chosen = [run for run in runs if only is None or run.system in only]
-    with alone_in(recipe):
+    with alone_in(recipe / "exp", "comparison"):
         check_finished(runs, systems)
         write_results(recipe, what, systems, runs)
         try:
@@ -65,22 +63,6 @@ def compare(
         finally:
             write_results(recipe, what, systems, runs)
     say(f"Results: {recipe / 'results' / what}.md")
-
-
-@contextlib.contextmanager
-def alone_in(recipe: Path):
-    """Refuse a second comparison beside this one: both would write the same folders."""
-    folder = recipe / "exp"
-    folder.mkdir(exist_ok=True)
-    with (folder / ".compare.lock").open("w") as file:  # freed however the process ends
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"another comparison runs in {recipe}: wait for it, or stop it and start "
-                "again, which goes on where it was"
-            ) from error
-        yield
 
 
 def _tag(what: str, system: System) -> str:
@@ -147,8 +129,11 @@ def describe(what: str, runs: List[Run], results: Results) -> str:
         f"{name}: {len(s['words'])} utterances, {sum(s['words'])} words, "
         f"{len(set(s['speakers']))} speakers" for name, s in first["sets"].items()
     )  # fmt: skip
+    places = {f"{r['ngpu']} GPU" if r.get("ngpu") else f"{r.get('threads', 1)} thread"
+              for r in finished}  # fmt: skip
     return text + (
-        f"{first['updates']} updates each, one thread; {'; '.join(versions)}.\n{counts}. "
+        f"{first['updates']} updates each, {' or '.join(sorted(places))} for each training; "
+        f"{'; '.join(versions)}.\n{counts}. "
         "WER by CTC best path, over both test sets; ± is the standard deviation over seeds. "
         "Differences: over the seeds that both have, with 95% intervals from the spread of the "
         "paired differences over seeds (Student's t) and a bootstrap of speakers.\n"

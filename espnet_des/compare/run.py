@@ -94,15 +94,22 @@ def execute(run: Run, config: Dict) -> Dict:
     write_atomically(path, lambda p: p.write_text(run.as_yaml(config)))
     with cost_of(run, "train"):
         train(run, path)
+    if run.epochs_done() < config["max_epoch"]:  # ESPnet stops early without an error, too
+        raise RuntimeError(
+            f"{run.exp} has {run.epochs_done()} of {config['max_epoch']} epochs: see train.log "
+            "why it ended, and remove the folder to train anew"
+        )
     # Its progress stands beside that of the training; here several runs would mix theirs.
     with (run.exp / "run.log").open("a") as log, contextlib.redirect_stderr(log):
         # ESPnet's configs name files relative to the recipe.
         with contextlib.chdir(run.recipe), cost_of(run, "decode"):
             sizes, sets = decode_sizes(run)
+            ngpu = yaml.safe_load(Path(run.exp / "config.yaml").read_text("utf-8"))["ngpu"]
     result = {
         "system": run.system, "seed": run.seed,
         "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
+        "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
     }  # fmt: skip
     write_atomically(run.result_file, lambda p: p.write_text(json.dumps(result) + "\n"))
     return result
@@ -214,5 +221,5 @@ def versions() -> Dict[str, str]:
 
 
 def quiet() -> None:
-    """Of the workers only warnings are shown."""
+    """Of the workers only errors are shown."""
     logging.getLogger().setLevel(logging.ERROR)

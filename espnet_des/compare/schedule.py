@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
+import yaml
+
 from espnet_des.compare.run import Run, base_config, execute, quiet
 from espnet_des.compare.systems import System
 from espnet_des.progress import progress
@@ -101,9 +103,15 @@ def check_finished(runs: List[Run], systems: Sequence[System]) -> None:
     """
     base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
     for run in runs:
+        if run.result() is None:
+            continue
         needed = needed_run(run, of_name)
-        if run.result() is not None and (needed is None or needed.result() is not None):
-            run.check_config(config_of(run, base, of_name))
+        if needed is not None and needed.result() is None:
+            raise RuntimeError(
+                f"{run.exp} has the layers that {needed.exp} kept, which is not there any "
+                "more: remove it as well"
+            )
+        run.check_config(config_of(run, base, of_name))
 
 
 def _describe(run: Run) -> str:
@@ -118,10 +126,20 @@ def _describe(run: Run) -> str:
 
 
 def prepare_data(recipe: Path) -> None:
-    """Stages 1 to 10, once."""
-    mark = recipe / "exp" / ".prepared"
-    if mark.exists():
+    """Stages 1 to 10, once; again where the front end is another.
+
+    Raises:
+        RuntimeError: where they fail.
+    """
+    mark, options = recipe / "exp" / ".prepared", recipe / "conf" / "run.options"
+    # Of the statistics: what changes them.
+    base = base_config(recipe)
+    made_of = yaml.safe_dump({key: base.get(key) for key in ("frontend", "frontend_conf")})
+    made_of += options.read_text() if options.exists() else ""
+    if mark.exists() and mark.read_text() == made_of:
         return
-    subprocess.run(["./run.sh", "--stop_stage", "10"], cwd=recipe, check=True)
+    code = subprocess.call(["./run.sh", "--stop_stage", "10"], cwd=recipe)
+    if code:
+        raise RuntimeError(f"stages 1 to 10 of {recipe}/run.sh failed (exit {code}): see above")
     mark.parent.mkdir(exist_ok=True)
-    mark.touch()
+    mark.write_text(made_of)

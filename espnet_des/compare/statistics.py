@@ -81,7 +81,8 @@ def difference(one: Counts, other: Counts, seed: int = 0) -> Optional[Difference
     trainings (from its spread over seeds, paired) and the test sets (from a bootstrap of
     speakers, not of utterances: those of one speaker are alike). The interval is Student's,
     with the degrees of freedom of Welch and Satterthwaite: a bootstrap of two or three
-    seeds would be far too narrow.
+    seeds would be far too narrow. It is a little too wide: what speakers have in common
+    with one seed only is in both variances.
 
     Args:
         seed: of the bootstrap.

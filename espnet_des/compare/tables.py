@@ -130,7 +130,10 @@ class Table:
         return markdown([f"{system.title}: seed", *map(str, system.sizes[:-1])], rows)
 
     def costs(self) -> str:
-        """CPU and wall time of a seed, in minutes; a group's trainings together."""
+        """CPU and wall time of a seed, in minutes; a group's trainings together.
+
+        Of a training that was killed and went on it is not known.
+        """
         rows = []
         for group, systems in self.groups.items():
             cells = []
@@ -140,7 +143,9 @@ class Table:
                     known = [r["cost"][what][key] for r in
                              self.results.get(system.name, {}).values() if r["cost"][what]]  # fmt: skip
                     means.append(statistics.mean(known) if known else None)
-                cells.append(OPEN if None in means else f"{sum(means) / 60:.1f}")
+                finished = all(self.results.get(system.name) for system in systems)
+                unknown = "not known" if finished else OPEN
+                cells.append(unknown if None in means else f"{sum(means) / 60:.1f}")
             names = "+".join(str(s.sizes[0]) for s in systems) if len(systems) > 1 else "all"
             rows.append([self._title(group), names, *cells])
         head = ["minutes per seed", "sizes", "training, CPU", "training, wall", "decoding, CPU"]

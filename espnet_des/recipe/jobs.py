@@ -41,7 +41,7 @@ def run_in_parts(
     """
     empty = [kind for kind, ids in keys.items() if not ids]
     if empty:
-        raise StageError(f"{name}: there is no utterance ({', '.join(empty)}): a wav.scp is empty")
+        raise StageError(f"{name}: the list of utterances is empty ({', '.join(empty)})")
     logdir.mkdir(parents=True, exist_ok=True)
     jobs = min(jobs, *(len(ids) for ids in keys.values()))
     for kind, ids in keys.items():

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -16,9 +16,16 @@ class StageError(RuntimeError):
 
 
 def run_logged(
-    command: List[str], log: Path, on_line: Optional[Callable[[str], None]] = None
+    command: List[str],
+    log: Path,
+    on_line: Optional[Callable[[str], None]] = None,
+    pass_fds: Sequence[int] = (),
 ) -> None:
     """Run a command; its output goes to ``log``.
+
+    Args:
+        on_line: called with every line of its output.
+        pass_fds: open files that it holds, too.
 
     Raises:
         StageError: where it fails, with the end of its log.
@@ -29,7 +36,7 @@ def run_logged(
         out.flush()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace",
+            text=True, errors="replace", pass_fds=pass_fds,
         )  # fmt: skip
         try:
             for line in process.stdout:

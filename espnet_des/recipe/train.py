@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import List
 
 from espnet_des.corpus.kaldi import read_table
+from espnet_des.files import alone_in
 from espnet_des.recipe.jobs import aggregate, count_lines, espnet, run_in_parts, tokens
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, say
@@ -84,16 +85,22 @@ def launch(o: argparse.Namespace) -> List[str]:
 
 
 def run_training(command: List[str], exp: Path) -> None:
-    """Run a training with its log in ``exp/train.log``; earlier logs are kept."""
+    """Run a training with its log in ``exp/train.log``; earlier logs are kept.
+
+    Raises:
+        RuntimeError: where it fails, or another one runs in this folder.
+    """
     log = exp / "train.log"
-    if log.exists():
-        log.replace(_next_free(log))
-    progress = TrainingProgress()
-    say(f"Training; log: {log}")
-    try:
-        run_logged(command, log, progress)
-    finally:
-        progress.close()
+    with alone_in(exp, "training") as lock:
+        if log.exists():
+            log.replace(_next_free(log))
+        progress = TrainingProgress()
+        say(f"Training; log: {log}")
+        try:
+            # It holds the lock itself: it may live on where this process is killed.
+            run_logged(command, log, progress, [lock.fileno()])
+        finally:
+            progress.close()
 
 
 def _next_free(log: Path) -> Path:

@@ -299,5 +299,5 @@ def test_errors_of_stages_and_of_libraries_are_said_with_the_stage(monkeypatch, 
 
 
 def test_an_empty_test_set_is_said_before_decoding(tmp_path):
-    with pytest.raises(StageError, match="asr_inference: there is no utterance .keys.: a wav.scp"):
+    with pytest.raises(StageError, match="asr_inference: the list of utterances is empty .keys."):
         run_in_parts({"keys": []}, 2, tmp_path / "log", "asr_inference", lambda job: ["false"])

@@ -2,6 +2,10 @@
 
 import subprocess
 
+import pytest
+
+from espnet_des.files import alone_in
+from espnet_des.recipe.train import run_training
 from tests.test_recipe import RECIPE, command_of, make_folder
 
 ROOT = RECIPE.parents[2]
@@ -34,3 +38,17 @@ def test_two_runs_share_the_data_and_nothing_else(tmp_path):
     assert (one / "3epoch.pth").read_bytes() == (two / "3epoch.pth").read_bytes()
     assert (folder / "second run/sizes.md").exists()
     assert listing(ROOT) == before
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+    """Also where only the training itself is left of the first."""
+    monkeypatch.setattr("espnet_des.files.DYING_SECONDS", 0)
+    with alone_in(tmp_path, "training") as lock:
+        first = subprocess.Popen(["sleep", "100"], pass_fds=[lock.fileno()])
+    with pytest.raises(RuntimeError, match=f"another training runs in {tmp_path}: wait for it"):
+        run_training(["true"], tmp_path)
+    assert not (tmp_path / "train.log").exists()
+    first.kill()
+    first.wait()
+    run_training(["echo", "done"], tmp_path)
+    assert "done" in (tmp_path / "train.log").read_text()

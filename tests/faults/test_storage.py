@@ -1,18 +1,20 @@
 """Full disks, and checkpoints that are damaged or of somebody else."""
 
+import errno
 import resource
 import signal
 
 import pytest
 import torch
 
+from espnet_des import checkpoints
 from tests.faults.process import UPDATE, Death, assert_same_training, plain, run
 from tests.faults.test_kills import finish, last_log
 from tests.training import load
 
 
 def no_room(rank: int) -> None:
-    """Files cannot grow beyond a few hundred kilobytes: a checkpoint is larger."""
+    """Files cannot grow beyond 60 kB: a checkpoint is larger."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
 
@@ -120,4 +122,29 @@ def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data, fau
     finish(data, out, changes)
     average = load(out / "exp/valid.cer_ctc.ave.pth")
     assert float(average["encoder.selection.updates"]) == pytest.approx(15.0)  # of 4, 5 and 6
+    faults(1)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, faults, error):
+    def fail(*_, **__):
+        raise error
+
+    for name in ("checkpoint.pth", "checkpoint.previous.pth"):
+        (tmp_path / name).write_bytes(b"content")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RuntimeError, match="could not be read now .*, but may be whole"):
+        checkpoints.resume_with(fail, tmp_path / "checkpoint.pth")
+    assert sorted(files(tmp_path)) == ["checkpoint.previous.pth", "checkpoint.pth"]
+    faults(1)
+
+
+def test_a_gpu_that_fails_while_saving_is_not_taken_for_a_full_disk(tmp_path, monkeypatch, faults):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with checkpoints.whole_files(), pytest.raises(RuntimeError, match="^CUDA error"):
+        torch.save({}, tmp_path / "checkpoint.pth")
+    assert not files(tmp_path)
     faults(1)

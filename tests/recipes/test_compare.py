@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_des.compare.compare import alone_in
+from espnet_des.files import alone_in
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = ["simple_top_k", "simple_top_k_alone_8", "aux_loss", "separate_8"]
@@ -76,7 +76,7 @@ def test_some_systems_are_trained_compared_and_not_trained_again(recipe):
 
 
 def test_two_comparisons_in_one_folder_are_one_too_many(recipe):
-    with alone_in(recipe):
+    with alone_in(recipe / "exp", "comparison"):
         done = compare(recipe, "--only", "separate_8")
     assert done.returncode == 1 and "another comparison runs in" in done.stderr
 
