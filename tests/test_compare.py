@@ -18,6 +18,7 @@ from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
+from espnet_des.compare.taken import take
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.options import SelectionOptions
 from espnet_des.subnet import SubnetConformerEncoder
@@ -236,6 +237,75 @@ def test_results_whose_layers_are_of_another_supernet_are_refused(tmp_path):
     runs[0].result_file.write_text(json.dumps(result))
     with pytest.raises(RuntimeError, match="alone_8_seed0.* is of another config"):
         check_finished(runs, systems)
+
+
+def another_machine(tmp_path, systems, config_of=lambda run, config: config):
+    """Runs of a recipe, and what another machine wrote of them."""
+    kept = {size: list(range(size)) for size in (8, 16, 24)}
+    runs, written = [], []
+    for name in ("simple_top_k", "simple_top_k_alone_8", "random"):
+        system = next(s for s in systems if s.name == name)
+        run = Run(name, 0, tmp_path, system.sizes)
+        config = config_of(run, system.config(base_config(tmp_path), 0, kept))
+        result = result_of([1, 2, 3]) | {"system": name, "config_sha256": run.config_hash(config)}
+        result["sizes"] = {str(n): result["sizes"]["8"] | {"kept": kept[n]} for n in system.sizes}
+        runs.append(run)
+        written.append(result)
+    return runs, written
+
+
+@pytest.fixture
+def own_recipe(tmp_path):
+    (tmp_path / "conf").mkdir()
+    text = (ROOT / "conf/compare_digits/train_des.yaml").read_text()
+    (tmp_path / "conf/train_des.yaml").write_text(text)
+    return tmp_path
+
+
+def as_file(folder, results):
+    file = folder / "theirs.json"
+    file.write_text(json.dumps({"runs": results}))
+    return file
+
+
+def test_what_another_machine_trained_is_taken_once(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    take([as_file(own_recipe, written[:2])], runs, systems)
+    assert [run.result() for run in runs] == [*written[:2], None]
+    check_finished(runs, systems)
+    written[0]["versions"] = {"torch": "2"}
+    take([as_file(own_recipe, written)], runs, systems)
+    assert [run.result()["versions"]["torch"] for run in runs] == ["1", "1", "1"]
+
+
+def test_layers_that_a_supernet_kept_are_not_taken_without_it(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    take([as_file(own_recipe, written[1:])], runs, systems)
+    assert [run.result() is not None for run in runs] == [False, False, True]
+
+
+def test_trainings_of_another_config_or_test_set_are_not_taken(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems, lambda run, c: c | {"grad_clip": 4.0})
+    with pytest.raises(ValueError, match="simple_top_k, seed 0, is of another config"):
+        take([as_file(own_recipe, written)], runs, systems)
+    runs, written = another_machine(own_recipe, systems)
+    written[2]["sets"]["test_clean"]["words"] = [6, 5, 4]
+    with pytest.raises(ValueError, match="random, seed 0, is of other test sets"):
+        take([as_file(own_recipe, written)], runs, systems)
+    assert [run.result() is not None for run in runs] == [True, True, False]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"system": "x"}]}', '{"runs": 3}'])
+def test_files_that_are_no_results_are_not_taken(own_recipe, text):
+    file = own_recipe / "theirs.json"
+    file.write_text(text)
+    systems = comparison(base_config(own_recipe))
+    for wrong in (file, own_recipe / "nowhere.json"):
+        with pytest.raises(ValueError, match=f"taken: {wrong} is not a results"):
+            take([wrong], another_machine(own_recipe, systems)[0], systems)
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -14,6 +14,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
     parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="train these only")
+    parser.add_argument("--taken", nargs="+", type=Path, metavar="RESULTS.json",
+                        help="of this recipe on other machines: not trained again")  # fmt: skip
     return call("espnet_des.compare.compare:compare", vars(parser.parse_args()))
 
 

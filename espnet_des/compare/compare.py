@@ -9,6 +9,7 @@ from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
+from espnet_des.compare.taken import take
 from espnet_des.files import alone_in, write_atomically
 from espnet_des.options import ConfigError
 from espnet_des.recipe.process import say
@@ -23,6 +24,7 @@ def compare(
     seeds: int = 3,
     jobs: int = 2,
     only: Optional[Sequence[str]] = None,
+    taken: Optional[Sequence[Path]] = None,
 ) -> None:
     """Train, decode and compare; writes ``results/<what>.md``, ``.json`` and pictures.
 
@@ -35,6 +37,8 @@ def compare(
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
+        taken: ``results/*.json`` of this recipe on other machines: what is finished there
+            is not trained again.
 
     Raises:
         RuntimeError: where a training fails, where one of another config is there, and
@@ -56,6 +60,8 @@ def compare(
             for seed in range(seeds) for system in systems]  # fmt: skip
     chosen = [run for run in runs if only is None or run.system in only]
     with alone_in(recipe / "exp", "comparison"):
+        if taken:
+            take(taken, runs, systems)
         check_finished(runs, systems)
         write_results(recipe, what, systems, runs)
         try:
@@ -84,17 +90,10 @@ def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run
     table = Table(systems, results)
     text = describe(what, runs, results) + sections(what, table)
     write_atomically(folder / f"{what}.md", lambda p: p.write_text(text, "utf-8"))
-    summary = {
-        "runs": [
-            {key: value for key, value in result.items() if key != "sets"}
-            | {"sizes": {size: {k: v for k, v in found.items() if k != "errors"}
-                         | {"errors": {n: sum(e) for n, e in found["errors"].items()}}
-                         for size, found in result["sizes"].items()},
-               "words": {n: sum(s["words"]) for n, s in result["sets"].items()}}
-            for of_system in results.values() for result in of_system.values()
-        ],
-    }  # fmt: skip
-    as_json = json.dumps(summary, indent=1) + "\n"
+    finished = [r for of_system in results.values() for r in of_system.values()]
+    # A training on a line: as text, what changed can be seen.
+    lines = ",\n".join(json.dumps(result) for result in finished)
+    as_json = f'{{"runs": [\n{lines}\n]}}\n'
     write_atomically(folder / f"{what}.json", lambda p: p.write_text(as_json))
     if what == "compare" and results:
         save(draw_rates(table), folder / "wer.png")
@@ -126,8 +125,8 @@ def describe(what: str, runs: List[Run], results: Results) -> str:
     versions = sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items())
                        for r in finished})  # fmt: skip
     counts = ", ".join(
-        f"{name}: {len(s['words'])} utterances, {sum(s['words'])} words, "
-        f"{len(set(s['speakers']))} speakers" for name, s in first["sets"].items()
+        f"{name}: {s['utterances']} utterances, {sum(s['words'])} words, "
+        f"{len(s['speakers'])} speakers" for name, s in first["sets"].items()
     )  # fmt: skip
     places = {f"{r['ngpu']} GPU" if r.get("ngpu") else f"{r.get('threads', 1)} thread"
               for r in finished}  # fmt: skip

@@ -1,6 +1,7 @@
 """One system: trained by the recipe, decoded at every size, its errors counted."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -57,6 +58,9 @@ class Run(NamedTuple):
     def as_yaml(self, config: Dict) -> str:
         return yaml.safe_dump(config | {"seed": self.seed}, sort_keys=False)
 
+    def config_hash(self, config: Dict) -> str:
+        return hashlib.sha256(self.as_yaml(config).encode()).hexdigest()
+
     def check_config(self, config: Dict) -> Path:
         """Refuse to go on with a training of another config; returns the config's file."""
         path = self.exp / "train.yaml"
@@ -106,7 +110,7 @@ def execute(run: Run, config: Dict) -> Dict:
             sizes, sets = decode_sizes(run)
             ngpu = yaml.safe_load(Path(run.exp / "config.yaml").read_text("utf-8"))["ngpu"]
     result = {
-        "system": run.system, "seed": run.seed,
+        "system": run.system, "seed": run.seed, "config_sha256": run.config_hash(config),
         "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
         "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
@@ -126,10 +130,11 @@ def train(run: Run, config: Path) -> None:
 
 
 def decode_sizes(run: Run):
-    """Errors of every utterance at every size, in the order of their ids.
+    """Errors of every speaker at every size, in the order of their names.
 
     Returns:
-        Size to parameters, kept layers and errors by set; set to words and speakers.
+        Size to parameters, kept layers and errors by set; set to speakers, their words, and
+        the number of utterances.
     """
     import torch
 
@@ -159,10 +164,13 @@ def decode_sizes(run: Run):
             data = run.recipe / "dump" / "raw" / name
             wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
             found = decode_files(decoder, wavs, 16, f"{run.name}, size {size}: {name}")
-            counts = {u: count_errors({u: texts[u]}, {u: found[u]}) for u in sorted(texts)}
-            speakers = read_table(data / "utt2spk")
+            said: Dict[str, Dict[str, str]] = {}
+            for utterance, speaker in sorted(read_table(data / "utt2spk").items()):
+                said.setdefault(speaker, {})[utterance] = texts[utterance]
+            counts = {s: count_errors(said[s], {u: found[u] for u in said[s]})
+                      for s in sorted(said)}  # fmt: skip
             sets[name] = {"words": [c.words for c in counts.values()],
-                          "speakers": [speakers[u] for u in counts]}  # fmt: skip
+                          "speakers": list(counts), "utterances": len(texts)}  # fmt: skip
             errors[name] = [
                 c.substitutions + c.deletions + c.insertions for c in counts.values()
             ]

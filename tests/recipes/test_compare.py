@@ -75,6 +75,21 @@ def test_some_systems_are_trained_compared_and_not_trained_again(recipe):
     assert files == {p: p.stat().st_mtime_ns for p in recipe.glob("exp/*/result.json")}
 
 
+def test_results_of_another_machine_give_the_same_tables(recipe):
+    text = (recipe / "results/compare.md").read_text()
+    theirs = recipe.parent / "theirs.json"
+    shutil.copy(recipe / "results/compare.json", theirs)
+    (recipe / "exp").rename(recipe / "exp.away")
+    try:
+        done = compare(recipe, "--only", *SYSTEMS, "--taken", str(theirs))
+        assert done.returncode == 0 and "4 of 4 trainings are done already" in done.stdout
+        assert (recipe / "results/compare.md").read_text() == text
+        assert (recipe / "results/compare.json").read_bytes() == theirs.read_bytes()
+    finally:
+        shutil.rmtree(recipe / "exp")
+        (recipe / "exp.away").rename(recipe / "exp")
+
+
 def test_two_comparisons_in_one_folder_are_one_too_many(recipe):
     with alone_in(recipe / "exp", "comparison"):
         done = compare(recipe, "--only", "separate_8")

@@ -1,0 +1,66 @@
+"""Finished trainings of another machine, taken from the results that it wrote."""
+
+import json
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+from espnet_des.compare.run import Run, base_config
+from espnet_des.compare.schedule import config_of, needed_run
+from espnet_des.compare.systems import System
+from espnet_des.files import write_atomically
+from espnet_des.options import ConfigError
+from espnet_des.recipe.process import say
+
+
+def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) -> None:
+    """Write the results in these files to where the runs themselves would.
+
+    What is finished here stays as it is; what is not among the runs is left out.
+
+    Args:
+        files: ``results/*.json`` of the same recipe elsewhere.
+        runs: of this comparison; one that needs another stands behind it.
+        systems: what they are of.
+
+    Raises:
+        ConfigError: where a file is none of these, and where a training was of another
+            config or decoded other test sets than here. What came before it is taken.
+    """
+    found: Dict[Tuple[str, int], Tuple[Path, Dict]] = {}
+    for file in files:
+        found |= {(result["system"], result["seed"]): (file, result) for result in _read(file)}
+    base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
+    sets = next((run.result()["sets"] for run in runs if run.result() is not None), None)
+    number = 0
+    for run in runs:
+        if (run.system, run.seed) not in found or run.result() is not None:
+            continue
+        needed = needed_run(run, of_name)
+        if needed is not None and needed.result() is None:
+            continue
+        file, result = found[run.system, run.seed]
+        config = config_of(run, base, of_name)
+        run.check_config(config)
+        if result["config_sha256"] != run.config_hash(config):
+            raise ConfigError(
+                f"{file}: {run.system}, seed {run.seed}, is of another config than here: leave "
+                f"it out, or take conf/train_des.yaml (and espnet_des) from where it was trained"
+            )
+        sets = result["sets"] if sets is None else sets
+        if result["sets"] != sets:
+            raise ConfigError(f"{file}: {run.system}, seed {run.seed}, is of other test sets")
+        run.exp.mkdir(parents=True, exist_ok=True)
+        (run.exp / "train.yaml").write_text(run.as_yaml(config))
+        write_atomically(run.result_file, lambda p: p.write_text(json.dumps(result) + "\n"))
+        number += 1
+    say(f"{number} finished trainings are taken from {', '.join(map(str, files))}")
+
+
+def _read(file: Path) -> List[Dict]:
+    try:
+        runs = json.loads(Path(file).read_text())["runs"]
+        if all({"sets", "config_sha256", "system", "seed"} <= set(run) for run in runs):
+            return runs
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"taken: {file} is not a results/*.json that a comparison wrote")
