@@ -41,3 +41,31 @@ def test_scripts_stop_at_an_error_and_evaluate_nothing(script):
         late = "\nset -eo pipefail\n" in text and "\nset -u\n" in text  # after ESPnet's path.sh
         assert late or "\nset -euo pipefail\n" in text
         assert text.startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.parametrize("there, options, code", [
+    (True, [], 0), (False, [], 2), (False, ["--stop_stage", "12"], 0),
+    (False, ["--stage", "14"], 0), (False, ["--skip_stages", "9 13"], 0),
+    (False, ["--skip_eval", "true"], 0),
+])  # fmt: skip
+def test_what_scores_in_a_checkout_is_looked_for_first(tmp_path, there, options, code):
+    checkout, recipe = tmp_path / "espnet", tmp_path / "asr1"
+    (checkout / "egs2/TEMPLATE/asr1").mkdir(parents=True)
+    theirs = checkout / "egs2/TEMPLATE/asr1/asr.sh"
+    theirs.write_text("#!/bin/sh\necho ran\n")
+    theirs.chmod(0o755)
+    # Whatever is installed on this machine.
+    (checkout / "tools").mkdir()
+    (checkout / "tools/extra_path.sh").write_text(
+        'command() { if [ "$2" = sclite ]; then %s; else builtin command "$@"; fi; }\n'
+        % str(there).lower()
+    )
+    recipe.mkdir()
+    (recipe / "path.sh").symlink_to(ROOT / "egs2/TEMPLATE/asr1/path.sh")
+    done = subprocess.run(
+        [ROOT / "egs2/TEMPLATE/asr1/asr.sh", "--espnet_root", checkout, "--skip_sizes", "true",
+         *options], cwd=recipe, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert ("ran" in done.stdout) == (code == 0)
+    assert ("sclite, with which stage 13" in done.stderr) == (code != 0)

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 espnet_root="${ESPNET_ROOT:-}"
-stage=1 stop_stage=10000 skip_sizes=false skip_stages=
+stage=1 stop_stage=10000 skip_sizes=false skip_stages='' skip_eval=false
 ours=() theirs=() previous=
 for argument in "$@"; do
     case "${previous}" in
@@ -18,6 +18,7 @@ for argument in "$@"; do
         --stop_stage) stop_stage="${argument}" ;;
         --skip_sizes) skip_sizes="${argument}" ;;
         --skip_stages) skip_stages="${argument}" ;;
+        --skip_eval) skip_eval="${argument}" ;;
     esac
     if [[ "${previous}" == --* ]]; then
         previous=
@@ -48,6 +49,14 @@ if [ ! -f "${template}/asr.sh" ]; then
 fi
 ESPNET_ROOT=$(cd "${espnet_root}" && pwd)
 export ESPNET_ROOT
+# ESPnet's asr.sh would miss it only after days of training.
+if [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" != true ] &&
+    [[ " ${skip_stages} " != *" 13 "* ]] && ! (. ./path.sh && command -v sclite >/dev/null); then
+    echo "sclite, with which stage 13 of ESPnet's asr.sh scores, is not installed: see" \
+        "${ESPNET_ROOT}/tools/installers/install_sctk.sh, or the package sctk of Debian; or" \
+        "leave the stage out with --skip_stages 13" >&2
+    exit 2
+fi
 for name in scripts pyscripts steps utils; do
     ln -sfn "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/${name}" "${name}"
 done
