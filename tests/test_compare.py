@@ -220,15 +220,19 @@ def write_run(recipe, systems, name, result=None):
     return run
 
 
-def test_results_whose_layers_are_of_another_supernet_are_refused(tmp_path):
-    recipe = ROOT / "egs2/compare_digits/asr1"
+@pytest.fixture
+def own_recipe(tmp_path):
     (tmp_path / "conf").mkdir()
-    config = recipe / "conf/train_des.yaml"
-    (tmp_path / "conf/train_des.yaml").write_text(config.read_text())
-    systems = comparison(base_config(tmp_path))
+    text = (ROOT / "conf/compare_digits/train_des.yaml").read_text()
+    (tmp_path / "conf/train_des.yaml").write_text(text)
+    return tmp_path
+
+
+def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
+    systems = comparison(base_config(own_recipe))
     result = {"sizes": {str(n): {"kept": list(range(n))} for n in (8, 16, 24)}}
-    runs = [write_run(tmp_path, systems, "simple_top_k", result),
-            write_run(tmp_path, systems, "simple_top_k_alone_8", result)]  # fmt: skip
+    runs = [write_run(own_recipe, systems, "simple_top_k", result),
+            write_run(own_recipe, systems, "simple_top_k_alone_8", result)]  # fmt: skip
     check_finished(runs, systems)
     runs[0].result_file.unlink()
     with pytest.raises(RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"):
@@ -239,27 +243,19 @@ def test_results_whose_layers_are_of_another_supernet_are_refused(tmp_path):
         check_finished(runs, systems)
 
 
-def another_machine(tmp_path, systems, config_of=lambda run, config: config):
+def another_machine(recipe, systems, config_of=lambda run, config: config):
     """Runs of a recipe, and what another machine wrote of them."""
     kept = {size: list(range(size)) for size in (8, 16, 24)}
     runs, written = [], []
     for name in ("simple_top_k", "simple_top_k_alone_8", "random"):
         system = next(s for s in systems if s.name == name)
-        run = Run(name, 0, tmp_path, system.sizes)
-        config = config_of(run, system.config(base_config(tmp_path), 0, kept))
+        run = Run(name, 0, recipe, system.sizes)
+        config = config_of(run, system.config(base_config(recipe), 0, kept))
         result = result_of([1, 2, 3]) | {"system": name, "config_sha256": run.config_hash(config)}
         result["sizes"] = {str(n): result["sizes"]["8"] | {"kept": kept[n]} for n in system.sizes}
         runs.append(run)
         written.append(result)
     return runs, written
-
-
-@pytest.fixture
-def own_recipe(tmp_path):
-    (tmp_path / "conf").mkdir()
-    text = (ROOT / "conf/compare_digits/train_des.yaml").read_text()
-    (tmp_path / "conf/train_des.yaml").write_text(text)
-    return tmp_path
 
 
 def as_file(folder, results):
