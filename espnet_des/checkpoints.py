@@ -9,10 +9,11 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Iterable, Optional
 from unittest import mock
 
 import torch
@@ -24,6 +25,8 @@ NAME = "checkpoint.pth"
 # Errors of the machine, which say nothing about a file's content.
 NOT_NOW = {errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 PREVIOUS, DAMAGED = "checkpoint.previous.pth", "checkpoint.damaged.pth"
+# What torch's writer says of a full disk; it does not pass the system's error on.
+WRITER = re.compile("PytorchStreamWriter|inline_container")
 
 
 @contextlib.contextmanager
@@ -48,7 +51,7 @@ def whole_files():
         try:
             write_atomically(path, write)
         except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+            if not isinstance(error, OSError) and not WRITER.search(str(error)):
                 raise  # not of the file, but of what was to be saved: a GPU that failed
             raise RuntimeError(
                 f"{path} cannot be written: {error}. The checkpoints before it are whole: "
@@ -64,6 +67,51 @@ def second_name(path: Path, other: Path) -> None:
         os.link(path, other)
     except OSError:  # a file system without hard links
         shutil.copy2(path, other)
+
+
+def check_start(folder: Path, resume: bool) -> None:
+    """Refuse to begin anew where a training's checkpoints stand: it would write over them.
+
+    Raises:
+        RuntimeError: saying how to go on, or to begin anew.
+    """
+    there = [name for name in (NAME, PREVIOUS) if (folder / name).exists()]
+    if there and not resume:
+        raise RuntimeError(
+            f"{folder} holds a training ({', '.join(there)}), over which --resume false would "
+            "write. Give --resume true to go on with it; to begin anew, give another "
+            "output_dir, or move this one away"
+        )
+    if there == [PREVIOUS]:
+        raise RuntimeError(
+            f"{folder / NAME} is missing, but {PREVIOUS} is there. To go on from it, rename it "
+            f"to {NAME}; to begin anew, give another output_dir, or move this one away"
+        )
+
+
+@contextlib.contextmanager
+def config_of_checkpoint(folder: Path):
+    """While it lasts, a training that ends before it saves leaves config.yaml as it was.
+
+    ESPnet writes its config before it looks at the checkpoint. Where that is refused,
+    what was trained must not stand beside a config of something else.
+    """
+    config = folder / "config.yaml"
+    before = config.read_bytes() if config.exists() else b""
+    made = times_of_checkpoints(folder)
+    try:
+        yield
+    except BaseException:
+        if before and made and made == times_of_checkpoints(folder) and rank() == 0:
+            write_atomically(config, lambda path: path.write_bytes(before))
+        raise
+
+
+def times_of_checkpoints(folder: Path) -> Dict[str, int]:
+    return {
+        name: (folder / name).stat().st_mtime_ns
+        for name in (NAME, PREVIOUS) if (folder / name).exists()
+    }  # fmt: skip
 
 
 def resume_with(load: Callable[[Path], None], checkpoint: Path) -> None:
@@ -143,11 +191,31 @@ def finish_epoch(checkpoint: Path, epoch: int, best: Dict[str, int]) -> None:
         best: name of a criterion to its best epoch so far.
     """
     folder = checkpoint.parent
-    if not (folder / f"{epoch}epoch.pth").exists():
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    if not holds(folder / f"{epoch}epoch.pth", weights):
         torch.save(weights, folder / f"{epoch}epoch.pth")
     links = {"latest": epoch} | {f"{name}.best": number for name, number in best.items()}
     for name, number in links.items():
         write_atomically(
             folder / f"{name}.pth", lambda link: link.symlink_to(f"{number}epoch.pth")
         )
+
+
+def holds(file: Path, weights: Dict[str, torch.Tensor]) -> bool:
+    """False also where an earlier training has left another epoch of that number."""
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # not there, or damaged: it is written again
+        return False
+    return found.keys() == weights.keys() and all(
+        torch.equal(found[key], weights[key]) for key in weights
+    )
+
+
+def remove_epochs(folder: Path, last: int, keep: Iterable[int]) -> None:
+    """Remove the files of epochs before the last that are not to be kept.
+
+    ESPnet does so at the end of each epoch; a kill in that of the last leaves them.
+    """
+    for epoch in set(range(1, last)) - set(keep):
+        (folder / f"{epoch}epoch.pth").unlink(missing_ok=True)

@@ -26,18 +26,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, what: str):
+def alone_in(folder: Path, what: str, lock: str = ".lock"):
     """Refuse a second process that would write the same folder; gives the open lock.
 
     Args:
         folder: is made where it is not there.
         what: runs in it, for the message.
+        lock: name of the file that is locked.
 
     Raises:
         RuntimeError: where another one is in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:  # freed however the process ends
+    with (folder / lock).open("w") as file:  # freed however the process ends
         until = time.monotonic() + DYING_SECONDS
         while not _lock(file):
             if time.monotonic() > until:

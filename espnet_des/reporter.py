@@ -1,11 +1,12 @@
 """ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
 
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Set, Tuple
 
 import numpy
 
 from espnet2.train.reporter import Reporter
+from espnet_des.options import ConfigError
 
 
 class StageReporter(Reporter):
@@ -23,6 +24,27 @@ class StageReporter(Reporter):
         super().__init__()
         self.criteria = [tuple(criterion) for criterion in best_model_criterion]
         self.lost = set()
+
+    def set_epoch(self, epoch: int) -> None:
+        """As ESPnet's; refuses criteria of which the first epoch has reported none.
+
+        ESPnet would train to the end, and leave no best epoch and no average.
+        """
+        super().set_epoch(epoch)
+        stats = self.stats.get(epoch - 1)
+        if stats and self.criteria and not any(k in stats.get(p, {}) for p, k, _ in self.criteria):
+            reported = {phase: sorted(values) for phase, values in stats.items()}
+            raise ConfigError(
+                f"best_model_criterion: {[list(c) for c in self.criteria]}: none of them is "
+                f"reported. The training reports {reported}; resume it with one of these"
+            )
+
+    def kept_epochs(self, nbest: int) -> Set[int]:
+        """Those that are among the n best of a criterion."""
+        return {
+            epoch for phase, key, mode in self.criteria
+            for epoch, _ in self.sort_epochs_and_values(phase, key, mode)[:nbest]
+        }  # fmt: skip
 
     def best_epochs(self) -> Dict[str, int]:
         """``valid.cer_ctc`` and so on to the epoch that its link points to."""

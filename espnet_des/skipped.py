@@ -1,10 +1,33 @@
-"""Updates that did not happen, because gradients were not finite."""
+"""Updates that did not happen because gradients were not finite, or should not have."""
 
 from typing import List, Sequence
+
+import torch
 
 from espnet_des.ranks import warn_of_data
 
 NAMED_PER_EPOCH = 10  # a training that lost its way would fill the log
+# A resume takes the learning rate of the checkpoint.
+HOW_TO_GO_ON = (
+    "Look for damaged audio, and start again: it goes on from the last checkpoint; or begin "
+    "anew in another output_dir with a lower learning rate"
+)
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Refuse to go on with weights that a finite, but far too large step has spoilt.
+
+    Raises:
+        RuntimeError: naming them; no checkpoint has them yet.
+    """
+    statistics = [(k, v) for k, v in model.named_buffers() if "running_" in k]
+    spoilt = [k for k, v in [*model.named_parameters(), *statistics] if not v.isfinite().all()]
+    if spoilt:
+        raise RuntimeError(
+            f"{len(spoilt)} weights are not finite any more: {', '.join(spoilt[:3])} "
+            f"{'... ' if spoilt[3:] else ''}(the learning rate, or model_conf: "
+            f"score_lr_factor, is too high). This epoch was not saved. {HOW_TO_GO_ON}"
+        )
 
 
 class SkippedUpdates:
@@ -70,6 +93,5 @@ class SkippedUpdates:
             raise RuntimeError(
                 f"{self.in_a_row} updates in a row were skipped, because their gradients were "
                 f"not finite (model_conf: max_skipped_updates: {self.limit}); the last "
-                f"utterances were {' '.join(self.utterances)}. Look for damaged audio, or "
-                "lower the learning rate, and start again: it goes on from the last checkpoint"
+                f"utterances were {' '.join(self.utterances)}. {HOW_TO_GO_ON}"
             )

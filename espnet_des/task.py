@@ -6,12 +6,14 @@ ESPnet spawns unpickle it by this module's name, and so register the plugin too.
 
 import argparse
 import logging
+from pathlib import Path
 from typing import List
 
 import torch
 
 from espnet2.tasks import asr
 from espnet_des import registry, subnet
+from espnet_des.checkpoints import config_of_checkpoint
 from espnet_des.data_check import check_ids, check_rate
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.model import DESModel
@@ -56,7 +58,8 @@ class SupernetTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         check_length_of_run(args)
         leave_out_plots(args)
-        super(ASRTask, cls).main_worker(args)
+        with config_of_checkpoint(Path(args.output_dir)):
+            super(ASRTask, cls).main_worker(args)
 
     @classmethod
     def build_dataset(cls, args: argparse.Namespace, iter_options, keys_to_load=None):

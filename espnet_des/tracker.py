@@ -4,6 +4,7 @@ import torch
 
 from espnet_des.encoder import DESConformerEncoder
 from espnet_des.options import SelectionOptions
+from espnet_des.skipped import HOW_TO_GO_ON
 
 
 class SelectionTracker:
@@ -30,12 +31,21 @@ class SelectionTracker:
 
         In update t = c_i the lowest scores are zeroed; with the last update of
         stage 1 the ranking of the layers becomes final.
+
+        Raises:
+            RuntimeError: where scores are not finite, which cannot be ranked.
         """
         encoder, state = self.encoder, self.encoder.selection
         t = int(state.updates)
         if not state.is_frozen:
             schedule = state.get_schedule()
             scores = encoder.scores.detach().cpu()
+            if not scores.isfinite().all():
+                raise RuntimeError(
+                    f"the scores of the layers are not finite after update {t + 1}: {scores}. "
+                    "The learning rate, or model_conf: score_lr_factor, is too high. "
+                    f"{HOW_TO_GO_ON}"
+                )
             changed = encoder.selector.zero_out(scores, state.record, schedule, t)
             if changed is not None:
                 scores, state.record = changed

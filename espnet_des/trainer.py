@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Optional
 from unittest import mock
 
+import numpy as np
 import torch
 
 import espnet2.train.trainer as stock
-from espnet_des.checkpoints import finish_epoch, resume_with, whole_files
+from espnet_des.checkpoints import (
+    check_start, finish_epoch, remove_epochs, resume_with, whole_files,
+)  # fmt: skip
+from espnet_des.files import alone_in
 from espnet_des.history import tell_tensorboard
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError, check_fits
 from espnet_des.ranks import rank
 from espnet_des.reporter import StageReporter
+from espnet_des.resume_check import check_settings
 from espnet_des.score_lr import ScaledGroup, needed_travel, sum_of_learning_rates
 from espnet_des.selection import Schedule
+from espnet_des.skipped import HOW_TO_GO_ON, check_weights
+
+# Not that of the recipe, which holds its own while this training runs.
+TRAINING_LOCK = ".training.lock"
 
 
 class SupernetTrainer(stock.Trainer):
@@ -36,7 +45,9 @@ class SupernetTrainer(stock.Trainer):
         model.total_updates = model.updates_per_epoch and (
             model.updates_per_epoch * opts.max_epoch
         )
-        if not (opts.resume and (Path(opts.output_dir) / "checkpoint.pth").exists()):
+        folder = Path(opts.output_dir)
+        check_start(folder, opts.resume)
+        if not (folder / "checkpoint.pth").exists():
             start_selection(model, optimizers[0], schedulers[0])
         hooks = register_hooks(model, optimizers[0])
         reporters = []
@@ -48,7 +59,7 @@ class SupernetTrainer(stock.Trainer):
         try:
             # ESPnet's run() makes its Reporter itself; nothing hands it one.
             with mock.patch.object(stock, "Reporter", new_reporter), quiet_reporter():
-                with whole_files():
+                with alone(folder), whole_files():
                     super().run(
                         model=model, optimizers=optimizers, schedulers=schedulers,
                         train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
@@ -56,6 +67,9 @@ class SupernetTrainer(stock.Trainer):
         finally:
             for hook in hooks:
                 hook.remove()
+        if rank() == 0:
+            kept = reporters[0].kept_epochs(np.max(opts.keep_nbest_models))
+            remove_epochs(folder, reporters[0].get_epoch(), kept)
         if not any(map(reporters[0].is_ranked, reporters[0].stats)):
             logging.warning(
                 "No epoch lies wholly in stage 2 (the selection ends with update "
@@ -64,14 +78,11 @@ class SupernetTrainer(stock.Trainer):
             )
 
     @staticmethod
-    def resume(checkpoint, model: DESModel, reporter, optimizers, *args, **kwargs):
+    def resume(checkpoint, model: DESModel, reporter, optimizers, schedulers, **kwargs):
         def load(path: Path) -> None:
-            stock.Trainer.resume(path, model, reporter, optimizers, *args, **kwargs)
-            for optimizer in optimizers:  # torch takes another kind's settings without a word
-                missing = set(optimizer.defaults) - set(optimizer.param_groups[0])
-                if missing:
-                    kind = type(optimizer).__name__
-                    raise RuntimeError(f"it has no {sorted(missing)} for optim: {kind}")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            check_settings(found, optimizers, schedulers)
+            stock.Trainer.resume(path, model, reporter, optimizers, schedulers, **kwargs)
 
         resume_with(load, Path(checkpoint))
         keep_schedule(model)
@@ -96,10 +107,19 @@ class SupernetTrainer(stock.Trainer):
         if nothing_learned:  # ESPnet would stop here, average, and end as if all were well
             raise RuntimeError(
                 "this epoch made no update: the gradients of all its batches were not finite, "
-                "or it has fewer batches than accum_grad. Look for damaged audio, or lower the "
-                "learning rate, and start again: it goes on from the last checkpoint"
+                f"or it has fewer batches than accum_grad. {HOW_TO_GO_ON}"
             )
+        check_weights(supernet)
         return False
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+    """Refuse a second training in the folder; of several ranks the first looks."""
+    with contextlib.ExitStack() as stack:
+        if rank() == 0:
+            stack.enter_context(alone_in(folder, "training", TRAINING_LOCK))
+        yield
 
 
 @contextlib.contextmanager

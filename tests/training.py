@@ -48,6 +48,7 @@ CONFIG = {
     "log_interval": 1,
     "seed": 1,
     "ngpu": 0,
+    "resume": True,
 }  # fmt: skip
 
 
@@ -82,8 +83,7 @@ def arguments(data: Path, out: Path, **changes) -> list:
             del place[last]
     out.mkdir(parents=True, exist_ok=True)
     (out / "train.yaml").write_text(yaml.safe_dump(config))
-    command = ["--config", str(out / "train.yaml"), "--output_dir", str(out / "exp"),
-               "--resume", "true"]  # fmt: skip
+    command = ["--config", str(out / "train.yaml"), "--output_dir", str(out / "exp")]
     for kind in ("train", "valid"):
         for file, name, form in (("wav.scp", "speech", "sound"), ("text", "text", "text")):
             option = f"--{kind}_data_path_and_name_and_type"

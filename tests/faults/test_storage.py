@@ -2,30 +2,20 @@
 
 import errno
 import resource
-import signal
 
 import pytest
 import torch
 
 from espnet_des import checkpoints
-from tests.faults.process import UPDATE, Death, assert_same_training, plain, run
+from tests.faults.process import assert_same_training, plain, run
 from tests.faults.test_kills import finish, last_log
 from tests.training import load
 
 
 def no_room(rank: int) -> None:
     """Files cannot grow beyond 60 kB: a checkpoint is larger."""
+    torch.save = torch.serialization.save  # as it is, not in halves
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
-
-
-@pytest.fixture
-def interrupted(undisturbed, data, tmp_path):
-    """A training that was killed in its fifth epoch."""
-    folder, changes = undisturbed
-    events = (folder / "events.txt").read_text().splitlines()
-    at = 1 + next(i for i, event in enumerate(events) if event == f"{UPDATE} (14,)")
-    assert run(data, tmp_path, Death(at), **changes) == -signal.SIGKILL
-    return tmp_path, changes
 
 
 def files(exp):
@@ -101,25 +91,13 @@ def test_both_checkpoints_damaged_stop_the_training(interrupted, data, faults):
     assert files(out / "exp").items() >= {k: v for k, v in before.items() if ".pth" in k}.items()
 
 
-def test_a_checkpoint_of_another_model_stops_the_training(interrupted, data, faults):
-    out, changes = interrupted
-    before = files(out / "exp")
-    faults(3)
-    for other in ({"encoder_conf__output_size": 16}, {"encoder_conf__sizes": [3, 8]},
-                  {"optim": "sgd", "optim_conf": {"lr": 0.1}}):  # fmt: skip
-        assert run(data, out, **changes, **other) == 1, other
-        assert "Nothing was overwritten" in last_log(out), other
-        assert {k: v for k, v in files(out / "exp").items() if ".pth" in k} == {
-            k: v for k, v in before.items() if ".pth" in k
-        }
-
-
 def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data, faults):
     """As after a fall back, where ESPnet has removed what is among the best again."""
     out, changes = interrupted
     (out / "exp/3epoch.pth").unlink(missing_ok=True)
     (out / "exp/4epoch.pth").unlink(missing_ok=True)  # comes back, from checkpoint.pth
-    finish(data, out, changes)
+    more = {"keep_nbest_models": 3, "best_model_criterion": [["valid", "cer_ctc", "min"]]}
+    finish(data, out, changes | more)
     average = load(out / "exp/valid.cer_ctc.ave.pth")
     assert float(average["encoder.selection.updates"]) == pytest.approx(15.0)  # of 4, 5 and 6
     faults(1)
