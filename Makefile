@@ -42,7 +42,7 @@ test-thorough: .venv/.ready
 test-oldest test-latest: test-%: .venv-%/.ready
 	OMP_NUM_THREADS=1 DES_VENV="$(CURDIR)/.venv-$*" .venv-$*/bin/python $(TESTS)
 
-.venv-oldest/.ready: PACKAGES = 'torch==2.11.0'
+.venv-oldest/.ready: PACKAGES = 'torch==2.11.0' 'espnet==202611'
 .venv-latest/.ready: PACKAGES = --upgrade --upgrade-strategy eager
 .venv-latest/.ready: always
 

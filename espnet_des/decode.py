@@ -11,6 +11,10 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
+    ConvolutionalPositionalEmbedding,
+    LegacyRelPositionalEncoding,
+)
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
@@ -25,6 +29,9 @@ from espnet_des.audio import (
 from espnet_des.options import ConfigError
 from espnet_des.progress import progress
 from espnet_des.waveforms import can_have_speech, mirrored_samples, sampling_rate
+
+# Their positions depend on how much padding follows.
+SEE_PADDING = (ConvolutionalPositionalEmbedding, LegacyRelPositionalEncoding)
 
 
 class Run(NamedTuple):
@@ -147,13 +154,15 @@ class BestPathDecoder:
         if not spoken:
             return found
         spoken.sort(key=lambda i: len(waves[i]), reverse=True)  # RNNs want it so
-        try:
-            encoded, lengths = self._encode([waves[i] for i in spoken])
-        except TooShortUttError:  # the longest one, and so all of them
-            return found
-        probs, ids = self.model.ctc.softmax(encoded).max(-1)
-        for i, p, best, n in zip(spoken, probs.cpu(), ids.cpu(), lengths.tolist()):
-            found[i] = self._merge(best[:n], p[:n])
+        sees_padding = any(isinstance(m, SEE_PADDING) for m in self.model.modules())
+        for batch in [[i] for i in spoken] if sees_padding else [spoken]:
+            try:
+                encoded, lengths = self._encode([waves[i] for i in batch])
+            except TooShortUttError:  # the longest one, and so all of them
+                break
+            probs, ids = self.model.ctc.softmax(encoded).max(-1)
+            for i, p, best, n in zip(batch, probs.cpu(), ids.cpu(), lengths.tolist()):
+                found[i] = self._merge(best[:n], p[:n])
         return found
 
     def _encode(self, waves: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -36,7 +36,8 @@ def test_shellcheck_finds_nothing(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=names)
 def test_scripts_stop_at_an_error_and_evaluate_nothing(script):
     text = script.read_text()
-    assert not re.search(r"^\s*eval\b", text, re.MULTILINE)
+    code = re.sub(r"(^|\s)#.*", "", text)
+    assert not re.search(r"""(^|[\s;&|(`])(eval|source /dev/stdin|(ba)?sh\s+-c\s+"?\$)""", code)
     if script.name not in SOURCED:
         late = "\nset -eo pipefail\n" in text and "\nset -u\n" in text  # after ESPnet's path.sh
         assert late or "\nset -euo pipefail\n" in text

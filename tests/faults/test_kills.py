@@ -39,19 +39,23 @@ def test_killed_before_each_update_and_each_step_of_saving(
 def test_killed_again_and_again(undisturbed, data, tmp_path, seed, faults):
     """By somebody else, at moments that no one chose; six times."""
     folder, changes = undisturbed
-    rng, kills, chain, longest = random.Random(seed), 0, 0, 2.0
-    while kills < 6:
+    begin = time.monotonic()
+    finish(data, tmp_path / "timed", changes)
+    whole = time.monotonic() - begin
+    rng, kills, resumed, chain = random.Random(seed), 0, 0, 0
+    while kills < 6 or not resumed:
         out = tmp_path / str(chain)
         (process,) = start(data, out, **changes)
-        process.join(rng.uniform(0.2, longest))
+        process.join(rng.uniform(0.1, 1) * whole)
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL:
             kills += 1
-        else:  # it came to its end first: once more, and kill it earlier
+            resumed += (out / "exp/checkpoint.pth").exists()
+        else:  # it came to its end first: once more
             assert process.exitcode == 0, last_log(out)
             assert_same_training(folder / "exp", out / "exp")
-            chain, longest = chain + 1, max(0.3, longest / 2)
+            chain += 1
     finish(data, out, changes)
     assert_same_training(folder / "exp", out / "exp")
     faults(kills)

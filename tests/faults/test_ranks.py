@@ -1,13 +1,18 @@
 """Several processes: uneven data, and one of them killed."""
 
+import functools
 import re
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
+import torch
 
 from tests.faults.process import Death, assert_same_training, start
 from tests.faults.test_kills import last_log
-from tests.training import load
+from tests.faults.test_storage import damaged
+from tests.training import assert_same, load
 
 LONG = 300  # seconds; what a hanging process would exceed by far
 
@@ -24,34 +29,52 @@ def wait(processes, out):
     return [process.exitcode for process in processes]
 
 
-def one_batch_less_on_the_last_rank(rank: int) -> None:
-    """As where the parts of the data give unequal numbers of batches."""
-    import torch.distributed as dist
-    from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+def one_batch_less(rank: int, short: int, out: Path) -> None:
+    """As where the parts of the data give unequal numbers of batches.
 
-    init = SequenceIterFactory.__init__
+    Every rank tells what it ends with.
+    """
+    from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+    from espnet_des.trainer import SupernetTrainer
+
+    init, run = SequenceIterFactory.__init__, SupernetTrainer.run.__func__
 
     def uneven(self, dataset, batches, *args, shuffle=False, **kwargs):
-        if shuffle and dist.get_rank() == dist.get_world_size() - 1:  # of the training
+        if shuffle and rank == short:  # of the training
             batches = batches[:-1]
         init(self, dataset, batches, *args, shuffle=shuffle, **kwargs)
 
+    def run_and_tell(cls, model, **kwargs):
+        run(cls, model=model, **kwargs)
+        torch.save(model.state_dict(), out / f"rank{rank}.pth")
+
     SequenceIterFactory.__init__ = uneven
+    SupernetTrainer.run = classmethod(run_and_tell)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_with_uneven_numbers_of_batches_agree(data, tmp_path, ranks):
+# 14 utterances in batches of 3 are 4 of them, and 3 where one is missing; of 2, 7 and 6.
+@pytest.mark.parametrize("ranks, short, batch_size, accum_grad, updates", [
+    (2, 0, 3, 1, 3), (2, 1, 3, 1, 3), (3, 0, 3, 1, 3), (3, 2, 3, 1, 3),
+    (2, 0, 2, 2, 3), (2, 1, 2, 4, 1),
+])  # fmt: skip
+def test_ranks_with_uneven_numbers_of_batches_agree(
+    data, tmp_path, ranks, short, batch_size, accum_grad, updates
+):
     """All stop with the first; schedule, counter and kept layers are those of all."""
-    changes = CHANGES | {"model_conf__updates_per_iteration": None}  # depends on the length
-    processes = start(
-        data, tmp_path, ranks=ranks, patch=one_batch_less_on_the_last_rank, **changes
-    )
+    changes = CHANGES | {
+        "model_conf__updates_per_iteration": None,  # depends on the length
+        "batch_size": batch_size, "accum_grad": accum_grad, "max_epoch": 12 // updates,
+    }  # fmt: skip
+    patch = functools.partial(one_batch_less, short=short, out=tmp_path)
+    processes = start(data, tmp_path, ranks=ranks, patch=patch, **changes)
     assert set(wait(processes, tmp_path)) == {0}, last_log(tmp_path)[-3000:]
-    state = load(tmp_path / "exp/checkpoint.pth")["model"]
-    # 14 utterances in batches of 3 are 4 of them, and 3 where one is missing.
-    assert state["encoder.selection.updates"] == 5 * 3
-    assert state["encoder.selection.schedule"].sum(0)[0] == 5  # 1 in each of 5 iterations, not 2
-    assert state["encoder.selection.ranking"].any()
+    first, *others = (load(tmp_path / f"rank{rank}.pth") for rank in range(ranks))
+    assert first["encoder.selection.updates"] == 12
+    assert first["encoder.selection.schedule"].sum(0)[0] == 5  # 1 in each of 5 iterations
+    assert first["encoder.selection.ranking"].any()
+    for other in others:
+        assert_same(first, other)
+    assert_same(first, load(tmp_path / "exp/checkpoint.pth")["model"])
 
 
 def nan_of_an_utterance(rank: int) -> None:
@@ -82,6 +105,18 @@ def test_what_a_rank_could_not_learn_is_named_by_it(data, tmp_path, faults):
         for utts in own[:1]:  # that of the last epoch may have no batch after it
             assert re.search(f"was skipped: .*Utterances: {utts}\n", text)
     faults(2)
+
+
+def test_ranks_fall_back_to_the_same_checkpoint(data, tmp_path, faults):
+    """Each looks for itself, the first puts the damaged one aside meanwhile."""
+    whole, out = tmp_path / "whole", tmp_path / "damaged"
+    assert set(wait(start(data, whole, ranks=2, **CHANGES), whole)) == {0}
+    shutil.copytree(whole / "exp", out / "exp", symlinks=True)
+    damaged(out / "exp/checkpoint.pth", "truncated")
+    assert set(wait(start(data, out, ranks=2, **CHANGES), out)) == {0}, last_log(out)[-3000:]
+    assert "resuming from" in last_log(out) and "checkpoint.previous.pth" in last_log(out)
+    assert_same_training(whole / "exp", out / "exp")
+    faults(1)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -9,16 +9,16 @@ from espnet_des.recipe.train import run_training
 from tests.test_recipe import RECIPE, command_of, make_folder
 
 ROOT = RECIPE.parents[2]
-IGNORED = {"__pycache__", "data", "dump", "exp", "downloads"}
+WATCHED = ("espnet_des", "egs2/TEMPLATE", "egs2/mini_digits", "conf", "tests", "setup.py", "Makefile")
 
 
 def listing(root):
-    """Every file of the source tree with its size and time."""
+    """Every file that a recipe could write to, with its size and time; data and exp too."""
     return {
         path: (path.lstat().st_size, path.lstat().st_mtime_ns)
-        for part in ("espnet_des", "egs2", "conf", "tests", "setup.py", "Makefile")
+        for part in WATCHED
         for path in [root / part, *(root / part).rglob("*")]
-        if not IGNORED & set(path.relative_to(root).parts) and not path.is_dir()
+        if "__pycache__" not in path.parts and not path.is_dir()
     }
 
 

@@ -60,6 +60,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "cannot be read" in last_log(out) and "checkpoint.previous.pth" in last_log(out)
     assert not list(out.rglob("executed"))
     assert_same_training(undisturbed[0] / "exp", out / "exp")
+    faults(1)
 
 
 def test_a_damaged_checkpoint_never_becomes_the_one_before(undisturbed, interrupted, data, faults):

@@ -14,15 +14,18 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet_des.decode import BestPathDecoder
 from espnet_des.onnx.export import shortest_input
 from espnet_des.subnet import SubnetConformerEncoder, subnet_config, subnet_state
-from tests.conftest import TINY, TOKENS, examples
+from tests.conftest import TINY, TOKENS, examples, make_model
 from tests.properties.strategies import (
     DIM,
     FRONT_ENDS,
+    OLD_POSITIONS,
+    POSITIONS,
     SEEDS,
     Batch,
     Supernet,
     batches,
     log_probs,
+    randomise,
     supernets,
     texts,
 )
@@ -58,7 +61,7 @@ def masked(supernet: Supernet, size: int, batch: Batch, closed=()):
 @examples(30)
 @given(st.data())
 def test_a_size_is_the_masked_supernet_and_the_extracted_model(data):
-    supernet = data.draw(supernets())
+    supernet = data.draw(supernets(positions=[*POSITIONS, OLD_POSITIONS]))
     model, encoder = supernet.model, supernet.model.encoder
     batch = data.draw(batches(supernet.conf))
     for size in supernet.sizes:
@@ -103,7 +106,7 @@ def test_padding_and_company_do_not_change_what_an_utterance_gives(data):
 @examples(30)
 @given(st.data())
 def test_the_order_of_a_batch_does_not_matter(data):
-    supernet = data.draw(supernets())
+    supernet = data.draw(supernets(positions=[*POSITIONS, OLD_POSITIONS]))
     model = supernet.model
     batch = data.draw(batches(supernet.conf))
     rows = len(batch.lengths)
@@ -158,25 +161,40 @@ def test_the_shortest_input_is_the_one_that_gives_a_frame(supernet, frames, seed
         assert frames >= shortest and lengths >= 1
 
 
-@examples(20)
-@given(st.data())
-def test_waveforms_decode_to_the_same_tokens_alone_and_in_any_batch(data):
-    """With a front end that mirrors the ends of what it gets, padding or not."""
-    supernet = data.draw(supernets(max_blocks=1))
-    model = supernet.model
+def speaking(model, seed: int) -> BestPathDecoder:
+    """Decodes waveforms, and is sure of what it says."""
     model.frontend = DefaultFrontend(fs=8000, n_fft=128, hop_length=40, n_mels=DIM)
     args = argparse.Namespace(
         input_size=None, frontend_conf={"fs": 8000}, token_list=list(TOKENS),
         token_type="char", bpemodel=None,
     )  # fmt: skip
-    decoder = BestPathDecoder(model, args)
-    torch.manual_seed(data.draw(SEEDS))
-    with torch.no_grad():  # speaks, and is sure of what it says
+    torch.manual_seed(seed)
+    with torch.no_grad():
         for head in (model.ctc.ctc_lo, *model.ctc.ctc_lo.heads.values()):
             head.weight.normal_(std=30.0)
+    return BestPathDecoder(model, args)
+
+
+@examples(20)
+@given(st.data())
+def test_waveforms_decode_to_the_same_tokens_alone_and_in_any_batch(data):
+    """With a front end that mirrors the ends of what it gets, padding or not."""
+    supernet = data.draw(supernets(max_blocks=1, positions=[*POSITIONS, OLD_POSITIONS]))
+    model = supernet.model
+    decoder = speaking(model, data.draw(SEEDS))
     samples = st.integers(0, 300) | st.integers(0, 2500)
     waves = [torch.randn(n) for n in data.draw(st.lists(samples, min_size=2, max_size=4))]
     model.set_size(data.draw(st.sampled_from(supernet.sizes)))
     alone = [decoder.runs([wave])[0] for wave in waves]
     for one, other in zip(alone, decoder.runs(waves)):
         assert [run[:3] for run in one] == [run[:3] for run in other]
+
+
+def test_where_positions_depend_on_padding_each_is_decoded_alone():
+    """ESPnet's default positions do."""
+    torch.manual_seed(0)
+    model = make_model({"input_size": DIM, "sizes": [1, 8]} | OLD_POSITIONS).eval()
+    randomise(model)
+    decoder = speaking(model, 1)
+    waves = [torch.randn(n) for n in (2000, 4000, 3000)]
+    assert decoder.runs(waves) == [decoder.runs([wave])[0] for wave in waves]
