@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from espnet_des.files import alone_in
 from espnet_des.model import DESModel
 from espnet_des.options import ConfigError
+from espnet_des.trainer import TRAINING_LOCK
 from tests.training import load, make_data, train_here
 
 
@@ -56,3 +58,15 @@ def test_a_criterion_that_is_never_reported_is_refused_after_the_first_epoch(dat
     both = [["valid", "acc", "max"], ["valid", "cer_ctc", "min"]]  # as ESPnet's own configs have
     exp = train_here(data, data, best_model_criterion=both)
     assert (exp / "valid.cer_ctc.best.pth").exists()
+
+
+def test_a_second_training_of_espnets_own_command_is_refused(data, monkeypatch):
+    """asr.sh of an ESPnet checkout does not look."""
+    exp = train_here(data, data, max_epoch=1)
+    config = (exp / "config.yaml").read_text()
+    monkeypatch.setattr("espnet_des.files.DYING_SECONDS", 0)
+    with alone_in(exp, "training", TRAINING_LOCK):
+        with pytest.raises(RuntimeError, match=f"another training runs in {exp}: wait for it"):
+            train_here(data, data, seed=2)
+    assert (exp / "config.yaml").read_text() == config
+    train_here(data, data)
