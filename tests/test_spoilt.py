@@ -62,11 +62,11 @@ def test_a_criterion_that_is_never_reported_is_refused_after_the_first_epoch(dat
 
 def test_a_second_training_of_espnets_own_command_is_refused(data, monkeypatch):
     """asr.sh of an ESPnet checkout does not look."""
-    exp = train_here(data, data, max_epoch=1)
+    exp = train_here(data, data)
     config = (exp / "config.yaml").read_text()
     monkeypatch.setattr("espnet_des.files.DYING_SECONDS", 0)
     with alone_in(exp, "training", TRAINING_LOCK):
         with pytest.raises(RuntimeError, match=f"another training runs in {exp}: wait for it"):
-            train_here(data, data, seed=2)
+            train_here(data, data, max_epoch=5)
     assert (exp / "config.yaml").read_text() == config
-    train_here(data, data)
+    train_here(data, data, max_epoch=5)
