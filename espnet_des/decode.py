@@ -11,10 +11,6 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
-    ConvolutionalPositionalEmbedding,
-    LegacyRelPositionalEncoding,
-)
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
@@ -28,10 +24,12 @@ from espnet_des.audio import (
 )
 from espnet_des.options import ConfigError
 from espnet_des.progress import progress
-from espnet_des.waveforms import can_have_speech, mirrored_samples, sampling_rate
-
-# Their positions depend on how much padding follows.
-SEE_PADDING = (ConvolutionalPositionalEmbedding, LegacyRelPositionalEncoding)
+from espnet_des.waveforms import (
+    can_have_speech,
+    mirrored_samples,
+    sampling_rate,
+    sees_padding,
+)
 
 
 class Run(NamedTuple):
@@ -154,8 +152,7 @@ class BestPathDecoder:
         if not spoken:
             return found
         spoken.sort(key=lambda i: len(waves[i]), reverse=True)  # RNNs want it so
-        sees_padding = any(isinstance(m, SEE_PADDING) for m in self.model.modules())
-        for batch in [[i] for i in spoken] if sees_padding else [spoken]:
+        for batch in [[i] for i in spoken] if sees_padding(self.model) else [spoken]:
             try:
                 encoded, lengths = self._encode([waves[i] for i in batch])
             except TooShortUttError:  # the longest one, and so all of them

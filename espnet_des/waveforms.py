@@ -1,4 +1,4 @@
-"""Which waveforms a model takes: their rate, and how short they may be."""
+"""Which waveforms a model takes: their rate, how short they may be, and which together."""
 
 import argparse
 
@@ -6,6 +6,10 @@ import humanfriendly
 import torch
 
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
+    ConvolutionalPositionalEmbedding,
+    LegacyRelPositionalEncoding,
+)
 from espnet_des.options import ConfigError
 
 
@@ -33,3 +37,9 @@ def mirrored_samples(model: torch.nn.Module) -> int:
 def can_have_speech(model: torch.nn.Module, wave: torch.Tensor) -> bool:
     """False for a wave that is empty, all zero, or too short for the STFT."""
     return len(wave) > mirrored_samples(model) and bool(wave.any())
+
+
+def sees_padding(model: torch.nn.Module) -> bool:
+    """True where an utterance's positions depend on how much padding follows it."""
+    kinds = (ConvolutionalPositionalEmbedding, LegacyRelPositionalEncoding)
+    return any(isinstance(module, kinds) for module in model.modules())

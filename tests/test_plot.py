@@ -91,7 +91,8 @@ def test_a_killed_and_resumed_training_has_every_step_once(data, zero_outs, tmp_
 
 def test_a_restart_in_the_same_folder_hides_the_training_before(data, tmp_path):
     train_here(data, tmp_path, max_epoch=5, **TOP_K)
-    (tmp_path / "exp/checkpoint.pth").unlink()
+    for name in ("checkpoint.pth", "checkpoint.previous.pth"):
+        (tmp_path / "exp" / name).unlink()
     exp = train_here(data, tmp_path, max_epoch=5, seed=2, optim_conf__lr=0.02, **TOP_K)
     history, state = history_of(exp), load(exp / "checkpoint.pth")["model"]
     assert history.updates.tolist() == list(range(12))

@@ -243,7 +243,8 @@ class _SessionAsModel:
     def __init__(self, session, model: torch.nn.Module, source: str):
         self.session, self.source = session, source
         self.frontend, self.blank_id = model.frontend, model.blank_id
-        self.parameters, self.shortest = model.parameters, shortest_input(model, source)
+        self.parameters, self.modules = model.parameters, model.modules
+        self.shortest = shortest_input(model, source)
         self.ctc = SimpleNamespace(softmax=torch.exp)
 
     def eval(self):
