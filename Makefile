@@ -2,7 +2,7 @@
 # make test    run the tests (17 minutes)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
-# make test-thorough           properties and fuzzed input, 20 times as many examples
+# make test-thorough           what says little in its time; 20 times as many generated examples
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 4 hours)
@@ -22,7 +22,7 @@ JOBS ?= 2
 .PHONY: always demo test test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
-TESTS = -m pytest tests --ignore tests/recipes --ignore tests/faults --numprocesses 2 --dist loadfile
+TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
 
 demo: .venv/.ready
 	egs2/mini_digits/asr1/run.sh --asr_tag "$(METHOD)" --asr_args "--model_conf method=$(METHOD)"
@@ -32,11 +32,11 @@ test: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python $(TESTS)
 
 test-faults: .venv/.ready
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/faults --numprocesses 2
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m faults --numprocesses 2
 
 test-thorough: .venv/.ready
 	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
-	    tests/properties tests/bad_input/test_fuzz.py --numprocesses 2
+	    -m "thorough or fuzzed" --numprocesses 2
 
 # What setup.py and ESPnet 202611 admit: torch 2.11 to 2.14. DES_VENV is for the recipes.
 test-oldest test-latest: test-%: .venv-%/.ready
@@ -48,7 +48,7 @@ test-oldest test-latest: test-%: .venv-%/.ready
 
 # ESPNET_ROOT: a real ESPnet checkout, to run the recipes through its asr.sh as well.
 test-recipes: .venv/.ready
-	.venv/bin/python -m pytest tests/recipes
+	.venv/bin/python -m pytest -m recipes
 
 compare: .venv/.ready
 	egs2/compare_digits/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from espnet_des import registry
 
 if TYPE_CHECKING:
-    from espnet_des.inference import Speech2Text
+    from espnet_des.inference.speech2text import Speech2Text
 
 __version__ = "0.1.0"
 __all__ = ["Speech2Text"]
@@ -20,7 +20,7 @@ registry.install()
 
 def __getattr__(name: str):
     if name == "Speech2Text":
-        from espnet_des.inference import Speech2Text
+        from espnet_des.inference.speech2text import Speech2Text
 
         return Speech2Text
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,8 @@ import importlib.machinery
 import sys
 
 TARGET = "espnet2.tasks.asr"
-# ESPnet's own class, kept while the plugin's stands in its place.
-STOCK_TASK = None
+# By its name: it stands above this module, and imports ESPnet.
+PLUGIN = "espnet_des.task"
 
 
 def install() -> None:
@@ -23,25 +23,7 @@ def install() -> None:
         # Waits where another thread is in the middle of importing it.
         __import__(TARGET)
         if hasattr(sys.modules[TARGET], "ASRTask"):
-            _register(sys.modules[TARGET])
-
-
-def _register(asr) -> None:
-    global STOCK_TASK
-    if STOCK_TASK is not None:
-        return
-    STOCK_TASK = asr.ASRTask
-    # The module registers itself at its end: whoever imports it first (a spawned
-    # worker does, to unpickle its class), it is complete by then.
-    importlib.import_module("espnet_des.task")
-
-
-def put_in_place(task: type) -> None:
-    """Let every module that holds ESPnet's ASRTask by its name hold ``task``."""
-    for module in list(sys.modules.values()):
-        if module is not None and module.__dict__.get("ASRTask") is STOCK_TASK:
-            if not module.__name__.startswith("espnet_des"):
-                module.ASRTask = task
+            importlib.import_module(PLUGIN)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -57,7 +39,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             run(module)
-            _register(module)
+            # It registers itself at its end: whoever imports it first (a spawned
+            # worker does, to unpickle its class), it is complete by then.
+            importlib.import_module(PLUGIN)
 
         spec.loader.exec_module = exec_module
         return spec

@@ -53,7 +53,7 @@ def reference(name: str):
 
 
 def make_encoder(input_size=12, **conf):
-    from espnet_des.encoder import DESConformerEncoder
+    from espnet_des.nn.encoder import DESConformerEncoder
 
     return DESConformerEncoder(input_size, **(TINY | conf))
 
@@ -62,7 +62,7 @@ def make_model(encoder_conf=None, schedule=None, decoder=False, **model_conf):
     """A ``des`` model over features of dimension 12; scheduled if asked for."""
     from espnet2.asr.ctc import CTC
     from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
-    from espnet_des.model import DESModel
+    from espnet_des.nn.model import DESModel
 
     encoder = make_encoder(**(encoder_conf or {}))
     dim = encoder.output_size()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_des.options import check_fits
+from espnet_des.method.options import check_fits
 
 ROOT = Path(__file__).parents[1]
 TRAIN = sorted(ROOT.glob("conf/*/train*.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_des.options import SelectionOptions
+from espnet_des.method.options import SelectionOptions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "RESULTS.md"]

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from espnet2.bin.asr_train import main
-from espnet_des.trainer import SupernetTrainer
+from espnet_des.training.trainer import SupernetTrainer
 
 path, *arguments = sys.argv[1:]
 run = SupernetTrainer.run.__func__

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = vars(parser.parse_args())
-    return call("espnet_des.benchmark.growth:benchmark_growth", arguments)
+    return call("espnet_des.measure.benchmark.growth:benchmark_growth", arguments)
 
 
 if __name__ == "__main__":

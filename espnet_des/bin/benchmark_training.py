@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = vars(parser.parse_args())
-    return call("espnet_des.benchmark.training:benchmark_training", arguments)
+    return call("espnet_des.measure.benchmark.training:benchmark_training", arguments)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> int:
     args.token_times = args.token_times == "true"
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Here, so that --help does not wait for ESPnet.
-    from espnet_des.best_path import decode_best_path
+    from espnet_des.inference.best_path import decode_best_path
 
     try:
         failed = decode_best_path(**vars(args))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--quantize", default="none", help="none or int8")
     parser.add_argument("--wav_scp", type=Path, help="audio to check with: real speech")
     parser.add_argument("--text", type=Path, help="its transcriptions: shows what int8 costs")
-    return call("espnet_des.onnx.export:export_onnx", vars(parser.parse_args()))
+    return call("espnet_des.deploy.onnx.export:export_onnx", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
         "--recalibrate_scp", type=Path,
         help="audio to estimate this size's BatchNorm statistics with",
     )  # fmt: skip
-    return call("espnet_des.subnet:extract_subnet", vars(parser.parse_args()))
+    return call("espnet_des.deploy.extract:extract_subnet", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
 from espnet_des.corpus.generated import CORPORA
+from espnet_des.utils.command import call
 
 
 def main() -> int:

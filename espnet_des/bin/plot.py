@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
         "--sizes_json", type=Path, help="of stage 16; default: sizes.json beside the config"
     )
     parser.add_argument("--output_dir", type=Path, required=True)
-    return call("espnet_des.plot:plot_all", vars(parser.parse_args()))
+    return call("espnet_des.measure.pictures:plot_all", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.command import call
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each model")
-    return call("espnet_des.report:report", vars(parser.parse_args()))
+    return call("espnet_des.measure.report:report", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import take
-from espnet_des.files import alone_in, write_atomically
-from espnet_des.options import ConfigError
+from espnet_des.errors import ConfigError
+from espnet_des.method.selection import LEARNED, METHODS
 from espnet_des.recipe.process import say
-from espnet_des.selection import LEARNED, METHODS
+from espnet_des.utils.files import alone_in, write_atomically
 
 PLANS = {"compare": comparison, "ablations": ablations}
 
@@ -77,7 +77,7 @@ def _tag(what: str, system: System) -> str:
 
 
 def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run]) -> None:
-    from espnet_des.plot.compare import draw_kept_by_seed, draw_rates
+    from espnet_des.plot.rates import draw_kept_by_seed, draw_rates
     from espnet_des.plot.style import save
 
     results: Results = {}
@@ -106,7 +106,7 @@ def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run
 
 def base_layers(recipe: Path) -> List:
     """What each layer of the full encoder is."""
-    from espnet_des.layers import ORDERS, Layer
+    from espnet_des.method.layers import ORDERS, Layer
 
     conf = base_config(recipe)["encoder_conf"]
     kinds = ORDERS[conf.get("layer_order", "espnet")]

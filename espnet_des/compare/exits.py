@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from espnet_des.layers import ORDERS
+from espnet_des.method.layers import ORDERS
 
 
 def exit_of(model: torch.nn.Module, size: int) -> torch.nn.Module:

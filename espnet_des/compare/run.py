@@ -16,7 +16,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import yaml
 
 from espnet_des.corpus.kaldi import read_table
-from espnet_des.files import write_atomically
+from espnet_des.utils.files import write_atomically
 
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
@@ -139,17 +139,17 @@ def decode_sizes(run: Run):
     import torch
 
     from espnet_des.compare.exits import exit_of
-    from espnet_des.decode import BestPathDecoder, decode_files
-    from espnet_des.loading import load_model
-    from espnet_des.scoring import count_errors
+    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.loading import load_model
+    from espnet_des.inference.scoring import count_errors
+    from espnet_des.nn.sizes import is_supernet
 
     torch.set_num_threads(1)
     model, train_args = load_model(run.exp / "config.yaml", run.exp / MODEL_FILE)
-    is_supernet = hasattr(model, "set_size")
     sizes, sets = {}, {}
     for size in run.sizes:
         now = model
-        if is_supernet:
+        if is_supernet(model):
             model.set_size(size)
             encoder = {"kept": model.encoder.kept_layers(size),
                        "params": model.encoder.count_parameters(size)}  # fmt: skip
@@ -218,10 +218,10 @@ def summed_cost(run: Run) -> Dict[str, Optional[Dict[str, float]]]:
 
 
 def versions() -> Dict[str, str]:
-    import espnet2
     import torch
 
-    from espnet_des.machine import processor
+    import espnet2
+    from espnet_des.utils.machine import processor
 
     return {"espnet": espnet2.__version__, "torch": torch.__version__,
             "python": sys.version.split()[0], "processor": processor(),

@@ -10,8 +10,8 @@ import yaml
 
 from espnet_des.compare.run import Run, base_config, execute, quiet
 from espnet_des.compare.systems import System
-from espnet_des.progress import progress
 from espnet_des.recipe.process import say
+from espnet_des.utils.progress import progress
 
 
 def run_all(

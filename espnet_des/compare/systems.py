@@ -9,9 +9,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy
 
-from espnet_des.layers import ORDERS
-from espnet_des.options import SelectionOptions
-from espnet_des.selection import LEARNED, METHODS
+from espnet_des.method.layers import ORDERS
+from espnet_des.method.options import SelectionOptions
+from espnet_des.method.selection import LEARNED, METHODS
 
 Config = Dict
 

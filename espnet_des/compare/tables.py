@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Optional, Sequence
 from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import System
-from espnet_des.recipe.sizes import ranges
+from espnet_des.method.layers import ranges
 
 # System name to seed to result, of what is finished.
 Results = Dict[str, Dict[int, Dict]]

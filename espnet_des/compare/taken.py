@@ -7,9 +7,9 @@ from typing import Dict, List, Sequence, Tuple
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import config_of, needed_run
 from espnet_des.compare.systems import System
-from espnet_des.files import write_atomically
-from espnet_des.options import ConfigError
+from espnet_des.errors import ConfigError
 from espnet_des.recipe.process import say
+from espnet_des.utils.files import write_atomically
 
 
 def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) -> None:

@@ -1,1 +1,4 @@
-"""Readers and generators of speech corpora."""
+"""Readers and generators of speech corpora, and Kaldi's data directories.
+
+May import: errors, utils.
+"""

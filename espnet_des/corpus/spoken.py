@@ -17,7 +17,7 @@ import soundfile
 from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
 from espnet_des.corpus.kaldi import check_ours
 from espnet_des.corpus.text import Text
-from espnet_des.progress import progress
+from espnet_des.utils.progress import progress
 
 SAMPLE_RATE = 16000
 DONE = ".done"  # says of what a corpus is

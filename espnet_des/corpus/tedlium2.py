@@ -18,9 +18,14 @@ import soundfile
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
 from espnet_des.corpus.kaldi import (
-    DataError, Utterance, check_path, is_made, origin, write_data_dirs,
-)  # fmt: skip
-from espnet_des.progress import progress
+    DataError,
+    Utterance,
+    check_path,
+    is_made,
+    origin,
+    write_data_dirs,
+)
+from espnet_des.utils.progress import progress
 
 URL = "https://www.openslr.org/19"
 SETS = ("train", "dev", "test")

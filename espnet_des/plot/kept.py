@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from espnet_des.layers import Layer
+from espnet_des.method.layers import Layer
 from espnet_des.plot.style import kind_name, look, smallest_sizes, text_colour
 
 # Blocks side by side; deeper encoders go on below, or a cell could not be read.

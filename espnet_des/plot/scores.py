@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from espnet_des.history import History, layer_names
-from espnet_des.layers import Layer
+from espnet_des.method.layers import Layer, layer_names
+from espnet_des.method.selection import IterativeZeroOut, Schedule
+from espnet_des.method.tracker import History
 from espnet_des.plot.style import KINDS, kind_name, look
-from espnet_des.selection import IterativeZeroOut, Schedule
 
 # Lines of the schedule that the tests, and who edits the figure, can find again.
 ZERO_OUT, ANNEALED, STAGE_1_END = "zero-out", "k", "end of stage 1"

@@ -13,7 +13,7 @@ import numpy
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from espnet_des.files import write_atomically
+from espnet_des.utils.files import write_atomically
 
 DPI = 150
 # From the defaults, so that a user's matplotlibrc does not change the pictures.

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from espnet_des.options import ConfigError, is_number
+from espnet_des.errors import ConfigError, is_number
 from espnet_des.plot.style import COLOURS, look
 
 MARKERS = "osD^vPX"

@@ -9,11 +9,11 @@ from typing import Collection, Dict, List, Tuple
 
 import soxr
 
-from espnet_des.audio import read_header, read_mono, write_audio
 from espnet_des.corpus.kaldi import read_table, write_table
-from espnet_des.progress import progress
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
+from espnet_des.utils.audio import read_header, read_mono, write_audio
+from espnet_des.utils.progress import progress
 
 
 def prepare(o: argparse.Namespace, at: Layout) -> None:

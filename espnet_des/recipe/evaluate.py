@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Dict, List
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.inference.scoring import Errors, text_cleaner, write_scores
 from espnet_des.recipe.jobs import espnet, run_in_parts
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.lm import lm_model
 from espnet_des.recipe.process import StageError, run_logged, say
-from espnet_des.scoring import Errors, text_cleaner, write_scores
 
 
 def decoded_sets(o: argparse.Namespace) -> List[str]:
@@ -120,8 +120,9 @@ def unit_splitters(o: argparse.Namespace, at: Layout) -> Dict:
 
 def write_results(exp: Path, rows: Dict[str, Dict[str, Errors]]) -> None:
     """``RESULTS.md`` with the columns of ESPnet's show_asr_result.sh."""
-    import espnet2
     import torch
+
+    import espnet2
 
     lines = [
         "# RESULTS", "## Environments",

@@ -8,8 +8,7 @@ from typing import List
 
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
-
-from espnet_des.scoring import text_cleaner
+from espnet_des.inference.scoring import text_cleaner
 
 # What asr.sh has and this driver leaves out; its value says that it is off.
 LEFT_OUT = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, List
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.method.layers import ranges
 from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, score
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, say
@@ -16,14 +17,15 @@ COSTS = ("macs_per_second", "rtf_1_thread", "rtf_all_threads", "model_file_bytes
 
 def score_sizes(o: argparse.Namespace, at: Layout) -> None:
     """Make an experiment of every size; write the table of sizes and its pictures."""
-    from espnet_des.loading import load_model
-    from espnet_des.plot import plot_all
-    from espnet_des.report import report
-    from espnet_des.subnet import extract_subnet
+    from espnet_des.deploy.extract import extract_subnet
+    from espnet_des.inference.loading import load_model
+    from espnet_des.measure.pictures import plot_all
+    from espnet_des.measure.report import report
+    from espnet_des.nn.sizes import is_supernet
 
     config, model_file = at.asr_exp / "config.yaml", asr_model(o, at.asr_exp)
     model, train_args = load_model(config, model_file)
-    if not hasattr(model, "set_size"):
+    if not is_supernet(model):
         raise StageError(
             f"{config}: encoder: {train_args.encoder} has one size only; "
             "leave stage 16 out with --skip_sizes true"
@@ -58,7 +60,7 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
         row.update({key: cost[key] for key in COSTS})
     write_sizes(
         folders, rows, [layer.kind for layer in model.encoder.layers],
-        f"{model.options.method}, {model_file}", model.tracker.score_spread(),
+        f"{model.options.method}, {model_file}", model.tracker.score_spread(model.encoder.scores),
     )  # fmt: skip
     for folder in folders:
         plot_all(config, model_file, folder / "images", at.asr_exp / "sizes.json")
@@ -74,8 +76,8 @@ def decode_best_path(
     o: argparse.Namespace, at: Layout, exp: Path, tag: str, size: int
 ) -> None:
     """CTC best-path decoding of every test set, with the extracted model."""
-    from espnet_des.decode import BestPathDecoder, decode_files
-    from espnet_des.loading import load_model
+    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.loading import load_model
 
     decoder = BestPathDecoder(*load_model(exp / "config.yaml", asr_model(o, exp)))
     for name in decoded_sets(o):
@@ -124,14 +126,3 @@ def write_sizes(
         (folder / "sizes.json").write_text(json.dumps(rows, indent=2) + "\n")
     print("\n".join(lines))
     say(f"Written: sizes.md and sizes.json in {' and '.join(map(str, folders))}")
-
-
-def ranges(numbers: List[int]) -> str:
-    """``[1, 2, 3, 7]`` as ``1-3 7``."""
-    pieces: List[List[int]] = []
-    for n in numbers:
-        if pieces and pieces[-1][-1] == n - 1:
-            pieces[-1].append(n)
-        else:
-            pieces.append([n])
-    return " ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in pieces)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import List
 
 from espnet_des.corpus.kaldi import read_table
-from espnet_des.files import alone_in
 from espnet_des.recipe.jobs import aggregate, count_lines, espnet, run_in_parts, tokens
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, say
+from espnet_des.utils.files import alone_in
 
 
 def _common(o: argparse.Namespace, at: Layout) -> List[str]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from espnet_des.subnet import extract_subnet
-from tests.training import let_it_talk, make_data, train_here
+from espnet_des.deploy.extract import extract_subnet
+from tests.train import let_it_talk, make_data, train_here
 
 
 class Trained(NamedTuple):

@@ -10,13 +10,12 @@ import soundfile
 import torch
 
 import espnet_des
-from espnet_des.audio import AudioError, find_audio, read_mono
-from espnet_des.best_path import decode_best_path
-from espnet_des.decode import BestPathDecoder
-from espnet_des.loading import load_model
-from espnet_des.measure import memory, reset_peak_memory
-from espnet_des.onnx import example
-from espnet_des.onnx.export import export_onnx
+from espnet_des.deploy.onnx import example
+from espnet_des.deploy.onnx.export import export_onnx
+from espnet_des.inference.best_path import BestPathDecoder, decode_best_path
+from espnet_des.inference.loading import load_model
+from espnet_des.measure.worker import memory, reset_peak_memory
+from espnet_des.utils.audio import AudioError, find_audio, read_mono
 from tests.bad_input.conftest import train
 
 RATE = 8000

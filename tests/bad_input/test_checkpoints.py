@@ -12,12 +12,12 @@ import torch
 import yaml
 
 import espnet_des
-from espnet_des.best_path import decode_best_path
-from espnet_des.loading import load_model
-from espnet_des.onnx.export import export_onnx
-from espnet_des.options import ConfigError
-from espnet_des.subnet import extract_subnet
-from tests.training import load
+from espnet_des.deploy.extract import extract_subnet
+from espnet_des.deploy.onnx.export import export_onnx
+from espnet_des.errors import ConfigError
+from espnet_des.inference.best_path import decode_best_path
+from espnet_des.inference.loading import load_model
+from tests.train import load
 
 WEIGHT = "encoder.encoders.0.feed_forward.w_1.weight"
 EARLIER = f"NaN or infinite values in 1 weights, such as {WEIGHT}; give a file of an earlier"

@@ -9,8 +9,8 @@ import yaml
 from humanfriendly import InvalidSize
 
 import espnet2.bin.asr_train as asr_train
-from espnet_des.options import ConfigError
-from tests.training import CONFIG, arguments, load, train_here
+from espnet_des.errors import ConfigError
+from tests.train import CONFIG, arguments, load, train_here
 
 NAN, HUGE = float("nan"), 10**400
 DES = r"^encoder_conf: "

@@ -11,12 +11,14 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_des.audio import AudioError, find_audio
 from espnet_des.corpus.kaldi import DataError, read_table, write_data_dir, write_table
 from espnet_des.corpus.librispeech import _genders, _read_set
 from espnet_des.corpus.tedlium2 import _read_set as _read_tedlium_set
-from espnet_des.options import ConfigError
+from espnet_des.errors import ConfigError
+from espnet_des.utils.audio import AudioError, find_audio
 from tests.conftest import examples, make_model
+
+pytestmark = pytest.mark.fuzzed
 
 TALK, SECONDS = "T", 10
 

@@ -10,9 +10,9 @@ import soundfile
 import torch
 
 import espnet2.bin.asr_train as asr_train
-from espnet_des.batchnorm import FiniteBatchNorm1d
-from espnet_des.options import ConfigError
-from tests.training import arguments, assert_same, load, make_data, train_here
+from espnet_des.errors import ConfigError
+from espnet_des.nn.batch_norm import FiniteBatchNorm1d
+from tests.train import arguments, assert_same, load, make_data, train_here
 
 RATE = 8000
 NOISE = 0.1 * np.random.default_rng(5).standard_normal(4000)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_des.audio import AudioError
 from espnet_des.corpus.kaldi import DataError, read_table
 from espnet_des.corpus.librispeech import prepare_librispeech
 from espnet_des.corpus.tedlium2 import prepare_tedlium2
-from espnet_des.options import ConfigError
+from espnet_des.errors import ConfigError
 from espnet_des.recipe import data, driver
 from espnet_des.recipe.driver import main as run_stages
 from espnet_des.recipe.jobs import run_in_parts
 from espnet_des.recipe.process import StageError
+from espnet_des.utils.audio import AudioError
 
 TALK = "TalkA_2010"
 GOOD = f"{TALK} 1 {TALK} 4.00 6.00 <o,f0,male> good\n".encode()

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.faults.process import UPDATE, Death, run
-from tests.training import make_data
+from tests.train import make_data
 
 # Six epochs of 3 updates; stage 1 ends within epoch 2 or with epoch 3.
 # The best by one criterion is about the worst by the other: links move, epochs are removed.

@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Optional
 
 import torch
 
-from tests.training import arguments, load
+from tests.train import arguments, load
 
 # What puts files in their places.
 FILE_EVENTS = ("os.rename", "os.link", "os.symlink", "os.remove")
@@ -39,7 +39,7 @@ def start(data: Path, out: Path, death: Optional[Death] = None, ranks: int = 1,
     Args:
         death: None lives.
         patch: called in every process before the training, with its rank.
-        **changes: of the config, see :func:`tests.training.arguments`.
+        **changes: of the config, see :func:`tests.train.arguments`.
     """
     command = arguments(data, out, **changes)
     number = len(list(out.glob("log*.txt")))
@@ -81,7 +81,7 @@ def train(command, log: Path, out: Path, death: Optional[Death], patch, rank: in
 
 def count_events(out: Path, death: Optional[Death]) -> None:
     """Die at an event, or note all of them."""
-    from espnet_des.model import DESModel
+    from espnet_des.nn.model import DESModel
 
     seen: List[str] = []
 

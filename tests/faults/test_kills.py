@@ -8,6 +8,8 @@ import pytest
 
 from tests.faults.process import UPDATE, Death, assert_same_training, run, start
 
+pytestmark = pytest.mark.faults
+
 SHARES = 4  # of the moments, for several workers of pytest
 
 

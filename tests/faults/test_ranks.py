@@ -12,7 +12,9 @@ import torch
 from tests.faults.process import Death, assert_same_training, start
 from tests.faults.test_kills import last_log
 from tests.faults.test_storage import damaged
-from tests.training import assert_same, load
+from tests.train import assert_same, load
+
+pytestmark = pytest.mark.faults
 
 LONG = 300  # seconds; what a hanging process would exceed by far
 
@@ -35,7 +37,7 @@ def one_batch_less(rank: int, short: int, out: Path) -> None:
     Every rank tells what it ends with.
     """
     from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-    from espnet_des.trainer import SupernetTrainer
+    from espnet_des.training.trainer import SupernetTrainer
 
     init, run = SequenceIterFactory.__init__, SupernetTrainer.run.__func__
 
@@ -79,7 +81,7 @@ def test_ranks_with_uneven_numbers_of_batches_agree(
 
 def nan_of_an_utterance(rank: int) -> None:
     """In a batch of one rank: the mean over the ranks is NaN for all."""
-    from espnet_des.model import DESModel
+    from espnet_des.nn.model import DESModel
 
     forward = DESModel.forward
 

@@ -8,7 +8,9 @@ import torch
 from tests.faults.process import assert_same_training, run
 from tests.faults.test_kills import finish, last_log
 from tests.faults.test_storage import files
-from tests.training import load
+from tests.train import load
+
+pytestmark = pytest.mark.faults
 
 OTHERS = [
     ("model", {"encoder_conf__output_size": 16}, "size mismatch"),

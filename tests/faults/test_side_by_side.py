@@ -4,9 +4,11 @@ import subprocess
 
 import pytest
 
-from espnet_des.files import alone_in
 from espnet_des.recipe.train import run_training
-from tests.test_recipe import RECIPE, command_of, make_folder
+from espnet_des.utils.files import alone_in
+from tests.recipe.test_driver import RECIPE, command_of, make_folder
+
+pytestmark = pytest.mark.faults
 
 ROOT = RECIPE.parents[2]
 WATCHED = ("espnet_des", "egs2/TEMPLATE", "egs2/mini_digits", "conf", "tests", "setup.py", "Makefile")
@@ -42,7 +44,7 @@ def test_two_runs_share_the_data_and_nothing_else(tmp_path):
 
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     """Also where only the training itself is left of the first."""
-    monkeypatch.setattr("espnet_des.files.DYING_SECONDS", 0)
+    monkeypatch.setattr("espnet_des.utils.files.DYING_SECONDS", 0)
     with alone_in(tmp_path, "training") as lock:
         first = subprocess.Popen(["sleep", "100"], pass_fds=[lock.fileno()])
     with pytest.raises(RuntimeError, match=f"another training runs in {tmp_path}: wait for it"):

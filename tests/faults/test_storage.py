@@ -6,10 +6,12 @@ import resource
 import pytest
 import torch
 
-from espnet_des import checkpoints
+from espnet_des.training import checkpoints
 from tests.faults.process import assert_same_training, plain, run
 from tests.faults.test_kills import finish, last_log
-from tests.training import load
+from tests.train import load
+
+pytestmark = pytest.mark.faults
 
 
 def no_room(rank: int) -> None:

@@ -8,9 +8,9 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from espnet_des.model import DESModel
-from espnet_des.options import SelectionOptions, check_sizes
-from espnet_des.selection import METHODS, Schedule
+from espnet_des.method.options import SelectionOptions, check_sizes
+from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.nn.model import DESModel
 from tests.conftest import TOKENS, make_model
 
 # Enough features for every kind of subsampling.

@@ -4,15 +4,16 @@ import copy
 import dataclasses
 import math
 
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from espnet_des.encoder import DESConformerEncoder
-from espnet_des.passes import passes_of_stage_1, passes_of_stage_2
-from espnet_des.selection import rank, relaxed_topk
-from espnet_des.state import SelectionState
-from espnet_des.tracker import SelectionTracker
+from espnet_des.method.passes import passes_of_stage_1, passes_of_stage_2
+from espnet_des.method.selection import rank, relaxed_topk
+from espnet_des.method.state import SelectionState
+from espnet_des.method.tracker import SelectionTracker
+from espnet_des.nn.encoder import DESConformerEncoder
 from tests.conftest import examples
 from tests.properties.strategies import (
     SCORES,
@@ -22,6 +23,8 @@ from tests.properties.strategies import (
     score_walks,
     through_a_file,
 )
+
+pytestmark = pytest.mark.fuzzed
 
 IN_STAGE_2 = 3  # updates that a walk goes on for
 
@@ -47,12 +50,24 @@ class OnlyScores(torch.nn.Module):
         return [self.kept_layers(size) for size in self.sizes]
 
 
-def update(tracker: SelectionTracker, row: torch.Tensor) -> None:
+class Tracked:
+    """A supernet's selection, and its tracker."""
+
+    def __init__(self, encoder: OnlyScores, options):
+        self.encoder = encoder
+        self.tracker = SelectionTracker(encoder.selection, encoder.selector, options)
+        self.tracker.start_epoch(encoder.scores)
+
+    def final_scores(self) -> torch.Tensor:
+        return self.tracker.final_scores(self.encoder.scores)
+
+
+def update(tracked: Tracked, row: torch.Tensor) -> None:
     """One optimizer step: the scores move where the row is a number."""
+    scores = tracked.encoder.scores
     with torch.no_grad():
-        scores = tracker.encoder.scores
         scores.copy_(torch.where(row.isnan(), scores, row))
-    tracker.after_step()
+    tracked.tracker.after_step(scores)
 
 
 @st.composite
@@ -96,7 +111,7 @@ def ranking_by_hand(run: Run, walk: torch.Tensor):
 def test_kept_sets_are_nested_and_of_their_sizes_after_every_update(case):
     run, walk = case
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, run.options)
+    tracker = Tracked(encoder, run.options)
     for t, row in enumerate(walk):
         update(tracker, row)
         assert sorted(encoder.ranking()) == list(range(run.num_layers))
@@ -114,7 +129,7 @@ def test_kept_sets_are_nested_and_of_their_sizes_after_every_update(case):
 def test_stage_2_keeps_the_layers_that_the_method_names_and_never_changes_them(case):
     run, walk = case
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, run.options)
+    tracker = Tracked(encoder, run.options)
     for t, row in enumerate(walk):
         update(tracker, row)
         if t >= run.last_update:
@@ -131,19 +146,19 @@ def test_reported_swaps_are_the_changes_of_the_smallest_size(case, data):
     """Wherever epochs begin, and also where scores are averaged."""
     run, walk = case
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, run.options)
+    tracker = Tracked(encoder, run.options)
     smallest = set(encoder.kept()[0])
     for t, row in enumerate(walk[: run.last_update + 1]):  # no score moves in stage 2
         if data.draw(st.booleans(), label="a new epoch begins"):
-            tracker.start_epoch()
-        before = tracker.swaps
+            tracker.tracker.start_epoch(encoder.scores)
+        before = tracker.tracker.swaps
         update(tracker, row)
         # A sum of scores that is 0 for all looks as if there was none.
         assume(encoder.selection.score_sum.any() or not run.options.is_averaged(run.schedule, t))
         after = set(encoder.kept()[0])
-        assert tracker.swaps - before == len(after - smallest)
+        assert tracker.tracker.swaps - before == len(after - smallest)
         if run.options.method == "simple_top_k":
-            assert tracker.score_margin() >= 0.0
+            assert tracker.tracker.score_margin(encoder.scores) >= 0.0
         smallest = after
 
 
@@ -152,7 +167,7 @@ def test_reported_swaps_are_the_changes_of_the_smallest_size(case, data):
 def test_every_zero_out_sets_down_as_many_layers_as_it_should(case):
     run, walk = case
     encoder = OnlyScores(run)
-    tracker, state = SelectionTracker(encoder, run.options), encoder.selection
+    tracker, state = Tracked(encoder, run.options), encoder.selection
     for t, row in enumerate(walk):
         update(tracker, row)
         made = sum(end <= t for end in run.schedule.ends)
@@ -171,13 +186,13 @@ def test_every_zero_out_sets_down_as_many_layers_as_it_should(case):
 def test_a_run_that_is_saved_and_loaded_at_any_update_goes_on_as_if_it_were_not(case, data):
     run, walk = case
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, run.options)
+    tracker = Tracked(encoder, run.options)
     stop = data.draw(st.integers(0, len(walk)), label="saved after so many updates")
     for row in walk[:stop]:
         update(tracker, row)
     loaded = OnlyScores(run)
     loaded.load_state_dict(through_a_file(encoder.state_dict()))
-    resumed = SelectionTracker(loaded, run.options)
+    resumed = Tracked(loaded, run.options)
     assert loaded.ranking() == encoder.ranking()
     for row in walk[stop:]:
         update(tracker, row), update(resumed, row)
@@ -193,7 +208,7 @@ def test_the_average_of_epochs_of_stage_2_keeps_what_they_keep(case, count):
     """Their update counters differ."""
     run, walk = case
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, run.options)
+    tracker = Tracked(encoder, run.options)
     for row in walk[: run.last_update + 1]:
         update(tracker, row)
     files = []
@@ -213,7 +228,7 @@ def test_an_update_runs_the_layers_that_its_selection_names(case, data):
     run, walk = case
     options = run.options
     encoder = OnlyScores(run)
-    tracker = SelectionTracker(encoder, options)
+    tracker = Tracked(encoder, options)
     t = data.draw(st.integers(0, len(walk) - 1), label="update")
     for row in walk[:t]:
         update(tracker, row)
@@ -222,14 +237,18 @@ def test_an_update_runs_the_layers_that_its_selection_names(case, data):
     if encoder.selection.is_frozen:
         middles = run.sizes[1:-1]
         middle = data.draw(st.sampled_from(middles)) if middles else None
-        full, small, *rest = passes_of_stage_2(encoder, options, middle)
+        full, small, *rest = passes_of_stage_2(
+            options, run.sizes, encoder.ranking(), middle
+        )
         assert set(small.kept) == small_set
         others = [encoder.kept_layers(middle)] if middle else []
         assert [p.kept for p in rest] == others
     else:
         scores = encoder.scores.detach()
         options = dataclasses.replace(options, stochastic_depth_p1=0.1)
-        full, small = passes_of_stage_1(encoder, options, encoder.selector, t, scores)
+        full, small = passes_of_stage_1(
+            options, encoder.selector, run.schedule, t, run.sizes, scores, scores
+        )
         kept = encoder.selector.num_kept(run.schedule, t, run.num_layers)
         assert len(full.dropped) == run.num_layers - kept
         if options.method == "fixed":

@@ -4,14 +4,16 @@ import copy
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet2.layers.utterance_mvn import UtteranceMVN
-from espnet_des.onnx.export import shortest_input
-from espnet_des.onnx.graph import CTCGraph, export, run, session
+from espnet_des.deploy.onnx.export import shortest_input
+from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from tests.conftest import examples
+from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (
     DIM,
     FRONT_ENDS,
@@ -21,7 +23,8 @@ from tests.properties.strategies import (
     supernets,
 )
 from tests.properties.test_outputs import extracted
-from tests.test_onnx import assert_equal
+
+pytestmark = pytest.mark.fuzzed
 
 
 def draw_size(data, **more):

@@ -2,6 +2,7 @@
 
 import argparse
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +12,12 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-from espnet_des.decode import BestPathDecoder
-from espnet_des.onnx.export import shortest_input
-from espnet_des.subnet import SubnetConformerEncoder, subnet_config, subnet_state
+from espnet_des.deploy.extract import subnet_config, subnet_state
+from espnet_des.deploy.onnx.export import shortest_input
+from espnet_des.inference.best_path import BestPathDecoder
+from espnet_des.nn.subnet import SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS, examples, make_model
+from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (
     DIM,
     FRONT_ENDS,
@@ -29,7 +32,8 @@ from tests.properties.strategies import (
     supernets,
     texts,
 )
-from tests.test_onnx import assert_equal
+
+pytestmark = pytest.mark.fuzzed
 
 
 def extracted(supernet: Supernet, size: int) -> ESPnetASRModel:

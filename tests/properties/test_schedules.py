@@ -1,13 +1,17 @@
 """Schedules: they go down step by step, end at the smallest size, and are stored exactly."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from espnet_des.options import ConfigError, SelectionOptions, check_fits, check_sizes
-from espnet_des.selection import METHODS, Schedule
-from espnet_des.state import SelectionState
+from espnet_des.errors import ConfigError
+from espnet_des.method.options import SelectionOptions, check_fits, check_sizes
+from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.method.state import SelectionState
 from tests.conftest import examples
 from tests.properties.strategies import average, runs, settings_of, size_lists
+
+pytestmark = pytest.mark.fuzzed
 
 LONG_RUNS = runs(st.integers(2, 60), st.integers(1, 10**8))
 

@@ -10,14 +10,15 @@ import random
 from typing import List, NamedTuple
 
 import numpy
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_des.model import DESModel
-from espnet_des.selection import METHODS
+from espnet_des.method.selection import METHODS
+from espnet_des.nn.model import DESModel
 from espnet_des.task import SupernetTask
-from espnet_des.trainer import register_hooks
+from espnet_des.training.trainer import register_hooks
 from tests.conftest import examples, make_model
 from tests.properties.strategies import (
     SEEDS,
@@ -28,7 +29,9 @@ from tests.properties.strategies import (
     texts,
     through_a_file,
 )
-from tests.training import assert_same
+from tests.train import assert_same
+
+pytestmark = pytest.mark.fuzzed
 
 # Momentum and weight decay: they would move what an update is not meant to train.
 OPTIMIZERS = {

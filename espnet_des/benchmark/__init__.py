@@ -1,1 +1,0 @@
-"""Measurements that the README quotes: ratios, from paired rounds, in one run."""

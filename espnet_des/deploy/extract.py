@@ -1,0 +1,116 @@
+"""One size of a trained supernet as a model of its own.
+
+The extracted model is an ordinary ESPnet model (``model: espnet``) whose encoder
+has only the kept layers, under their names in the supernet. It decodes,
+fine-tunes and packs with ESPnet's commands through ``python3 -m espnet_des``.
+"""
+
+import logging
+from pathlib import Path
+from typing import Dict, Optional
+
+import torch
+import yaml
+
+from espnet_des.deploy.recalibrate import read_batches, recalibrate
+from espnet_des.errors import ConfigError
+from espnet_des.inference.loading import load_model, read_config
+from espnet_des.method.options import SelectionOptions
+from espnet_des.nn.block import modules
+from espnet_des.nn.model import DESModel
+from espnet_des.nn.subnet import ENCODER
+from espnet_des.nn.waveforms import sampling_rate
+from espnet_des.utils.files import write_atomically
+
+
+def subnet_config(config: Dict, model: DESModel, size: int) -> Dict:
+    """``config.yaml`` of one size, from that of the supernet."""
+    own = SelectionOptions.keys()
+    encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "sizes"}
+    return config | {
+        "encoder": ENCODER,
+        "encoder_conf": encoder_conf | {"kept_layers": model.encoder.kept_layers(size)},
+        "model": "espnet",
+        "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
+        # The parameters come from the extracted file, not from these.
+        "init_param": [],
+    }
+
+
+def subnet_state(model: DESModel, size: int) -> Dict[str, torch.Tensor]:
+    """The parameters and buffers that one size needs, under stock names."""
+    encoder, head = model.encoder, f"ctc.ctc_lo.heads.size{size}."
+    absent = set(range(encoder.num_layers)) - set(encoder.kept_layers(size))
+    gone = {
+        id(value)
+        for q in absent
+        for module in modules(encoder.encoders[encoder.layers[q].block], encoder.layers[q].kind)
+        for value in module.state_dict(keep_vars=True).values()
+    }
+    state = {}
+    for key, value in model.state_dict(keep_vars=True).items():
+        own = key.startswith(("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads."))
+        if not own and id(value) not in gone:
+            state[key] = value.detach()
+    for key, value in model.state_dict().items():
+        if key.startswith(head):
+            state["ctc.ctc_lo." + key.removeprefix(head)] = value
+    return state
+
+
+def extract_subnet(
+    asr_train_config: Path,
+    asr_model_file: Path,
+    size: int,
+    output_dir: Path,
+    name: Optional[str] = None,
+    recalibrate_scp: Optional[Path] = None,
+) -> Path:
+    """Write one size of a trained supernet: ``config.yaml`` and a model file.
+
+    Args:
+        asr_train_config: ``config.yaml`` of the supernet.
+        asr_model_file: its parameters, of stage 2.
+        size: one of its sizes.
+        output_dir: where the two files go.
+        name: of the model file; as that of the supernet by default.
+        recalibrate_scp: audio to estimate BatchNorm's statistics of this size
+            with, ``utt path`` lines or what else :func:`find_audio` takes.
+
+    Returns:
+        Path of the model file.
+
+    Raises:
+        ConfigError: where the config is no supernet's, the size is not one of
+            its sizes, its layers are not chosen yet, or the folder is a training's.
+    """
+    config = read_config(asr_train_config)
+    taken = [path.resolve().parent for path in (Path(asr_train_config), Path(asr_model_file))]
+    if Path(output_dir).resolve() in taken or (Path(output_dir) / "checkpoint.pth").exists():
+        raise ConfigError(
+            f"output_dir: {output_dir} is the folder of a training, whose config.yaml would be "
+            f"overwritten; give the size one of its own, such as {taken[0]}_size{size}"
+        )
+    if config.get("encoder") != "des_conformer":
+        raise ConfigError(
+            f"{asr_train_config}: encoder: {config.get('encoder')!r} is no supernet; "
+            "give the config.yaml of a training with encoder: des_conformer"
+        )
+    model, train_args = load_model(asr_train_config, asr_model_file)
+    model.set_size(size)
+    if not model.state.is_frozen:
+        raise ConfigError(
+            f"{asr_model_file} is of stage 1, in which the layers of size {size} are "
+            "not chosen yet; use a file of a stage-2 epoch (valid.*.ave.pth is one)"
+        )
+    if recalibrate_scp is not None:
+        frames = recalibrate(model, read_batches(recalibrate_scp, sampling_rate(train_args)))
+        logging.info(f"BatchNorm statistics of size {size} are of {frames} frames")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    target = output_dir / (name or Path(asr_model_file).name)
+    write_atomically(target, lambda path: torch.save(subnet_state(model, size), path))
+    text = yaml.safe_dump(subnet_config(config, model, size), sort_keys=False, indent=4)
+    write_atomically(output_dir / "config.yaml", lambda path: path.write_text(text, "utf-8"))
+    load_model(output_dir / "config.yaml", target)  # refuses what does not fit
+    logging.info(f"Size {size} of {asr_model_file} is in {output_dir}")
+    return target

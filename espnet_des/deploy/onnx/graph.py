@@ -1,0 +1,143 @@
+"""One size of a model as one ONNX file: features or waveform to CTC log-probabilities.
+
+The file names its inputs ``speech`` and ``speech_lengths``, its outputs
+``log_probs`` ``(batch, time, vocab)`` and ``lengths`` ``(batch,)``; batch and time
+are dynamic. Its metadata hold all that decoding needs: tokens, sampling rate,
+shortest input.
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Dict, Tuple
+
+import numpy
+import torch
+
+from espnet_des.deploy.onnx import modules
+from espnet_des.errors import ConfigError
+from espnet_des.nn.encoder import LayeredConformerEncoder, Subsampled
+from espnet_des.utils.files import write_atomically
+
+INPUTS, OUTPUTS = ("speech", "speech_lengths"), ("log_probs", "lengths")
+SOURCES = ("waveform", "features")
+OPSET = 18
+
+
+class CTCGraph(torch.nn.Module):
+    """What is exported. Takes the model over: load another one for other uses.
+
+    Args:
+        model: an ESPnet ASR model of one size, in eval mode.
+        source: ``waveform``, or ``features`` as the frontend gives them, before
+            normalisation.
+    """
+
+    def __init__(self, model: torch.nn.Module, source: str = "waveform"):
+        super().__init__()
+        encoder = model.encoder
+        if not isinstance(encoder, LayeredConformerEncoder):
+            raise ConfigError(
+                f"encoder: {type(encoder).__name__}: only des_conformer and the sizes "
+                "extracted from it can be exported"
+            )
+        for name in ("preencoder", "postencoder"):
+            if getattr(model, name) is not None:
+                raise ConfigError(f"{name}: a model with one cannot be exported; leave it out")
+        if source not in SOURCES:
+            raise ConfigError(f"source: {source!r} must be one of {list(SOURCES)}")
+        self.frontend = modules.LogMel(model.frontend) if source == "waveform" else None
+        self.normalize = model.normalize
+        self.front = front_end(encoder.embed)
+        del encoder.embed
+        for block in encoder.encoders:
+            if block.conv_module is not None:
+                block.conv_module = modules.ChannelsLastConvolution(block.conv_module)
+            if block.self_attn is not None:
+                block.self_attn.use_flash_attn = block.self_attn.use_sdpa = False
+        self.encoder, self.ctc_lo = encoder, model.ctc.ctc_lo
+        self.eval()
+
+    def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
+        """Recognise.
+
+        Args:
+            speech: ``(batch, samples)``, or features ``(batch, frames, dim)``.
+            speech_lengths: ``(batch,)``.
+
+        Returns:
+            Log-probabilities ``(batch, time, vocab)`` and lengths ``(batch,)``.
+        """
+        x, lengths = speech, speech_lengths
+        if self.frontend is not None:
+            x, lengths = self.frontend(x, lengths)
+        if self.normalize is not None:
+            x, _ = self.normalize(x.clone(), lengths)  # ESPnet's works in place
+        x, lengths = self.front(x, lengths)
+        x, pos_emb = x if isinstance(x, tuple) else (x, None)
+        mask = modules.mask_of(lengths, x)[:, None]
+        x = self.encoder.run_layers(Subsampled(x, pos_emb, mask))
+        return self.ctc_lo(x).log_softmax(-1), lengths
+
+
+def front_end(embed: torch.nn.Module) -> torch.nn.Module:
+    """The front end in the form in which it is exported."""
+    if hasattr(embed, "convs"):
+        return modules.VGG(embed)
+    if hasattr(embed, "conv"):
+        return modules.ConvSubsampling(embed)
+    return modules.LinearInput(embed)
+
+
+def export(graph: CTCGraph, path: Path, metadata: Dict[str, object]) -> None:
+    """Write the graph in float32.
+
+    Args:
+        graph: what to export.
+        path: of the file.
+        metadata: kept in the file, each value as JSON.
+    """
+    batch, frames = 2, 200
+    if graph.frontend is not None:
+        speech = torch.randn(batch, frames * graph.frontend.hop)
+    else:
+        speech = torch.randn(batch, frames, graph.encoder.input_size)
+    lengths = torch.tensor([speech.size(1), speech.size(1) * 3 // 4])
+    with quiet():
+        program = torch.onnx.export(
+            graph, (speech, lengths), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=INPUTS, output_names=OUTPUTS,
+            dynamic_shapes=({0: "batch", 1: "time"}, {0: "batch"}),
+        )  # fmt: skip
+    for key, value in metadata.items():
+        program.model.metadata_props[key] = json.dumps(value)
+    write_atomically(path, lambda partial: program.save(partial, external_data=False))
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without warnings: the exporter's are of operators that this model has not."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def session(path: Path, threads: int = 0):
+    """An onnxruntime session on the CPU; 0 threads means all cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(session, speech: torch.Tensor, lengths: torch.Tensor) -> Tuple[numpy.ndarray, numpy.ndarray]:
+    """Outputs of a session: log-probabilities and lengths."""
+    return tuple(session.run(None, dict(zip(INPUTS, (speech.numpy(), lengths.numpy())))))

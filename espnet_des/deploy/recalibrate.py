@@ -1,0 +1,101 @@
+"""BatchNorm statistics: kept from what is no number, and of one size, estimated anew.
+
+With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
+all its sizes; a size that is extracted needs its own (method.md, trap 9).
+"""
+
+from pathlib import Path
+from typing import Iterable, Iterator, Tuple
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_des.errors import ConfigError
+from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
+from espnet_des.utils.progress import progress
+
+BATCH_SIZE = 16
+
+
+def read_batches(source: Path, rate: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """Audio in batches of similar length.
+
+    Args:
+        source: see :func:`find_audio`.
+        rate: samples per second that the model takes.
+
+    Yields:
+        Speech ``(batch, samples)`` and its lengths ``(batch,)``.
+    """
+    wavs = find_audio(source)
+    headers = {utt: read_header(path) for utt, path in wavs.items()}
+    tell_conversions(headers.values(), rate)
+    order = sorted(wavs, key=lambda utt: headers[utt].frames / headers[utt].rate)
+    batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
+    for utts in progress(batches, desc="BatchNorm statistics", unit="batch"):
+        waves = [torch.from_numpy(read_mono(wavs[utt], rate)) for utt in utts]
+        yield pad_sequence(waves, batch_first=True), torch.tensor([len(w) for w in waves])
+
+
+@torch.no_grad()
+def recalibrate(
+    model: torch.nn.Module, batches: Iterable[Tuple[torch.Tensor, torch.Tensor]]
+) -> int:
+    """Set the running statistics of the layers that the model runs.
+
+    They become the mean of the batches' statistics, weighted by their frames.
+    As in training, a batch is normalised by its own statistics, and frames of
+    padding count: put utterances of similar length together.
+
+    Args:
+        model: an ESPnet ASR model, at the size in question.
+        batches: of speech ``(batch, samples)`` and its lengths ``(batch,)``.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ConfigError: without a BatchNorm, or without audio.
+    """
+    kept = model.encoder.active_layers()
+    blocks = {
+        layer.block
+        for q, layer in enumerate(model.encoder.layers)
+        if layer.kind == "conv" and (kept is None or q in kept)
+    }
+    norms = [
+        module
+        for number in blocks
+        for module in model.encoder.encoders[number].conv_module.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    if not norms:
+        raise ConfigError(
+            "recalibrate_scp: this size has no BatchNorm, and needs no statistics "
+            "(encoder_conf: conv_norm: layer_norm); leave it out"
+        )
+    model.eval()
+    frames = dict.fromkeys(norms, 0)
+
+    def weigh(norm, inputs):
+        (x,) = inputs  # (batch, dim, time)
+        new = x.size(0) * x.size(2)
+        frames[norm] += new
+        norm.momentum = new / frames[norm]
+
+    momenta = [norm.momentum for norm in norms]
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        for speech, lengths in batches:
+            model.encode(speech, lengths)
+    finally:
+        for norm, momentum, hook in zip(norms, momenta, hooks):
+            norm.momentum = momentum
+            norm.eval()
+            hook.remove()
+    if not all(frames.values()):
+        raise ConfigError("recalibrate_scp: it has no audio to take statistics of")
+    return frames[norms[0]]

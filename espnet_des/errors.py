@@ -1,0 +1,22 @@
+"""Errors that a user's setting or file can cause, and what their messages share."""
+
+from typing import Any
+
+# Where gradients or weights are not finite. (A resume takes the checkpoint's learning rate.)
+HOW_TO_GO_ON = (
+    "Look for damaged audio, and start again: it goes on from the last checkpoint; or begin "
+    "anew in another output_dir with a lower learning rate"
+)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work: says which key, its value and what would."""
+
+
+class OtherTrainingError(RuntimeError):
+    """A checkpoint that is not of the training, or the model, that is to load it."""
+
+
+def is_number(value: Any) -> bool:
+    """True of integers and floats, NaN and infinity among them; not of true and false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

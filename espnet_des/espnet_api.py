@@ -1,0 +1,1 @@
+"""What of ESPnet and torch is leaned upon that is not public."""

@@ -1,0 +1,119 @@
+"""Trained models from their files, with errors that name the file at fault."""
+
+import contextlib
+import itertools
+import re
+from pathlib import Path
+from typing import Dict
+
+import yaml
+
+from espnet_des.errors import ConfigError
+
+# Of BatchNorm, and the chosen layers; other buffers are constants.
+LEARNED_BUFFER = re.compile(r"\.(running_mean|running_var)$|\bselection\.")
+
+
+def read_config(path: Path) -> Dict:
+    """The ``config.yaml`` of a training.
+
+    Raises:
+        ConfigError: where there is none, or it is not one of an ASR training.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            config = yaml.safe_load(f)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"asr_train_config: {path} cannot be read ({error}); give the config.yaml "
+            "that asr_train wrote beside the model"
+        ) from error
+    if not isinstance(config, dict) or not {"encoder", "token_list"} <= config.keys():
+        raise ConfigError(
+            f"asr_train_config: {path} is not of a training of speech recognition: it has "
+            "no encoder or no token_list; give the config.yaml that asr_train wrote"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def named_errors(config: Path, model_file: Path):
+    """Errors of building and loading a model name its files.
+
+    Only tensors are loaded from the file (ESPnet's safe_torch_load).
+
+    Raises:
+        ConfigError: where a file is missing, damaged, or not of this config.
+    """
+    read_config(config)
+    if not Path(model_file).is_file():
+        raise ConfigError(f"asr_model_file: {model_file} is no file")
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # of yaml, typeguard, torch, pickle, zipfile and ESPnet
+        raise ConfigError(
+            f"asr_model_file: {model_file} does not load with {config}: it is damaged, "
+            f"truncated, or of another config.yaml ({type(error).__name__}: {error})"
+        ) from error
+
+
+def load_model(config: Path, model_file: Path, device: str = "cpu"):
+    """Build a trained model; returns it and its training arguments.
+
+    Raises:
+        ConfigError: where a file is missing, damaged, or not of this config.
+    """
+    import espnet2.tasks.asr as asr
+
+    with named_errors(config, model_file):
+        model, train_args = asr.ASRTask.build_model_from_file(config, model_file, device)
+    check_trained(model, model_file)
+    return model, train_args
+
+
+def check_trained(model, model_file: Path) -> None:
+    """Refuse a file that did not bring the model what it must have learned.
+
+    ESPnet's inference loads with strict=False: what is missing stays random, and
+    weights of another type are converted, without a word.
+    """
+    from espnet2.torch_utils.safe_torch_load import safe_torch_load
+    from espnet_des.nn.sizes import is_supernet
+
+    found = safe_torch_load(model_file, map_location="meta")
+    if {"model", "optimizers"} <= found.keys():
+        raise ConfigError(
+            f"asr_model_file: {model_file} is what a training resumes from, not a model; give "
+            "a model file beside it, such as valid.*.ave.pth or latest.pth"
+        )
+    if is_supernet(model) and not model.state.updates:
+        raise ConfigError(
+            f"asr_model_file: {model_file} has no layer selection: it is not of a trained "
+            "supernet; give a file of that training, such as its valid.*.ave.pth"
+        )
+    for key in ("module", "state_dict"):  # of DeepSpeed and Lightning, as ESPnet does
+        found = found.get(key, found)
+    # ESPnet renames weights of some pretrained front ends; adapters are files of their own.
+    own = [name for name, _ in model.named_parameters() if not name.startswith("frontend.")]
+    missing = [name for name in own if name not in found]
+    if missing and not any("lora_" in name or "adapter" in name for name in own):
+        raise ConfigError(
+            f"asr_model_file: {model_file} lacks {len(missing)} of the model's weights, such "
+            f"as {missing[0]}; give a model file that asr_train wrote beside this config.yaml"
+        )
+    other = [name for name in own if name in found and not found[name].is_floating_point()]
+    if other:
+        raise ConfigError(
+            f"asr_model_file: {model_file}: {other[0]} is {found[other[0]].dtype}, but weights "
+            "must be floating point numbers; give the file as asr_train wrote it"
+        )
+    buffers = ((k, v) for k, v in model.named_buffers() if LEARNED_BUFFER.search(k))
+    values = itertools.chain(model.named_parameters(), buffers)
+    broken = [name for name, value in values if not value.isfinite().all()]
+    if broken:
+        raise ConfigError(
+            f"asr_model_file: {model_file} has NaN or infinite values in {len(broken)} "
+            f"weights, such as {broken[0]}; give a file of an earlier epoch"
+        )

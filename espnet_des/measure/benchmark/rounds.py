@@ -1,0 +1,38 @@
+"""Paired rounds: what is compared runs in turn, so that drift hits all alike."""
+
+import random
+import statistics
+import time
+from typing import Callable, Dict, List
+
+from espnet_des.utils.progress import progress
+
+
+def measure(
+    runs: Dict[str, Callable[[], object]], rounds: int, clock=time.process_time
+) -> Dict[str, List[float]]:
+    """Time every run once per round, after one round that does not count.
+
+    Args:
+        runs: name to function.
+        rounds: how often.
+        clock: seconds; by default the CPU time of this process, which other
+            processes disturb least.
+
+    Returns:
+        Name to the seconds of each round.
+    """
+    times: Dict[str, List[float]] = {name: [] for name in runs}
+    for number in progress(range(rounds + 1), desc="rounds", unit="round"):
+        # In another order each time: what ran before leaves caches and memory behind.
+        for name in random.Random(number).sample(list(runs), len(runs)):
+            begin = clock()
+            runs[name]()
+            if number:
+                times[name].append(clock() - begin)
+    return times
+
+
+def ratio(times: List[float], base: List[float]) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(times, base))

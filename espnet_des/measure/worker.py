@@ -1,0 +1,190 @@
+"""What one model costs: parameters, MACs, memory and time, in a process of its own.
+
+A process that has held another model, or a supernet, would show that one's
+memory; so each model is loaded by a fresh one, which keeps it for the timing.
+"""
+
+import contextlib
+import functools
+import importlib
+import io
+import logging
+import multiprocessing
+import re
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Dict, NamedTuple, Optional
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulates: a multiplication and an addition each, 2 FLOPs.
+
+    Attributes:
+        total: encoder and CTC output layer.
+        front_end: the encoder's subsampling, part of ``total``.
+    """
+
+    total: int
+    front_end: int
+
+
+def count_macs(model: torch.nn.Module, speech: torch.Tensor) -> Macs:
+    """Count the MACs of recognising one utterance, from its features on.
+
+    Counted by torch's FlopCounterMode: matrix products, convolutions and
+    attention. Norms, activations and additions are not, and neither is what
+    makes the features of the waveform.
+
+    Args:
+        model: an ESPnet ASR model with a Conformer encoder and a CTC output layer.
+        speech: what it takes, ``(1, samples)`` or ``(1, frames, features)``.
+    """
+
+    def attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    # torch's table lacks the CPU's fused attention (encoder_conf: use_sdpa).
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    new_counter = functools.partial(
+        FlopCounterMode, display=False, custom_mapping={on_cpu: attention}
+    )
+    model.eval()
+    with torch.no_grad():
+        with new_counter() as everything:
+            encoded, _ = model.encode(speech, torch.tensor([speech.size(1)]))
+        with new_counter() as output_layer:
+            model.ctc.ctc_lo(encoded)
+    flops = everything.get_flop_counts()
+    encoder = type(model.encoder).__name__
+    total = sum(flops[encoder].values()) + output_layer.get_total_flops()
+    return Macs(total // 2, sum(flops.get(f"{encoder}.embed", {}).values()) // 2)
+
+
+class Worker:
+    """A fresh process with one model, which measures when it is asked to.
+
+    >>> with Worker(exp / "config.yaml", exp / "valid.cer_ctc.ave.pth", 10.0) as worker:
+    ...     facts = worker.facts()
+    ...     worker.recognise(threads=1)
+    0.31
+
+    Args:
+        config: ``config.yaml`` of an ESPnet model.
+        model_file: its parameters.
+        seconds: length of the audio that it recognises.
+    """
+
+    def __init__(self, config: Path, model_file: Path, seconds: float):
+        # Spawned, not forked: a fork would start with the parent's memory.
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._what = f"{model_file}"
+        #: What :func:`load_and_measure` returns, in the future.
+        self.loaded: Future = self._pool.submit(load_and_measure, config, model_file, seconds)
+
+    def facts(self) -> Dict:
+        """Wait for the model; returns what :func:`load_and_measure` does."""
+        return self._result(self.loaded)
+
+    def recognise(self, threads: int) -> float:
+        """Seconds that one recognition takes with so many threads."""
+        return self._result(self._pool.submit(timed_recognition, threads))
+
+    def _result(self, future: Future):
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"the process that measured {self._what} was killed; all models are held "
+                "at once, one process each: with too little memory report fewer of them"
+            ) from error
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Loaded(NamedTuple):
+    decoder: object
+    wave: torch.Tensor  # (samples,)
+
+
+_loaded: Optional[_Loaded] = None  # what this worker process holds
+
+
+def load_and_measure(config: Path, model_file: Path, seconds: float) -> Dict:
+    """Load a model, recognise once, and tell what it costs (runs in a worker).
+
+    Returns:
+        ``num_layers``, ``encoder_params``, ``model_params``, ``macs_per_second``,
+        ``front_end_macs_per_second`` (of audio) and ``peak_memory_bytes``: what
+        the process grew by at most, from after its imports until it had the
+        text. None where the system does not tell (it must have /proc).
+
+    Raises:
+        ConfigError: where the files do not load, or do not take waveforms.
+    """
+    global _loaded
+    logging.disable(logging.WARNING)  # every worker would repeat ESPnet's remarks
+    with contextlib.redirect_stderr(io.StringIO()):
+        importlib.import_module("espnet2.tasks.asr")
+        from espnet_des.inference.best_path import BestPathDecoder
+        from espnet_des.inference.loading import load_model
+        from espnet_des.nn.block import list_layers
+
+    torch.set_num_threads(1)
+    reset_peak_memory()
+    before = memory("VmRSS")
+    model, train_args = load_model(config, model_file)
+    decoder = BestPathDecoder(model, train_args)
+    samples = int(seconds * decoder.rate)
+    # Noise: no layer is faster or slower for what is said.
+    wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    decoder([wave])
+    most = memory("VmHWM")
+    _loaded = _Loaded(decoder, wave)
+    macs = count_macs(model, wave[None])
+    return {
+        "num_layers": len(list_layers(model.encoder.encoders, "espnet")),
+        "encoder_params": sum(p.numel() for p in model.encoder.parameters()),
+        "model_params": sum(p.numel() for p in model.parameters()),
+        "macs_per_second": round(macs.total / seconds),
+        "front_end_macs_per_second": round(macs.front_end / seconds),
+        "peak_memory_bytes": None if None in (before, most) else most - before,
+    }
+
+
+def timed_recognition(threads: int) -> float:
+    """Seconds from waveform to text with the loaded model (runs in a worker).
+
+    After a warm-up, of as many recognitions as fit in 0.2 s, at least one.
+    """
+    from torch.utils.benchmark import Timer  # here, where its remarks are silenced
+
+    timer = Timer("decoder([wave])", globals=_loaded._asdict(), num_threads=threads)
+    return timer.blocked_autorange().median
+
+
+def memory(field: str) -> Optional[int]:
+    """Bytes of this process's resident memory: VmRSS now, VmHWM at most.
+
+    Not getrusage's ru_maxrss: over fork and exec it keeps the parent's.
+    """
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def reset_peak_memory() -> None:
+    """Let VmHWM start from now; where that is not allowed, imports may count."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass

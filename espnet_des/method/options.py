@@ -1,0 +1,260 @@
+"""What a user may set of the method, checked before any training.
+
+These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
+"""
+
+from dataclasses import dataclass, fields
+from typing import List, Optional, Sequence, Union
+
+from espnet_des.errors import ConfigError, is_number
+from espnet_des.method.selection import (
+    METHODS,
+    FixedRanking,
+    IterativeZeroOut,
+    Schedule,
+    SimpleTopK,
+)
+
+# What float32 can hold; NaN is for the bounds of each key to refuse.
+LARGEST = 3e38
+
+
+def check_sizes(sizes: Optional[Sequence[int]], num_layers: int) -> List[int]:
+    """Return the sizes of a supernet, ascending, the last one all layers.
+
+    Args:
+        sizes: numbers of layers; None for a third, two thirds and all of them.
+        num_layers: number of layers of the full encoder.
+
+    Raises:
+        ConfigError: where they cannot be the sizes of this encoder.
+    """
+    if sizes is None:
+        return sorted({max(1, round(i * num_layers / 3)) for i in (1, 2, 3)})
+    key = f"encoder_conf: sizes: {sizes!r}"
+    if not isinstance(sizes, (list, tuple)) or not sizes:
+        raise ConfigError(f"{key} must be a list such as [16, 32, {num_layers}]")
+    if any(not isinstance(s, int) or isinstance(s, bool) for s in sizes):
+        raise ConfigError(f"{key} must hold integers (numbers of layers) only")
+    if sorted(set(sizes)) != list(sizes):
+        raise ConfigError(f"{key} must be ascending, each size once")
+    if sizes[0] < 1 or sizes[-1] != num_layers:
+        raise ConfigError(
+            f"{key} must lie between 1 and the {num_layers} layers of this encoder, "
+            f"the last one being all {num_layers} (a layer is one residual module, "
+            "of which a Conformer block has up to four)"
+        )
+    if len(sizes) < 2:
+        raise ConfigError(
+            f"{key} is one size only: a supernet needs at least two; "
+            "for a single size use encoder: conformer"
+        )
+    return list(sizes)
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Settings of the two-stage training; defaults follow the paper.
+
+    docs/options.md tells what each of them does.
+    """
+
+    method: str = "simple_top_k"
+    ranking: Optional[List[int]] = None
+    selection_share: Optional[float] = None
+    updates_per_iteration: Optional[Union[int, List[int]]] = None
+    reduction: Optional[int] = None
+    zeroed: Optional[List[int]] = None
+    hard_gates: bool = True
+    published_ranking: bool = False
+    stochastic_depth_p1: float = 0.0
+    stochastic_depth_p2: float = 0.3
+    loss_weight_full: float = 1.0
+    loss_weight_small: float = 0.3
+    loss_weight_middle: float = 0.3
+    sparsity_weight: float = 5.0
+    score_lr_factor: Optional[float] = None
+    score_lr_final: float = 1.0
+    averaged_iterations: int = 0
+    shared_output: bool = False
+    middle_from_full: bool = True
+    max_skipped_updates: int = 100
+
+    # [DEVIATION] from 0.6: the smallest size's layers change until stage 1 ends, and only
+    # stage 2 trains what is left; short runs need more of it (RESULTS.md).
+    DEFAULT_SHARE = 0.45
+
+    @classmethod
+    def keys(cls) -> List[str]:
+        return [f.name for f in fields(cls)]
+
+    def __post_init__(self):
+        def need(ok: bool, key: str, right: str):
+            if not ok:
+                raise ConfigError(
+                    f"model_conf: {key}: {getattr(self, key)!r} must be {right}"
+                )
+
+        def number(key: str) -> float:
+            value = getattr(self, key)
+            hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+            need(is_number(value), key, f"a number{hint}")
+            need(not abs(value) > LARGEST, key, f"a number up to {LARGEST:.0e}")
+            return value
+
+        # In a list: what YAML can hold is not always hashable.
+        need(self.method in list(METHODS), "method", f"one of {sorted(METHODS)}")
+        for key in ("hard_gates", "published_ranking", "shared_output", "middle_from_full"):
+            need(isinstance(getattr(self, key), bool), key, "true or false")
+        for key in ("stochastic_depth_p1", "stochastic_depth_p2"):
+            need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")
+        for key in ("loss_weight_full", "loss_weight_small", "loss_weight_middle"):
+            need(0.0 < number(key) < float("inf"), key, "above 0")
+        need(0.0 <= number("sparsity_weight") < float("inf"), "sparsity_weight", ">= 0")
+        if self.score_lr_factor is not None:
+            factor = number("score_lr_factor")
+            need(0.0 < factor < float("inf"), "score_lr_factor", "above 0")
+        if self.selection_share is not None:
+            share = number("selection_share")
+            need(0.0 < share < 1.0, "selection_share", "between 0 and 1, exclusive")
+            need(
+                self.updates_per_iteration is None,
+                "selection_share",
+                "left out where updates_per_iteration is given "
+                f"({self.updates_per_iteration!r}): they say the same thing",
+            )
+        need(0.0 <= number("score_lr_final") <= 1.0, "score_lr_final", "between 0 and 1")
+        count = self.averaged_iterations
+        need(type(count) is int and count >= 0, "averaged_iterations", "an integer >= 0")
+        limit = self.max_skipped_updates
+        need(type(limit) is int and limit >= 1, "max_skipped_updates", "an integer >= 1")
+        for key, unset, owners in (
+            ("reduction", None, ("simple_top_k", "fixed")),
+            ("averaged_iterations", 0, ("simple_top_k",)),
+            ("zeroed", None, ("iterative_zero_out",)),
+            ("ranking", None, ("fixed",)),
+        ):
+            need(
+                getattr(self, key) == unset or self.method in owners,
+                key,
+                f"left out: it belongs to method: {' and '.join(owners)}, not to {self.method}",
+            )
+
+    def selector(self, num_layers: int) -> Union[SimpleTopK, IterativeZeroOut]:
+        if self.method == "simple_top_k":
+            return SimpleTopK(hard=self.hard_gates)
+        if self.method == "iterative_zero_out":
+            return IterativeZeroOut(published_ranking=self.published_ranking)
+        order = self.ranking
+        if not isinstance(order, (list, tuple)) or any(type(q) is not int for q in order) or (
+            sorted(order) != list(range(num_layers))
+        ):
+            raise ConfigError(
+                f"model_conf: ranking: {order!r} must be a list of all layers, 0 to "
+                f"{num_layers - 1}, the most important first (method: fixed)"
+            )
+        return FixedRanking(order)
+
+    def score_lr_at(self, schedule: Schedule, t: int) -> float:
+        """Share of the scores' learning rate at update t: linear over stage 1."""
+        return 1.0 - (1.0 - self.score_lr_final) * min(1.0, t / max(1, schedule.last_update))
+
+    def is_averaged(self, schedule: Schedule, t: int) -> bool:
+        """True where the scores after update t count for the final choice."""
+        return 0 < self.averaged_iterations and t >= self._first_averaged(schedule)
+
+    def count_averaged(self, schedule: Schedule, done: int) -> int:
+        """How many of the first ``done`` updates :meth:`is_averaged` is true of in stage 1."""
+        if not self.averaged_iterations:
+            return 0
+        end = min(done, schedule.last_update + 1)
+        return max(0, end - self._first_averaged(schedule))
+
+    def _first_averaged(self, schedule: Schedule) -> int:
+        before = len(schedule.ends) - self.averaged_iterations
+        return schedule.ends[before - 1] + 1 if before > 0 else 0
+
+    def zeroed_per_iteration(self, num_layers: int, smallest: int) -> List[int]:
+        """Layers that the small pass does without, per iteration (cumulative)."""
+        total = num_layers - smallest
+        if self.zeroed is not None:
+            z = self.zeroed
+            key = f"model_conf: zeroed: {z!r}"
+            if not isinstance(z, (list, tuple)) or not all(type(v) is int for v in z):
+                raise ConfigError(f"{key} must be a list of integers")
+            if not z or z[0] < 1 or any(b <= a for a, b in zip(z, z[1:])):
+                raise ConfigError(f"{key} must be increasing and start above 0")
+            if z[-1] != total:
+                raise ConfigError(
+                    f"{key} must end at {total}: {num_layers} layers "
+                    f"less the smallest size, {smallest}"
+                )
+            return list(z)
+        step = self.reduction
+        if step is None:
+            # About eight iterations; 1 always divides, so every depth has one.
+            step = max(d for d in range(1, max(1, total // 8) + 1) if total % d == 0)
+        elif type(step) is not int or step < 1 or total % step:
+            divisors = [d for d in range(1, total + 1) if total % d == 0]
+            raise ConfigError(
+                f"model_conf: reduction: {step!r} must divide {total} ({num_layers} "
+                f"layers less the smallest size, {smallest}): one of {divisors}"
+            )
+        return list(range(step, total + 1, step))
+
+    def resolve(
+        self, num_layers: int, smallest: int, total_updates: Optional[int]
+    ) -> Schedule:
+        """Turn the options into updates.
+
+        Args:
+            total_updates: optimizer updates of the whole run; None where it is
+                not known, which only a schedule in updates can do without.
+        """
+        zeroed = self.zeroed_per_iteration(num_layers, smallest)
+        n = self.updates_per_iteration
+        if n is None:
+            if total_updates is None:
+                raise ConfigError(
+                    "model_conf: selection_share needs a run of known length, but "
+                    "this iterator does not tell how many batches an epoch has; "
+                    "give updates_per_iteration instead"
+                )
+            share = self.selection_share or self.DEFAULT_SHARE
+            each = int(share * total_updates / len(zeroed))
+            if each < 1:
+                raise ConfigError(
+                    f"model_conf: selection_share: {share} of a run of {total_updates} "
+                    f"updates is too short for {len(zeroed)} iterations of at least "
+                    "one update; train longer, or use fewer iterations (reduction, "
+                    "zeroed)"
+                )
+            return Schedule((each,) * len(zeroed), tuple(zeroed))
+        key = f"model_conf: updates_per_iteration: {n!r}"
+        counts = list(n) if isinstance(n, (list, tuple)) else [n] * len(zeroed)
+        if not all(type(c) is int and c >= 1 for c in counts):
+            raise ConfigError(f"{key} must be an integer above 0, or a list of them")
+        if len(counts) != len(zeroed):
+            raise ConfigError(
+                f"{key} has {len(counts)} iterations, but "
+                f"{'zeroed' if self.zeroed is not None else 'reduction'} gives "
+                f"{len(zeroed)}: {zeroed}"
+            )
+        return Schedule(tuple(counts), tuple(zeroed))
+
+
+def check_fits(
+    schedule: Schedule, total_updates: Optional[int], done: int = 0
+) -> None:
+    """Refuse a schedule whose stage 1 does not end within the run.
+
+    Args:
+        done: updates that the initial parameters have behind them.
+    """
+    if total_updates is not None and schedule.last_update + 1 - done >= total_updates:
+        raise ConfigError(
+            f"the selection takes updates 0 to {schedule.last_update} "
+            f"({len(schedule.updates)} iterations), but the whole run has only "
+            f"{total_updates} updates: the layers would never be chosen. Raise "
+            "max_epoch, or lower updates_per_iteration (selection_share)"
+        )

@@ -1,0 +1,98 @@
+"""Which runs of the encoder an update consists of.
+
+Source: Xu et al., Interspeech 2024, sections 3 and 4. Stage 1 runs the full size
+and all layers with gates; stage 2 the full, the smallest and one middle size
+(sandwich rule).
+"""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+import torch
+
+from espnet_des.method.options import SelectionOptions
+from espnet_des.method.selection import Schedule
+
+# A smaller gate leaves too little of the branch in the sum to have it back, in float32.
+FAINT = 0.005
+
+
+class Pass(NamedTuple):
+    """One run of the encoder within an update.
+
+    Attributes:
+        size: which output layer it trains and under which name it is reported.
+        weight: of its loss in the sum.
+        kept: layers that are computed; None for all.
+        gates: multiplier of each layer ``(num_layers,)``; None for 1.
+        closed: layers whose gate is exactly 0.
+        faint: layers whose gate is below ``FAINT``, and not 0.
+        dropped: layers with stochastic depth.
+        drop_rate: its probability.
+    """
+
+    size: int
+    weight: float
+    kept: Optional[List[int]] = None
+    gates: Optional[torch.Tensor] = None
+    closed: Sequence[int] = ()
+    faint: Sequence[int] = ()
+    dropped: Sequence[int] = ()
+    drop_rate: float = 0.0
+
+
+def passes_of_stage_1(
+    options: SelectionOptions,
+    selector,
+    schedule: Schedule,
+    t: int,
+    sizes: Sequence[int],
+    scores: torch.Tensor,
+    scores_cpu: torch.Tensor,
+) -> List[Pass]:
+    """The full size, and the small pass that teaches the scores, of update t.
+
+    Args:
+        selector: of the method, see :meth:`SelectionOptions.selector`.
+        sizes: of the supernet, ascending.
+        scores: the supernet's, ``(num_layers,)``, which the gates are made of.
+        scores_cpu: the same on the CPU: what is decided by them must not wait for
+            the device once more.
+    """
+    outside, p1 = [], options.stochastic_depth_p1
+    if p1 > 0.0:
+        outside = selector.outside(scores_cpu, schedule, t)
+    full = Pass(sizes[-1], options.loss_weight_full, dropped=outside, drop_rate=p1)
+    small = Pass(sizes[0], options.loss_weight_small)
+    if not selector.learns:
+        return [full, small._replace(kept=selector.small_pass(schedule, t))]
+    gates = selector.gates(scores, schedule, t)
+    closed = selector.closed(scores_cpu, schedule, t)
+    # The same gates once more, on the CPU: which are nearly 0 must be known here.
+    faint = (selector.gates(scores_cpu, schedule, t) < FAINT).nonzero().flatten().tolist()
+    faint = [q for q in faint if q not in closed]
+    return [full, small._replace(gates=gates, closed=closed, faint=faint)]
+
+
+def passes_of_stage_2(
+    options: SelectionOptions,
+    sizes: Sequence[int],
+    ranking: Sequence[int],
+    middle: Optional[int],
+) -> List[Pass]:
+    """The full size, the smallest, and the middle size of this update, if any.
+
+    Args:
+        sizes: of the supernet, ascending.
+        ranking: all layers, most important first.
+        middle: one of the sizes.
+    """
+    small, lacking = sorted(ranking[: sizes[0]]), sorted(ranking[sizes[0] :])
+    p2 = options.stochastic_depth_p2
+    passes = [
+        Pass(sizes[-1], options.loss_weight_full, dropped=lacking, drop_rate=p2),
+        Pass(sizes[0], options.loss_weight_small, kept=small),
+    ]
+    if middle is not None:
+        kept = sorted(ranking[:middle])
+        passes.append(Pass(middle, options.loss_weight_middle, kept=kept))
+    return passes

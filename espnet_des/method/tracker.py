@@ -1,0 +1,120 @@
+"""What happens to the selection between two updates, and what is told of it."""
+
+from typing import NamedTuple, Set
+
+import numpy
+import torch
+
+from espnet_des.errors import HOW_TO_GO_ON
+from espnet_des.method.options import SelectionOptions
+from espnet_des.method.selection import ZeroOuts
+from espnet_des.method.state import SelectionState
+from espnet_des.utils.ranks import as_the_first_has_it
+
+
+class History(NamedTuple):
+    """Scores over a training.
+
+    Attributes:
+        updates: numbers of updates done, ascending, ``(points,)``.
+        scores: the scores then, ``(points, num_layers)``.
+    """
+
+    updates: numpy.ndarray
+    scores: numpy.ndarray
+
+
+class SelectionTracker:
+    """Advances the selection of a supernet, and counts how it changes.
+
+    The state and the scores hold all that training needs. The counts here are for the log
+    only, and begin anew every epoch.
+
+    Args:
+        state: of the supernet.
+        selector: how scores are read, see :meth:`SelectionOptions.selector`.
+        options: of the method.
+    """
+
+    def __init__(self, state: SelectionState, selector, options: SelectionOptions):
+        self.state, self.selector, self.options = state, selector, options
+        self.swaps, self._chosen = 0, set()
+
+    def start_epoch(self, scores: torch.Tensor) -> None:
+        """Count the changes of the selection anew.
+
+        Args:
+            scores: of the layers, ``(num_layers,)``, as in all methods here.
+        """
+        ranking = self.state.current_ranking(scores, self.selector)
+        self.swaps, self._chosen = 0, self._smallest(ranking)
+
+    def _smallest(self, ranking) -> Set[int]:
+        return set(ranking[: self.state.smallest])
+
+    @torch.no_grad()
+    def after_step(self, scores: torch.Tensor) -> None:
+        """Advance counter and selection; the optimizer's post-step hook.
+
+        In update t = c_i the lowest scores are zeroed; with the last update of
+        stage 1 the ranking of the layers becomes final. Of several processes the first
+        decides both, for all: two kinds of GPUs may differ in a score's last bit.
+
+        Args:
+            scores: are changed in place where they are zeroed.
+
+        Raises:
+            RuntimeError: where scores are not finite, which cannot be ranked.
+        """
+        state, t = self.state, int(self.state.updates)
+        if not state.is_frozen:
+            self._choose(scores, t)
+        state.updates += 1
+
+    def _choose(self, scores: torch.Tensor, t: int) -> None:
+        state, schedule = self.state, self.state.get_schedule()
+        now = scores.detach().cpu()
+        if not now.isfinite().all():
+            raise RuntimeError(
+                f"the scores of the layers are not finite after update {t + 1}: {now}. "
+                "The learning rate, or model_conf: score_lr_factor, is too high. "
+                f"{HOW_TO_GO_ON}"
+            )
+        changed = self.selector.zero_out(now, state.record, schedule, t)
+        if changed is not None:
+            now, *record = as_the_first_has_it(changed[0], *changed[1])
+            scores.copy_(now)
+            state.record = ZeroOuts(*record)
+        if self.options.is_averaged(schedule, t):
+            state.score_sum += now
+            now = state.score_sum  # only their order counts from here on
+        ranking = self.selector.ranking(now, state.record)
+        if t >= schedule.last_update:
+            (ranking,) = as_the_first_has_it(ranking)
+            state.freeze(ranking)
+        chosen = self._smallest(ranking.tolist())
+        self.swaps += len(chosen - self._chosen)
+        self._chosen = chosen
+
+    def score_margin(self, scores: torch.Tensor) -> float:
+        """Gap between the smallest size's lowest score and the next below it."""
+        final, smallest = self.final_scores(scores), self.state.smallest
+        ranking = self.state.current_ranking(scores, self.selector)
+        return float(final[ranking[:smallest]].min() - final[ranking[smallest]])
+
+    def score_spread(self, scores: torch.Tensor) -> float:
+        """Highest less lowest score: 0 would mean that nothing was learned."""
+        final = self.final_scores(scores)
+        return float(final.max() - final.min())
+
+    def final_scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores ``(num_layers,)``; of a zeroed layer that before it left.
+
+        Where the last iterations are averaged, and these have begun: their mean.
+        """
+        state = self.state
+        final, record = scores.detach().cpu().double(), state.record
+        if state.score_sum.any():
+            done = int(state.updates)
+            final = state.score_sum / self.options.count_averaged(state.get_schedule(), done)
+        return torch.where(record.at > 0, record.score, final)

@@ -1,0 +1,60 @@
+"""Values of ``encoder_conf`` that ESPnet would meet deep inside, or not at all."""
+
+from typing import Any, Mapping
+
+from espnet_des.errors import ConfigError, is_number
+
+COUNTS = (
+    "output_size", "attention_heads", "linear_units", "num_blocks", "cnn_module_kernel",
+    "max_pos_emb_len",
+)  # fmt: skip
+DROPOUTS = (
+    "dropout_rate", "positional_dropout_rate", "attention_dropout_rate", "layer_drop_rate"
+)  # fmt: skip
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuse what no Conformer can be built with.
+
+    Args:
+        values: of the encoder's keys; of those that are not there nothing is checked.
+
+    Raises:
+        ConfigError: naming the key, its value and what would be right.
+    """
+
+    def need(ok: bool, key: str, right: str):
+        if not ok:
+            raise ConfigError(f"encoder_conf: {key}: {values[key]!r} must be {right}")
+
+    for key in COUNTS:
+        if key in values:
+            need(type(values[key]) is int and values[key] > 0, key, "an integer above 0")
+    for key in DROPOUTS:
+        if key in values:
+            need(is_number(values[key]) and 0 <= values[key] <= 1, key, "from 0 to 1")
+    if "stochastic_depth_rate" in values:
+        rates, num_blocks = values["stochastic_depth_rate"], values["num_blocks"]
+        is_list = isinstance(rates, (list, tuple)) and len(rates) == num_blocks
+        need(
+            (is_list or isinstance(rates, float))
+            and all(is_number(r) and 0 <= r < 1 for r in (rates if is_list else [rates])),
+            "stochastic_depth_rate",
+            f"a fraction such as 0.0 or 0.1, or a list of {num_blocks}, one for each block",
+        )
+    if {"output_size", "attention_heads"} <= values.keys():
+        heads = values["attention_heads"]
+        # Half of the positions' values are sines, half are cosines.
+        fits = values["output_size"] % heads == 0 == values["output_size"] % 2
+        need(fits, "output_size", f"even, and a multiple of attention_heads: {heads}")
+    if values.get("use_cnn_module"):
+        need(values["cnn_module_kernel"] % 2 == 1, "cnn_module_kernel", "odd")
+    if {"pos_enc_layer_type", "selfattention_layer_type"} <= values.keys():
+        kind = str(values["selfattention_layer_type"])
+        is_relative = "rel_pos" in str(values["pos_enc_layer_type"])
+        need(
+            is_relative == ("rel_selfattn" in kind),
+            "pos_enc_layer_type",
+            "rel_pos with selfattention_layer_type: rel_selfattn, abs_pos with selfattn; "
+            f"it is {kind}",
+        )

@@ -1,0 +1,101 @@
+"""One CTC output layer per size, behind the name of ESPnet's single one."""
+
+import copy
+from typing import List, Sequence
+
+import torch
+
+from espnet2.asr.ctc import CTC
+
+
+class SizedLinear(torch.nn.Linear):
+    """ESPnet's ``ctc.ctc_lo`` for the full size, and one more for each smaller.
+
+    It takes the place of ``ctc.ctc_lo``, so that losses, best-path decoding and
+    the scorers of beam search, which keep a reference to ``ctc``, all use the
+    output layer of the encoder's current size.
+
+    Args:
+        full: the stock output layer; its parameters are taken over.
+        encoder: the supernet, asked for its sizes and its current size.
+        shared: one output layer for all sizes.
+    """
+
+    def __init__(self, full: torch.nn.Linear, encoder: torch.nn.Module, shared: bool = False):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = full.in_features, full.out_features
+        self.weight, self.bias = full.weight, full.bias
+        self.heads = torch.nn.ModuleDict(
+            {
+                f"size{size}": torch.nn.Linear(full.in_features, full.out_features)
+                for size in ([] if shared else encoder.sizes[:-1])
+            }
+        )
+        # In a tuple: the encoder is a neighbour, not a submodule.
+        self._encoder = (encoder,)
+        self.copy_full_to(encoder.sizes)
+
+    def copy_full_to(self, sizes: Sequence[int]) -> None:
+        """Let these sizes go on from the full size's output layer."""
+        for size in sizes:
+            if self.of_size(size) is not self:
+                self.of_size(size).load_state_dict({"weight": self.weight, "bias": self.bias})
+
+    def of_size(self, size: int) -> torch.nn.Linear:
+        name = f"size{size}"
+        return self.heads[name] if name in self.heads else self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
+        layer = self.of_size(self._encoder[0].size)
+        return super().forward(x) if layer is self else layer(x)
+
+    def parameters_of_others(self, sizes: List[int]) -> List[torch.nn.Parameter]:
+        """Parameters of the sizes that are not listed."""
+        used = {f"size{size}" for size in sizes}
+        return [
+            p
+            for name, head in self.heads.items()
+            if name not in used
+            for p in head.parameters()
+        ]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # A stock checkpoint has one output layer; before the first update the
+        # sizes that it does not bring follow it. (The encoder is loaded first.)
+        is_new = not self._encoder[0].selection.updates
+        for name, head in self.heads.items() if is_new else ():
+            for part in ("weight", "bias"):
+                key, mine = f"{prefix}heads.{name}.{part}", getattr(head, part)
+                loaded = state_dict.get(prefix + part)
+                untouched = torch.equal(mine, getattr(self, part)) and torch.equal(
+                    state_dict.get(key, mine).to(mine), mine
+                )
+                if loaded is not None and untouched:
+                    state_dict[key] = loaded
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def ctc_of_size(ctc: CTC, size: int) -> CTC:
+    """ESPnet's CTC with the output layer of one size, which it shares with ``ctc``.
+
+    Args:
+        ctc: its ``ctc_lo`` is a :class:`SizedLinear`.
+        size: of the supernet, whichever is set there.
+    """
+    layer = ctc.ctc_lo.of_size(size)
+    if layer is ctc.ctc_lo:  # its forward would ask for the size that is set
+        layer = _FullSize(layer)
+    # Nothing but the output layer has parameters: the rest of the copy costs nothing.
+    return copy.deepcopy(ctc, {id(ctc.ctc_lo): layer})
+
+
+class _FullSize(torch.nn.Module):
+    """The full size's part of a :class:`SizedLinear`."""
+
+    def __init__(self, shared: SizedLinear):
+        super().__init__()
+        self._shared = (shared,)  # in a tuple: a neighbour, not a submodule
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self._shared[0].weight, self._shared[0].bias)

@@ -1,0 +1,68 @@
+"""Sizes of a loaded model, whichever it is: supernet, extracted size or stock."""
+
+import numbers
+from typing import List, Optional
+
+import torch
+
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet_des.errors import ConfigError
+from espnet_des.nn.block import list_layers
+from espnet_des.nn.model import DESModel
+
+
+def is_supernet(model: torch.nn.Module) -> bool:
+    """True of a model that can run at several sizes."""
+    return isinstance(model, DESModel)
+
+
+def sizes_of(model: torch.nn.Module) -> List[int]:
+    """Numbers of layers at which a model can run, ascending.
+
+    A model that is no supernet has one, its own number of layers; none where
+    the encoder is no Conformer, whose layers are not counted.
+    """
+    if is_supernet(model):
+        return list(model.encoder.sizes)
+    if isinstance(model.encoder, ConformerEncoder):
+        return [len(list_layers(model.encoder.encoders, "espnet"))]
+    return []
+
+
+def set_size(model: torch.nn.Module, size: Optional[int]) -> None:
+    """Run a model at a size from now on.
+
+    Args:
+        model: an ESPnet ASR model.
+        size: number of layers; None for the full size of a supernet, and for
+            a model that has one size only.
+
+    Raises:
+        ConfigError: where the model cannot run at this size.
+    """
+    sizes, name = sizes_of(model), type(model.encoder).__name__
+    if size is None:
+        if is_supernet(model):
+            model.set_size(sizes[-1])
+        return
+    # A float that equals a size would pass as one, and choose the wrong output layer.
+    is_integer = isinstance(size, numbers.Integral) and not isinstance(size, bool)
+    if is_integer and size in sizes:
+        size = int(size)
+    elif is_supernet(model):
+        raise ConfigError(f"size: {size!r} must be one of {sizes}")
+    else:
+        only = f"of {sizes[0]} layers only" if sizes else "of one size only"
+        right = f"leave size out, or give {sizes[0]}" if sizes else "leave size out"
+        raise ConfigError(
+            f"size: {size!r} cannot be set: this is a model {only} ({name}), no supernet; "
+            f"{right}"
+        )
+    if not is_supernet(model):
+        return
+    if size != sizes[-1] and not model.state.is_frozen:
+        raise ConfigError(
+            f"size: {size} cannot be set: the model is of stage 1, in which its layers are "
+            "not chosen yet; use a file of a stage-2 epoch (valid.*.ave.pth is one)"
+        )
+    model.set_size(size)

@@ -1,0 +1,108 @@
+"""ESPnet's Conformer with the layers of one size only."""
+
+from typing import List, Optional, Sequence
+
+import torch
+
+from espnet_des.errors import ConfigError
+from espnet_des.method.layers import ORDERS, Layer
+from espnet_des.nn.block import ATTRIBUTES, modules
+from espnet_des.nn.encoder import LayeredConformerEncoder
+from espnet_des.nn.encoder_conf import check_values
+from espnet_des.utils.signature import merge_signature
+
+ENCODER = "des_conformer_subnet"
+
+
+@merge_signature(LayeredConformerEncoder)
+class SubnetConformerEncoder(LayeredConformerEncoder):
+    """A Conformer encoder of one size, trained and used with ``model: espnet``.
+
+    What is extracted from a supernet, and the encoder of a fair baseline: with
+    all its layers it is a supernet's encoder (``input_layer: vgg``,
+    ``conv_norm``, ``layer_order``) that has this size from the start.
+
+    Args:
+        input_size: number of features.
+        kept_layers: their numbers in the full encoder, 0-based, ascending;
+            None for all.
+        num_blocks: blocks of the full encoder; one without a layer is its
+            final norm.
+        **conformer: see :class:`LayeredConformerEncoder`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        kept_layers: Optional[Sequence[int]] = None,
+        num_blocks: int = 6,
+        layer_order: str = "espnet",
+        **conformer,
+    ):
+        rates = conformer.pop("stochastic_depth_rate", 0.0)
+        check_values({"num_blocks": num_blocks, "stochastic_depth_rate": rates})
+        exits = list(conformer.pop("interctc_layer_idx", None) or [])
+        if any(type(n) is not int or not 0 < n < num_blocks for n in exits):
+            raise ConfigError(
+                f"encoder_conf: interctc_layer_idx: {exits!r} must hold numbers of blocks "
+                f"from 1 to {num_blocks - 1}"
+            )
+        one_block = {"num_blocks": 1, "layer_order": layer_order, **conformer}
+        # Block by block: the full encoder is never allocated.
+        super().__init__(input_size, **one_block)
+        blocks = [self.encoders[0]]
+        per_block = self.num_layers
+        full = [Layer(b, layer.kind) for b in range(num_blocks) for layer in self.layers]
+        everything = list(range(len(full)))
+        kept = everything if kept_layers is None else check_kept(kept_layers, len(full))
+        for number in range(num_blocks):
+            if number:
+                blocks.append(LayeredConformerEncoder(input_size, **one_block).encoders[0])
+            rate = rates[number] if isinstance(rates, (list, tuple)) else rates
+            blocks[number].stochastic_depth_rate = rate
+            for q in range(number * per_block, (number + 1) * per_block):
+                if q not in kept:
+                    remove_layer(blocks[number], full[q].kind)
+        self.encoders = type(self.encoders)(*blocks)
+        self.interctc_layer_idx = exits
+        self.set_layers(layer_order)
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict,
+                              missing_keys, unexpected_keys, error_msgs):  # fmt: skip
+        # ESPnet's inference loads with strict=False: what is missing would
+        # silently stay random, what is too much silently be left out.
+        own = {prefix + key for key in self.state_dict()}
+        given = {key for key in state_dict if key.startswith(prefix)}
+        for problem, keys in (("lacks", own - given), ("has besides", given - own)):
+            if keys:
+                error_msgs.append(
+                    f"the checkpoint {problem} {len(keys)} of the encoder's weights "
+                    f"({', '.join(sorted(keys)[:3])}...); use the config.yaml beside it"
+                )
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def check_kept(kept: Sequence[int], num_layers: int) -> List[int]:
+    """Return the numbers of the kept layers, or say why they cannot be."""
+    if (
+        not isinstance(kept, (list, tuple))
+        or any(type(q) is not int or not 0 <= q < num_layers for q in kept)
+        or sorted(set(kept)) != list(kept)
+    ):
+        raise ConfigError(
+            f"encoder_conf: kept_layers: {kept!r} must be ascending numbers "
+            f"from 0 to {num_layers - 1}"
+        )
+    return list(kept)
+
+
+def remove_layer(block: torch.nn.Module, kind: str) -> None:
+    """Take a layer and its pre-norm out of a block."""
+    gone = modules(block, kind)
+    for name, child in list(block.named_children()):
+        if any(child is module for module in gone):
+            setattr(block, name, None)
+    assert kind in ORDERS["espnet"] and getattr(block, ATTRIBUTES[kind]) is None

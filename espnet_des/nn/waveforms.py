@@ -1,0 +1,45 @@
+"""Which waveforms a model takes: their rate, how short they may be, and which together."""
+
+import argparse
+
+import humanfriendly
+import torch
+
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
+    ConvolutionalPositionalEmbedding,
+    LegacyRelPositionalEncoding,
+)
+from espnet_des.errors import ConfigError
+
+
+def sampling_rate(train_args: argparse.Namespace) -> int:
+    """Samples per second that a model takes, as ESPnet's front ends read it.
+
+    Raises:
+        ConfigError: where it takes features instead.
+    """
+    if train_args.input_size is not None:
+        raise ConfigError(
+            f"input_size: {train_args.input_size!r} means that the model takes features; "
+            "only models that take waveforms (input_size: null) can decode audio"
+        )
+    rate = (train_args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
+
+
+def mirrored_samples(model: torch.nn.Module) -> int:
+    """Samples that ESPnet's STFT mirrors at the ends; audio must have more."""
+    stft = model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
+    return stft.n_fft // 2 if stft is not None and stft.center else 0
+
+
+def can_have_speech(model: torch.nn.Module, wave: torch.Tensor) -> bool:
+    """False for a wave that is empty, all zero, or too short for the STFT."""
+    return len(wave) > mirrored_samples(model) and bool(wave.any())
+
+
+def sees_padding(model: torch.nn.Module) -> bool:
+    """True where an utterance's positions depend on how much padding follows it."""
+    kinds = (ConvolutionalPositionalEmbedding, LegacyRelPositionalEncoding)
+    return any(isinstance(module, kinds) for module in model.modules())

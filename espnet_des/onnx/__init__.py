@@ -1,1 +1,0 @@
-"""One size as an ONNX file, which runs without ESPnet and torch."""

@@ -1,0 +1,87 @@
+"""Pictures of a comparison: WER against size with its spread, kept layers by seed."""
+
+from typing import Dict, List
+
+import numpy
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from espnet_des.method.layers import Layer
+from espnet_des.plot.kept import size_colours
+from espnet_des.plot.style import COLOURS, kind_name, look
+
+MARKERS = "osD^vPXd"
+
+
+def draw_rates(table) -> Figure:
+    """WER of every group of systems over the sizes, one point per seed beside the mean.
+
+    Args:
+        table: :class:`espnet_des.compare.tables.Table`.
+    """
+    groups = [g for g in table.groups if any(table.counts(g, s) for s in table.sizes)]
+    with look():
+        figure = Figure(figsize=(8.6, 4.6))
+        axes = figure.subplots()
+        width = 0.8 / max(1, len(groups))
+        for number, group in enumerate(groups):
+            shift = (number - (len(groups) - 1) / 2) * width
+            colour, label = COLOURS[number % len(COLOURS)], table.groups[group][0].title
+            for place, size in enumerate(table.sizes):
+                counts = table.counts(group, size)
+                if counts is None:
+                    continue
+                rates, x = counts.rates, place + shift
+                spread = rates.std(ddof=1) if len(rates) > 1 else 0.0
+                axes.errorbar(
+                    x, rates.mean(), yerr=spread, color=colour, capsize=2.5,
+                    marker=MARKERS[number % len(MARKERS)], linestyle="none", label=label,
+                )  # fmt: skip
+                axes.plot([x] * len(rates), rates, ".", color=colour, markersize=3, alpha=0.6)
+                label = None  # named once
+        axes.set_xticks(range(len(table.sizes)), [f"{size} layers" for size in table.sizes])
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("WER (%)")
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+        figure.suptitle("WER by size: mean, standard deviation and seeds", x=0.01, ha="left")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_kept_by_seed(layers: List[Layer], results: Dict[int, Dict], system) -> Figure:
+    """A line per seed: every layer in the colour of the smallest size that keeps it.
+
+    Args:
+        layers: of the full encoder.
+        results: seed to result.
+        system: which supernet it is.
+    """
+    seeds, sizes = sorted(results), list(system.sizes)
+    cells = numpy.full((len(seeds), len(layers)), len(sizes) - 1)
+    for row, seed in enumerate(seeds):
+        for index, size in reversed(list(enumerate(sizes))):
+            cells[row, results[seed]["sizes"][str(size)]["kept"]] = index
+    colours = size_colours(sizes)
+    with look():
+        figure = Figure(figsize=(max(6.5, 1.6 + 0.3 * len(layers)), 2.4 + 0.3 * len(seeds)))
+        axes = figure.subplots()
+        axes.pcolormesh(
+            cells, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(sizes) - 0.5,
+            edgecolors="white", linewidth=1.5,
+        )  # fmt: skip
+        axes.set_yticks(numpy.arange(len(seeds)) + 0.5, [f"seed {seed}" for seed in seeds])
+        names = [kind_name(layer.kind) for layer in layers]
+        axes.set_xticks(numpy.arange(len(layers)) + 0.5, names, rotation=90, fontsize=7)
+        for q, layer in enumerate(layers[1:], 1):
+            if layer.block != layers[q - 1].block:
+                axes.axvline(q, color="black", linewidth=0.8)
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        labels = [f"kept by size {sizes[0]}"] + [f"from size {size} on" for size in sizes[1:]]
+        figure.legend(handles=[Patch(color=c) for c in colours], labels=labels,
+                      loc="outside lower center", ncols=len(sizes))  # fmt: skip
+        figure.suptitle(f"Layers that {system.title} keeps, by seed", x=0.01, ha="left")
+    return figure

@@ -1,0 +1,105 @@
+"""ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
+
+from pathlib import Path
+from typing import Dict, List, Sequence, Set, Tuple
+
+import numpy
+
+from espnet2.train.reporter import Reporter
+from espnet_des.errors import ConfigError
+
+
+class StageReporter(Reporter):
+    """Rank, average and stop by epochs that trained the chosen sizes throughout.
+
+    Before, the encoder of a small size is not yet what it will be: a stage-1
+    epoch with a good full size must not be picked, or averaged with later ones.
+    Epochs without the value, or with one that is not finite, are not ranked.
+
+    Args:
+        best_model_criterion: ESPnet's option: phase, key and mode of each.
+    """
+
+    def __init__(self, best_model_criterion: Sequence[Sequence[str]] = ()):
+        super().__init__()
+        self.criteria = [tuple(criterion) for criterion in best_model_criterion]
+        self.lost = set()
+
+    def set_epoch(self, epoch: int) -> None:
+        """As ESPnet's; refuses criteria of which the first epoch has reported none.
+
+        ESPnet would train to the end, and leave no best epoch and no average.
+        """
+        super().set_epoch(epoch)
+        stats = self.stats.get(epoch - 1)
+        if stats and self.criteria and not any(k in stats.get(p, {}) for p, k, _ in self.criteria):
+            reported = {phase: sorted(values) for phase, values in stats.items()}
+            raise ConfigError(
+                f"best_model_criterion: {[list(c) for c in self.criteria]}: none of them is "
+                f"reported. The training reports {reported}; resume it with one of these"
+            )
+
+    def kept_epochs(self, nbest: int) -> Set[int]:
+        """Those that are among the n best of a criterion."""
+        return {
+            epoch for phase, key, mode in self.criteria
+            for epoch, _ in self.sort_epochs_and_values(phase, key, mode)[:nbest]
+        }  # fmt: skip
+
+    def best_epochs(self) -> Dict[str, int]:
+        """``valid.cer_ctc`` and so on to the epoch that its link points to."""
+        found = {f"{p}.{k}": self.sort_epochs_and_values(p, k, m) for p, k, m in self.criteria}
+        return {name: epochs[0][0] for name, epochs in found.items() if epochs}
+
+    def find_lost(self, folder: Path) -> None:
+        """Leave out of the n best models the earlier epochs whose files are not there.
+
+        ESPnet removes those that are not among the best. After a fall back to the checkpoint
+        before the last, or with more to keep than before, it would miss them in averaging.
+        """
+        self.lost = {
+            epoch for epoch in self.stats
+            if epoch != self.epoch and not (folder / f"{epoch}epoch.pth").exists()
+        }  # fmt: skip
+
+    def is_ranked(self, epoch: int) -> bool:
+        """True where every update of the epoch was one of stage 2."""
+        return self.stats[epoch].get("train", {}).get("stage") == 2.0
+
+    def sort_epochs_and_values(
+        self, key: str, key2: str, mode: str
+    ) -> List[Tuple[int, float]]:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must min or max: {mode}")
+        lost = self.lost if (key, key2, mode) in self.criteria else ()
+        found = [
+            (epoch, stats[key][key2])
+            for epoch, stats in self.stats.items()
+            if self.is_ranked(epoch) and epoch not in lost and key2 in stats.get(key, {})
+        ]
+        finite = [pair for pair in found if numpy.isfinite(pair[1])]
+        return sorted(finite, key=lambda pair: pair[1], reverse=mode == "max")
+
+    def has(self, key: str, key2: str, epoch: int = None) -> bool:
+        """True where ESPnet may ask for the best epoch by this value."""
+        found = super().has(key, key2, epoch)
+        return found and bool(self.sort_epochs_and_values(key, key2, "min"))
+
+    def get_value(self, key: str, key2: str, epoch: int = None):
+        """The value itself, which schedulers need in every epoch."""
+        epoch = self.get_epoch() if epoch is None else epoch
+        if not super().has(key, key2, epoch):
+            raise KeyError(f"{key}.{key2} is not found in stats: {self.get_all_keys()}")
+        return self.stats[epoch][key][key2]
+
+    def check_early_stopping(
+        self, patience: int, key1: str, key2: str, mode: str, *args, **kwargs
+    ) -> bool:
+        """Patience counts from the first whole stage-2 epoch."""
+        if not Reporter.has(self, key1, key2):
+            raise KeyError(
+                f"early_stopping_criterion: {key1}.{key2} is not among {self.get_all_keys()}"
+            )
+        if not self.sort_epochs_and_values(key1, key2, mode):
+            return False
+        return super().check_early_stopping(patience, key1, key2, mode, *args, **kwargs)

@@ -1,0 +1,153 @@
+"""Learning rate of the scores.
+
+With AdamW a parameter moves by about its learning rate per update. Iterative-
+Zero-Out starts its scores at 10, where a sigmoid gate is all but constant: in a
+short run at the model's learning rate they never get anywhere, and the
+zero-outs would cut noise. So the scores have a learning rate of their own.
+"""
+
+import copy
+import logging
+import math
+import warnings
+from typing import Callable, Optional
+
+import torch
+
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStepScheduler
+from espnet_des.errors import ConfigError
+from espnet_des.method.selection import IterativeZeroOut, Schedule
+from espnet_des.nn.model import DESModel
+
+# Optimizers that move a parameter by about its learning rate, however large its gradient.
+STEPS_OF_LR = (
+    torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam,
+    torch.optim.RAdam, torch.optim.RMSprop,
+)  # fmt: skip
+
+
+def needed_travel(schedule: Schedule, num_layers: int) -> float:
+    """How far equal scores must move for the first iteration's sparsity."""
+    open_share = 1.0 - schedule.zeroed[0] / num_layers
+    asked = math.log(open_share / (1.0 - open_share))
+    return IterativeZeroOut.initial_score - asked
+
+
+def sum_of_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    scheduler: Optional[object],
+    group: int,
+    num_updates: int,
+    updates_per_epoch: Optional[int],
+    share_at: Callable[[int], float] = lambda t: 1.0,
+) -> float:
+    """Sum of a parameter group's learning rates over the first updates.
+
+    The scheduler is run ahead on a copy, over parameters that are not there.
+
+    Args:
+        share_at: of the rate that is used, by number of the update, from 0.
+    """
+    settings = [
+        {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
+    ]
+    stand_in = torch.optim.SGD(
+        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": s["lr"]} for s in settings]
+    )
+    for mine, theirs in zip(stand_in.param_groups, settings):
+        mine.update(copy.deepcopy(theirs))
+    ahead = copy.copy(scheduler)
+    if ahead is not None:
+        ahead.optimizer = stand_in
+    total = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "scheduler before optimizer": on purpose
+        for update in range(1, num_updates + 1):
+            total += float(stand_in.param_groups[group]["lr"]) * share_at(update - 1)
+            if isinstance(ahead, AbsBatchStepScheduler):
+                ahead.step()
+            elif (
+                isinstance(ahead, AbsEpochStepScheduler)
+                and not isinstance(ahead, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                and updates_per_epoch
+                and update % updates_per_epoch == 0
+            ):
+                ahead.step()
+    return total
+
+
+class ScaledGroup:
+    """Multiplies a parameter group's learning rate for the time of a step.
+
+    Schedulers never see it: some keep their rates in places of their own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, group: int):
+        self.optimizer, self.group = optimizer, group
+
+    @property
+    def _settings(self) -> dict:
+        # Looked up every time: loading a state dict makes new groups.
+        return self.optimizer.param_groups[self.group]
+
+    def before_step(self, factor: float) -> None:
+        self._plain = self._settings["lr"]
+        self._settings["lr"] = self._plain * factor
+
+    def after_step(self) -> None:
+        self._settings["lr"] = self._plain
+
+
+def score_group(model: DESModel, optimizer: torch.optim.Optimizer) -> int:
+    """Number of the optimizer's parameter group that holds the scores alone."""
+    scores = model.encoder.scores
+    return next(
+        number
+        for number, group in enumerate(optimizer.param_groups)
+        if any(parameter is scores for parameter in group["params"])
+    )
+
+
+def choose_score_lr_factor(
+    model: DESModel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Optional[object],
+    schedule: Schedule,
+    updates_per_epoch: Optional[int],
+) -> float:
+    """The factor asked for, or what the first iteration's sparsity needs.
+
+    Raises:
+        ConfigError: where neither is known: the rule is that of optimizers whose steps are
+            about as long as the learning rate.
+    """
+    asked = model.options.score_lr_factor
+    if not model.selector.needs_travel:
+        return 1.0 if asked is None else asked
+    if not isinstance(optimizer, STEPS_OF_LR):
+        if asked is None and not model.state.is_frozen:
+            raise ConfigError(
+                "model_conf: score_lr_factor: None must be a number with optim: "
+                f"{type(optimizer).__name__.lower()}, whose steps have the length of the "
+                "gradients: how far the scores of iterative_zero_out move can be said before "
+                "the training for adam, adamw and their like only. Give score_lr_factor, or "
+                "use optim: adamw"
+            )
+        return 1.0 if asked is None else asked
+    needed = needed_travel(schedule, model.encoder.num_layers)
+    group = score_group(model, optimizer)
+    travel = sum_of_learning_rates(
+        optimizer, scheduler, group, schedule.ends[0] + 1, updates_per_epoch,
+        lambda t: model.options.score_lr_at(schedule, t),
+    )  # fmt: skip
+    enough = max(1.0, needed / max(travel, 1e-30))
+    if asked is None:
+        return enough
+    if asked < enough and not model.state.is_frozen:
+        logging.warning(
+            f"model_conf: score_lr_factor: {asked:g} is too small: the scores must "
+            f"move by {needed:.2f} in the first iteration, but their learning rates "
+            f"sum to {travel * asked:.3g} only, so the zero-outs would cut noise. "
+            f"{enough:.3g} would do (it is the default)."
+        )
+    return asked

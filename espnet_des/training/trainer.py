@@ -1,0 +1,277 @@
+"""ESPnet's Trainer with a supernet's update counter, schedule and epochs."""
+
+import contextlib
+import logging
+import warnings
+from pathlib import Path
+from typing import NamedTuple, Optional
+from unittest import mock
+
+import numpy as np
+import torch
+
+import espnet2.train.trainer as stock
+from espnet_des.errors import HOW_TO_GO_ON, ConfigError
+from espnet_des.method.options import check_fits
+from espnet_des.method.selection import Schedule
+from espnet_des.nn.model import DESModel
+from espnet_des.training.bad_data import SkippedUpdates, check_weights
+from espnet_des.training.checkpoints import (
+    check_start,
+    finish_epoch,
+    load_states,
+    named_mismatch,
+    put_in_place,
+    read_checkpoint,
+    remove_epochs,
+    whole_files,
+)
+from espnet_des.training.reporter import StageReporter
+from espnet_des.training.score_log import tell_tensorboard
+from espnet_des.training.score_lr import ScaledGroup, choose_score_lr_factor, score_group
+from espnet_des.utils.files import alone_in
+from espnet_des.utils.ranks import are_several, device_of_group, rank
+
+# Not that of the recipe, which holds its own while this training runs.
+TRAINING_LOCK = ".training.lock"
+
+
+class Length(NamedTuple):
+    """Optimizer updates of a training; None where its iterator does not tell."""
+
+    per_epoch: Optional[int]
+    total: Optional[int]
+
+
+class SupernetTrainer(stock.Trainer):
+    """Trainer of ``model: des``.
+
+    The counter advances where updates happen: in a hook of the optimizer's
+    step. Accumulated batches, gradients that are not finite and steps that AMP
+    skips do not count.
+
+    Attributes:
+        length: of the training that runs.
+        skipped: its updates that were none.
+    """
+
+    # ESPnet's Trainer has class methods only; what one training has of its own is in a
+    # subclass that ``run`` makes for it.
+    length = Length(None, None)
+    skipped: SkippedUpdates
+
+    @classmethod
+    def run(cls, model: DESModel, optimizers, schedulers, train_iter_factory,
+            trainer_options, **kwargs) -> None:  # fmt: skip
+        opts = trainer_options
+        per_epoch = count_updates(train_iter_factory, opts.accum_grad)
+        length = Length(per_epoch, per_epoch and per_epoch * opts.max_epoch)
+        own = {"length": length, "skipped": SkippedUpdates(model.options.max_skipped_updates)}
+        training = type(cls.__name__, (cls,), own)
+        folder = Path(opts.output_dir)
+        check_start(folder, opts.resume)
+        if not (folder / "checkpoint.pth").exists():
+            start_selection(model, optimizers[0], schedulers[0], length, opts.seed)
+        hooks = register_hooks(model, optimizers[0])
+        reporters = []
+
+        def new_reporter():
+            reporters.append(StageReporter(opts.best_model_criterion))
+            return reporters[0]
+
+        try:
+            # ESPnet's run() makes its Reporter itself; nothing hands it one.
+            with mock.patch.object(stock, "Reporter", new_reporter), quiet_reporter():
+                with alone(folder), whole_files():
+                    super(SupernetTrainer, training).run(
+                        model=model, optimizers=optimizers, schedulers=schedulers,
+                        train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
+                    )  # fmt: skip
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if rank() == 0:
+            kept = reporters[0].kept_epochs(np.max(opts.keep_nbest_models))
+            remove_epochs(folder, reporters[0].get_epoch(), kept)
+        if not any(map(reporters[0].is_ranked, reporters[0].stats)):
+            logging.warning(
+                "No epoch lies wholly in stage 2 (the selection ends with update "
+                f"{model.state.get_schedule().last_update}): there is no best epoch, and "
+                "no averaged model is written. Raise max_epoch and resume."
+            )
+
+    @classmethod
+    def resume(cls, checkpoint, model: DESModel, reporter, optimizers, schedulers,
+               scaler=None, **kwargs) -> None:  # fmt: skip
+        checkpoint = Path(checkpoint)
+        found, chosen = read_checkpoint(checkpoint)
+        with named_mismatch(chosen):
+            load_states(found, model, reporter, optimizers, schedulers, scaler)
+        put_in_place(chosen, checkpoint)
+        logging.info(f"The training was resumed using {chosen}")
+        keep_schedule(model, cls.length)
+        reporter.find_lost(checkpoint.parent)
+        if rank() == 0:
+            best = reporter.best_epochs()
+            finish_epoch(checkpoint.parent, found["model"], reporter.get_epoch(), best)
+
+    @classmethod
+    def train_one_epoch(cls, model, optimizers, scaler, summary_writer, options, **kwargs) -> bool:
+        # Gradients of an accumulation that the last epoch left incomplete are
+        # not in the checkpoint: without them a resume continues exactly.
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        supernet = getattr(model, "module", model)
+        supernet.tracker.start_epoch(supernet.encoder.scores)
+        cls.skipped.start_epoch(options.accum_grad, int(supernet.state.updates))
+
+        def before_batch(module: DESModel, args, batch):
+            cls.skipped.before_batch(int(module.state.updates), batch.get("utt_id", ()))
+            if scaler is not None:
+                one = torch.ones((), device=batch["speech"].device)
+                batch = batch | {"loss_scale": scaler.scale(one)}
+            return args, batch
+
+        hook = supernet.register_forward_pre_hook(before_batch, with_kwargs=True)
+        try:
+            with tell_tensorboard(supernet, optimizers[0], summary_writer):
+                nothing_learned = super().train_one_epoch(
+                    model=model, optimizers=optimizers, scaler=scaler,
+                    summary_writer=summary_writer, options=options, **kwargs,
+                )  # fmt: skip
+        finally:
+            hook.remove()
+        if nothing_learned:  # ESPnet would stop here, average, and end as if all were well
+            raise RuntimeError(
+                "this epoch made no update: the gradients of all its batches were not finite, "
+                f"or it has fewer batches than accum_grad. {HOW_TO_GO_ON}"
+            )
+        check_weights(supernet)
+        return False
+
+    @classmethod
+    def validate_one_epoch(cls, model, reporter, **kwargs) -> None:
+        super().validate_one_epoch(model=model, reporter=reporter, **kwargs)
+        supernet = getattr(model, "module", model)
+        skipped = cls.skipped.total(int(supernet.state.updates))
+        reporter.register(supernet.selection_stats() | {"skipped_updates": float(skipped)})
+        reporter.next()
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+    """Refuse a second training in the folder; of several ranks the first looks."""
+    with contextlib.ExitStack() as stack:
+        if rank() == 0:
+            stack.enter_context(alone_in(folder, "training", TRAINING_LOCK))
+        yield
+
+
+@contextlib.contextmanager
+def quiet_reporter():
+    """Keep the Reporter from warning of values that a stage does not have.
+
+    The middle sizes have no loss in stage 1: their NaN is meant.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No valid stats found")
+        yield
+
+
+def count_updates(train_iter_factory, accum_grad: int) -> Optional[int]:
+    """Optimizer updates per epoch; None where the iterator does not tell.
+
+    All ranks stop with the one that has the fewest batches; they must agree on the schedule.
+    """
+    try:
+        batches = len(train_iter_factory.build_iter(1))
+    except TypeError:
+        return None
+    if are_several():
+        fewest = torch.tensor(batches, device=device_of_group())
+        torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
+        batches = int(fewest)
+    return batches // accum_grad
+
+
+def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
+    """Let the optimizer's steps advance the selection; returns the handles."""
+    scores = ScaledGroup(optimizer, score_group(model, optimizer))
+
+    def before_step(*_):
+        model.before_step()
+        share = model.options.score_lr_at(model.state.get_schedule(), int(model.state.updates))
+        scores.before_step(share * float(model.state.score_lr_factor))
+
+    def after_step(*_):
+        scores.after_step()
+        # Fused optimizers are called by AMP even for a step that they then skip.
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is None or not skipped.item():
+            model.after_step()
+
+    return [
+        optimizer.register_step_pre_hook(before_step),
+        optimizer.register_step_post_hook(after_step),
+    ]
+
+
+def start_selection(
+    model: DESModel, optimizer: torch.optim.Optimizer, scheduler, length: Length, seed: int
+) -> None:
+    """Fix schedule and learning rate of the scores at the first start, or refuse."""
+    encoder, state, total = model.encoder, model.state, length.total
+    schedule = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
+    known = state.get_schedule()  # with --init_param of a supernet
+    if known is not None and known != schedule:
+        logging.warning(
+            f"The initial parameters bring their selection schedule ({describe(known)}); "
+            f"it is kept, not the one of the options ({describe(schedule)})."
+        )
+        schedule = known
+    if not state.is_frozen:
+        check_fits(schedule, total, done=int(state.updates))
+    state.set_schedule(schedule)
+    factor = choose_score_lr_factor(model, optimizer, scheduler, schedule, length.per_epoch)
+    # In float32, so that averaging over epochs gives the same number again.
+    state.score_lr_factor.copy_(torch.tensor(factor, dtype=torch.float32))
+    state.seed.fill_(seed)
+    logging.info(f"The scores learn {factor:.4g} times as fast as the model.")
+    tell_schedule(model, length)
+
+
+def keep_schedule(model: DESModel, length: Length) -> None:
+    """After a resume: say so where the options would now give another schedule."""
+    encoder, state = model.encoder, model.state
+    kept = state.get_schedule()
+    if not state.is_frozen:
+        check_fits(kept, length.total)
+    try:
+        now = model.options.resolve(encoder.num_layers, encoder.sizes[0], length.total)
+        difference = "" if now == kept else describe(now)
+    except ConfigError as error:
+        difference = str(error)
+    if difference:
+        logging.warning(
+            f"The options would now give another selection schedule ({difference}); "
+            f"the one of the first start is kept ({describe(kept)})."
+        )
+    tell_schedule(model, length)
+
+
+def tell_schedule(model: DESModel, length: Length) -> None:
+    schedule, per_epoch = model.state.get_schedule(), length.per_epoch
+    logging.info(
+        f"Selection schedule: {describe(schedule)}; the run has {length.total} updates."
+    )
+    if per_epoch and not int(model.state.updates):
+        first_whole = -(-(schedule.last_update + 1) // per_epoch) + 1
+        logging.info(f"The first epoch that lies wholly in stage 2 is epoch {first_whole}.")
+
+
+def describe(schedule: Schedule) -> str:
+    counts, zeroed = schedule.updates, schedule.zeroed
+    return (
+        f"{len(counts)} iterations of {min(counts)} to {max(counts)} updates, down by "
+        f"{zeroed[0]} to {zeroed[-1]} layers, stage 1 ends with update {schedule.last_update}"
+    )

@@ -1,0 +1,43 @@
+"""Processes of a training on several devices (DDP)."""
+
+import logging
+from typing import List
+
+import torch
+
+
+def rank() -> int:
+    """Number of this process; 0 where there is one only."""
+    dist = torch.distributed
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def device_of_group() -> torch.device:
+    """Where tensors must be that the processes exchange."""
+    return torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+
+
+def are_several() -> bool:
+    """True within a training of several processes."""
+    dist = torch.distributed
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def as_the_first_has_it(*tensors: torch.Tensor) -> List[torch.Tensor]:
+    """The first process's values of tensors that are on the CPU; every process must ask."""
+    if not are_several():
+        return list(tensors)
+    received = []
+    for tensor in tensors:
+        there = tensor.to(device_of_group(), copy=True)
+        torch.distributed.broadcast(there, src=0)
+        received.append(there.cpu())
+    return received
+
+
+def warn_of_data(message: str) -> None:
+    """Warn of this process's own data, which no other process sees.
+
+    ESPnet lets nothing but errors of the others through; their log lines name the rank.
+    """
+    logging.log(logging.ERROR if rank() else logging.WARNING, message)

@@ -1,0 +1,357 @@
+"""The comparison: what its systems are, its statistics and its tables."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import yaml
+
+from espnet_des.compare.ablations import ablations
+from espnet_des.compare.compare import compare, sections, write_results
+from espnet_des.compare.exits import exit_of
+from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
+from espnet_des.compare.schedule import check_finished, prepare_data
+from espnet_des.compare.statistics import Counts, count, difference
+from espnet_des.compare.systems import comparison, even_ranking, random_ranking
+from espnet_des.compare.tables import Table, interval
+from espnet_des.compare.taken import take
+from espnet_des.method.options import SelectionOptions
+from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.subnet import SubnetConformerEncoder
+from tests.conftest import TINY, TOKENS, make_batch
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ("compare_digits", "compare_words", "compare_read")
+
+
+@pytest.fixture(params=RECIPES)
+def base(request):
+    return base_config(ROOT / "egs2" / request.param / "asr1")
+
+
+def build(config):
+    """The encoder and the options of a training config, as ESPnet would make them."""
+    encoder = {"des_conformer": DESConformerEncoder, "des_conformer_subnet": SubnetConformerEncoder}
+    built = encoder[config["encoder"]](config["frontend_conf"]["n_mels"], **config["encoder_conf"])
+    own = {k: v for k, v in config["model_conf"].items() if k in SelectionOptions.keys()}
+    return built, SelectionOptions(**own)
+
+
+def test_all_systems_train_alike_and_have_their_sizes(base):
+    sizes = base["encoder_conf"]["sizes"]
+    kept = {size: list(range(size)) for size in sizes}
+    for system in comparison(base) + ablations(base):
+        before = copy.deepcopy(base)
+        config = system.config(base, 1, kept)
+        assert base == before
+        own = ("encoder", "encoder_conf", "model", "model_conf")
+        assert {k: v for k, v in config.items() if k not in own} == {
+            k: v for k, v in base.items() if k not in own
+        }
+        encoder, options = build(config)
+        if config["model"] == "des":
+            assert list(system.sizes) == encoder.sizes
+            options.selector(encoder.num_layers)
+            options.resolve(sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"])
+        elif system.name == "aux_loss":
+            assert encoder.num_layers == sizes[-1]
+            assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
+            w = config["model_conf"]["interctc_weight"]
+            assert w / 2 / (1 - w) == pytest.approx(0.3)
+        else:
+            assert [encoder.num_layers] == list(system.sizes)
+    names = [system.name for system in comparison(base)]
+    assert len(set(names)) == len(names)
+
+
+def test_every_ablation_changes_something(base):
+    kept = {size: list(range(size)) for size in base["encoder_conf"]["sizes"]}
+    configs = [system.config(base, 0, kept) for system in ablations(base)]
+    texts = [yaml.safe_dump(config) for config in configs]
+    assert len(set(texts)) == len(texts)
+
+
+def test_rankings_of_the_controls():
+    assert sorted(random_ranking(24, 3)) == list(range(24))
+    assert random_ranking(24, 3) == random_ranking(24, 3) != random_ranking(24, 4)
+    ranking = even_ranking([8, 16, 24])
+    assert sorted(ranking) == list(range(24))
+    assert sorted(ranking[:8]) == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert max(numpy.diff(sorted(ranking[:16]))) <= 2
+
+
+def test_the_layers_of_a_supernet_reach_the_system_that_needs_them():
+    base = base_config(ROOT / "egs2/compare_words/asr1")
+    alone = next(s for s in comparison(base) if s.name == "simple_top_k_alone_8")
+    assert alone.needs == "simple_top_k"
+    config = alone.config(base, 0, {8: [0, 2, 5, 7, 9, 11, 20, 23]})
+    encoder, _ = build(config)
+    assert encoder.num_layers == 8 and config["encoder_conf"]["kept_layers"][-1] == 23
+
+
+@torch.no_grad()
+def test_an_exit_is_what_interctc_sees():
+    from espnet2.asr.ctc import CTC
+    from espnet2.asr.espnet_model import ESPnetASRModel
+
+    encoder = SubnetConformerEncoder(
+        12, **(TINY | {"num_blocks": 3}), interctc_layer_idx=[1, 2]
+    )
+    model = ESPnetASRModel(
+        vocab_size=len(TOKENS), token_list=list(TOKENS), frontend=None, specaug=None,
+        normalize=None, preencoder=None, encoder=encoder, postencoder=None, decoder=None,
+        ctc=CTC(len(TOKENS), 8), joint_network=None, ctc_weight=1.0,
+    ).eval()  # fmt: skip
+    batch = make_batch()
+    (_, exits), lengths, _ = model.encoder(batch["speech"], batch["speech_lengths"])
+    for number, seen in exits:
+        small = exit_of(model, 4 * number)
+        out, out_lengths = small.encode(batch["speech"], batch["speech_lengths"])
+        assert torch.equal(out, seen) and torch.equal(out_lengths, lengths)
+    assert model.encoder.interctc_layer_idx == [1, 2] and len(model.encoder.encoders) == 3
+    for wrong in (6, 0, 16):
+        with pytest.raises(ValueError, match="whole blocks"):
+            exit_of(model, wrong)
+
+
+# ---- statistics ------------------------------------------------------------------
+
+
+def counts_of(errors, words=1000):
+    errors = numpy.asarray(errors, float)
+    return Counts(errors, numpy.full(errors.shape[1], words), list(range(len(errors))))
+
+
+def test_equal_systems_do_not_differ():
+    one = counts_of(numpy.random.default_rng(0).integers(50, 150, (3, 40)))
+    assert difference(one, one) == (0.0, 0.0, 0.0, 3)
+    twice = one._replace(errors=2 * one.errors)
+    assert difference(twice, one)[:3] == pytest.approx((100.0, 100.0, 100.0))
+
+
+@pytest.mark.parametrize("seeds, spread", [(3, 0.03), (3, 0.1), (6, 0.1)])
+def test_intervals_cover_the_true_difference_as_often_as_they_say(seeds, spread):
+    """60 speakers, each with an effect of its own on both systems, and seeds that vary."""
+    rng, inside, trials = numpy.random.default_rng(1), 0, 300
+    for _ in range(trials):
+        hard = rng.gamma(4.0, 25.0, 60)  # what a speaker costs any system
+
+        def system(factor):
+            of_seed = rng.normal(1.0, spread, (seeds, 1))
+            return counts_of(rng.poisson(factor * hard * of_seed))
+
+        found = difference(system(1.1), system(1.0))
+        inside += found.low <= 10.0 <= found.high
+    assert 0.9 <= inside / trials <= 0.995
+
+
+def test_one_seed_gives_no_interval_and_none_in_common_no_difference():
+    one, two = counts_of([[50, 60, 70]]), counts_of([[40, 60, 70], [50, 50, 50]])
+    alone = difference(two, one)
+    assert alone.mean == pytest.approx(100 * (170 / 180 - 1)) and alone.seeds == 1
+    assert numpy.isnan([alone.low, alone.high]).all()
+    assert interval(two, one) == "-5.6% (1 seed)"
+    assert difference(one, one._replace(seeds=[5])) is None
+    assert interval(one, one._replace(seeds=[5])) == "open"
+    nothing = counts_of([[0, 0, 0], [1, 0, 0]])  # no logarithm of it
+    assert interval(nothing, two) == "-99.7% (no interval)"
+
+
+def result_of(errors, size=8, seed=0):
+    sets = {name: {"words": [5, 5, 4], "speakers": ["a", "a", "b"]} for name in TEST_SETS}
+    of_sets = {name: list(errors) for name in TEST_SETS}
+    return {"system": "x", "seed": seed, "sets": sets, "updates": 5,
+            "sizes": {str(size): {"errors": of_sets, "params": 1000, "kept": [0]}},
+            "cost": {"train": {"cpu": 60.0, "wall": 30.0}, "decode": None},
+            "versions": {"torch": "1"}}  # fmt: skip
+
+
+def test_errors_are_summed_by_speaker_and_set():
+    found = count({0: result_of([1, 2, 3]), 4: result_of([0, 0, 1])}, 8, TEST_SETS)
+    assert found.seeds == [0, 4]
+    assert found.words.tolist() == [10, 4, 10, 4]  # a and b of the one set, of the other
+    assert found.errors.tolist() == [[3, 3, 3, 3], [0, 1, 0, 1]]
+    assert found.rates == pytest.approx([100 * 12 / 28, 100 * 2 / 28])
+    assert count({0: result_of([1, 2, 3])}, 8, TEST_SETS[:1]).errors.tolist() == [[3, 3]]
+
+
+# ---- tables ----------------------------------------------------------------------
+
+
+def test_tables_say_what_is_open():
+    base = base_config(ROOT / "egs2/compare_words/asr1")
+    systems = comparison(base)
+    results = {"separate_8": {0: result_of([1, 1, 1])},
+               "simple_top_k_alone_8": {0: result_of([1, 1, 2])}}  # fmt: skip
+    table = Table(systems, results)
+    rates = table.error_rates()
+    assert "| trained separately, whole blocks | 21.43 | open | open | 0-1 |" in rates
+    assert "| layers of Simple-Top-k, trained separately | 28.57 | open | - |" in rates
+    assert "+33.3% (1 seed)" in table.differences("separate")
+    alone = table.differences("simple_top_k_alone", ["simple_top_k"])
+    assert alone.endswith("| Simple-Top-k | open | open | - |\n")
+    assert "| Simple-Top-k | open | open | open | 0 |" in rates
+    assert "open" in table.costs() and "1000" not in table.parameters()
+    assert sections("compare", table).count("## ") == 8
+
+
+def test_a_cost_is_open_before_and_not_known_after_a_kill():
+    systems = comparison(base_config(ROOT / "egs2/compare_words/asr1"))
+    results = {"random": {0: result_of([1, 1, 1])}, "separate_8": {0: result_of([1, 1, 1])}}
+    rows = Table(systems, results).costs()
+    assert "| random layers, same training | all | 1.0 | 0.5 | not known |" in rows
+    assert "| trained separately, whole blocks | 8+16+24 | open | open | open |" in rows
+
+
+def write_run(recipe, systems, name, result=None):
+    """A run's config, and its result where it is finished."""
+    system = next(s for s in systems if s.name == name)
+    run = Run(name, 0, recipe, system.sizes)
+    run.exp.mkdir(parents=True)
+    kept = {8: list(range(8)), 16: list(range(16)), 24: list(range(24))}
+    config = system.config(base_config(recipe), 0, kept)
+    (run.exp / "train.yaml").write_text(run.as_yaml(config))
+    if result:
+        run.result_file.write_text(json.dumps(result))
+    return run
+
+
+@pytest.fixture
+def own_recipe(tmp_path):
+    (tmp_path / "conf").mkdir()
+    text = (ROOT / "conf/compare_digits/train_des.yaml").read_text()
+    (tmp_path / "conf/train_des.yaml").write_text(text)
+    return tmp_path
+
+
+def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    result = {"sizes": {str(n): {"kept": list(range(n))} for n in (8, 16, 24)}}
+    runs = [write_run(own_recipe, systems, "simple_top_k", result),
+            write_run(own_recipe, systems, "simple_top_k_alone_8", result)]  # fmt: skip
+    check_finished(runs, systems)
+    runs[0].result_file.unlink()
+    with pytest.raises(RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"):
+        check_finished(runs, systems)
+    result["sizes"]["8"]["kept"] = list(range(1, 9))
+    runs[0].result_file.write_text(json.dumps(result))
+    with pytest.raises(RuntimeError, match="alone_8_seed0.* is of another config"):
+        check_finished(runs, systems)
+
+
+def another_machine(recipe, systems, config_of=lambda run, config: config):
+    """Runs of a recipe, and what another machine wrote of them."""
+    kept = {size: list(range(size)) for size in (8, 16, 24)}
+    runs, written = [], []
+    for name in ("simple_top_k", "simple_top_k_alone_8", "random"):
+        system = next(s for s in systems if s.name == name)
+        run = Run(name, 0, recipe, system.sizes)
+        config = config_of(run, system.config(base_config(recipe), 0, kept))
+        result = result_of([1, 2, 3]) | {"system": name, "config_sha256": run.config_hash(config)}
+        result["sizes"] = {str(n): result["sizes"]["8"] | {"kept": kept[n]} for n in system.sizes}
+        runs.append(run)
+        written.append(result)
+    return runs, written
+
+
+def as_file(folder, results):
+    file = folder / "theirs.json"
+    file.write_text(json.dumps({"runs": results}))
+    return file
+
+
+def test_what_another_machine_trained_is_taken_once(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    take([as_file(own_recipe, written[:2])], runs, systems)
+    assert [run.result() for run in runs] == [*written[:2], None]
+    check_finished(runs, systems)
+    written[0]["versions"] = {"torch": "2"}
+    take([as_file(own_recipe, written)], runs, systems)
+    assert [run.result()["versions"]["torch"] for run in runs] == ["1", "1", "1"]
+
+
+def test_layers_that_a_supernet_kept_are_not_taken_without_it(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    take([as_file(own_recipe, written[1:])], runs, systems)
+    assert [run.result() is not None for run in runs] == [False, False, True]
+
+
+def test_trainings_of_another_config_or_test_set_are_not_taken(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems, lambda run, c: c | {"grad_clip": 4.0})
+    with pytest.raises(ValueError, match="simple_top_k, seed 0, is of another config"):
+        take([as_file(own_recipe, written)], runs, systems)
+    runs, written = another_machine(own_recipe, systems)
+    written[2]["sets"]["test_clean"]["words"] = [6, 5, 4]
+    with pytest.raises(ValueError, match="random, seed 0, is of other test sets"):
+        take([as_file(own_recipe, written)], runs, systems)
+    assert [run.result() is not None for run in runs] == [True, True, False]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"system": "x"}]}', '{"runs": 3}'])
+def test_files_that_are_no_results_are_not_taken(own_recipe, text):
+    file = own_recipe / "theirs.json"
+    file.write_text(text)
+    systems = comparison(base_config(own_recipe))
+    for wrong in (file, own_recipe / "nowhere.json"):
+        with pytest.raises(ValueError, match=f"taken: {wrong} is not a results"):
+            take([wrong], another_machine(own_recipe, systems)[0], systems)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_data_is_prepared_once_and_again_for_another_front_end(tmp_path, code):
+    (tmp_path / "conf").mkdir()
+    config, calls = tmp_path / "conf/train_des.yaml", tmp_path / "calls"
+    config.write_text((ROOT / "conf/compare_digits/train_des.yaml").read_text())
+    (tmp_path / "run.sh").write_text(f'#!/bin/sh\necho "$*" >>calls\nexit {code}\n')
+    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "exp").mkdir()
+    if code:
+        with pytest.raises(RuntimeError, match=r"stages 1 to 10 of .*failed \(exit 1\)"):
+            prepare_data(tmp_path)
+        assert not (tmp_path / "exp/.prepared").exists()
+        return
+    for n_mels, number in ((40, 1), (40, 1), (80, 2)):
+        config.write_text(re.sub(r"n_mels: \d+", f"n_mels: {n_mels}", config.read_text()))
+        prepare_data(tmp_path)
+        assert calls.read_text() == "--stop_stage 10\n" * number
+
+
+def test_results_are_written_before_anything_is_trained(tmp_path):
+    recipe = tmp_path / "egs2" / "x" / "asr1"
+    (recipe / "conf").mkdir(parents=True)
+    text = (ROOT / "conf/compare_digits/train_des.yaml").read_text()
+    (recipe / "conf" / "train_des.yaml").write_text(text)
+    systems = comparison(base_config(recipe))
+    runs = [Run(s.name, 0, recipe, s.sizes) for s in systems]
+    write_results(recipe, "compare", systems, runs)
+    text = (recipe / "results" / "compare.md").read_text()
+    assert f"0 of {len(runs)} trainings are finished" in text and "open" in text
+    assert json.loads((recipe / "results" / "compare.json").read_text()) == {"runs": []}
+
+
+@pytest.mark.parametrize("conf, says", [
+    ({"seeds": 0}, "seeds: 0"), ({"jobs": 0}, "jobs: 0"), ({"recipe": "nowhere"}, "recipe: "),
+    ({"only": ["magic"]}, "only: 'magic'"),
+])  # fmt: skip
+def test_a_comparison_that_cannot_be_is_refused(conf, says):
+    with pytest.raises(ValueError, match=says):
+        compare(**({"recipe": ROOT / "egs2/compare_digits/asr1"} | conf))
+
+
+def test_the_cost_of_a_killed_run_is_not_known(tmp_path):
+    run = Run("x", 0, tmp_path, [8])
+    run.exp.mkdir(parents=True)
+    ended = {"what": "train", "wall": 2.0, "cpu": 3.0}
+    begins = {"what": "train", "begins": True}
+    for lines, known in (([begins, ended], 3.0), ([begins, ended] * 2, 6.0),
+                         ([begins, begins, ended], None)):  # fmt: skip
+        (run.exp / "cost.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        cost = summed_cost(run)["train"]
+        assert cost == known if known is None else cost["cpu"] == known

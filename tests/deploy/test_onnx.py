@@ -1,0 +1,140 @@
+"""ONNX: the exported form is the model, at every length, alone and in a batch."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+
+from espnet2.asr.ctc import CTC
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from espnet_des.deploy.onnx import modules
+from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
+from espnet_des.errors import ConfigError
+from espnet_des.nn.subnet import SubnetConformerEncoder
+from tests.conftest import TINY, TOKENS
+
+
+def make_model(kept=(1, 2, 6, 7), frontend=None, dim=12, **conf):
+    """A model of one size, with what an export asks of an ESPnet model."""
+    torch.manual_seed(1)
+    conf = TINY | {"input_layer": "conv2d"} | conf
+    encoder = SubnetConformerEncoder(dim, kept_layers=list(kept), **conf).eval()
+    for module in encoder.modules():  # as trained ones: not 1 and 0
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(), module.running_var.uniform_(0.5, 2)
+    ctc = CTC(len(TOKENS), encoder.output_size()).eval()
+    return SimpleNamespace(
+        encoder=encoder, ctc=ctc, frontend=frontend, normalize=UtteranceMVN(),
+        preencoder=None, postencoder=None,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def expected(model, feats, lengths):
+    x, _ = model.normalize(feats.clone(), lengths)
+    out, out_lengths, _ = model.encoder(x, lengths)
+    return model.ctc.log_softmax(out), out_lengths
+
+
+def assert_equal(got, want, atol=2e-5):
+    (log_probs, lengths), (theirs, their_lengths) = got, want
+    assert lengths.tolist() == their_lengths.tolist()
+    for mine, other, n in zip(log_probs, theirs, lengths.tolist()):
+        numpy.testing.assert_allclose(mine[:n], other[:n], atol=atol, rtol=1e-4)
+
+
+KINDS = [
+    {"input_layer": "conv2d1"}, {"input_layer": "conv2d2"}, {"input_layer": "conv2d6"},
+    {"input_layer": "conv2d8"}, {"input_layer": "linear"}, {"input_layer": "vgg"},
+    {"conv_norm": "batch_norm"}, {"layer_order": "paper"}, {"rel_pos_type": "legacy"},
+    {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
+    {"pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "selfattn"},
+    {"concat_after": True}, {"macaron_style": False, "kept": (0, 1, 5)},
+    {"use_cnn_module": False, "kept": (0, 1, 5)}, {"input_layer": "vgg", "dim": 13},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("conf", KINDS, ids=str)
+def test_the_exported_form_is_the_model(conf):
+    model = make_model(**({"dim": 40 if "8" in str(conf) or "6" in str(conf) else 12} | conf))
+    graph = CTCGraph(copy.deepcopy(model), "features")
+    for frames in ((40,), (97, 60, 33), (41, 40)):
+        feats = torch.randn(len(frames), max(frames), model.encoder.input_size)
+        lengths = torch.tensor(frames)
+        with torch.no_grad():
+            assert_equal(graph(feats, lengths), expected(model, feats, lengths))
+
+
+@pytest.mark.parametrize("conf", [{}, {"center": False}, {"normalized": True},
+                                  {"window": None}, {"win_length": 300, "n_fft": 400},
+                                  {"hop_length": 100, "fmin": 60, "htk": True}], ids=str)  # fmt: skip
+def test_features_are_those_of_espnet(conf):
+    frontend = DefaultFrontend(**({"n_fft": 512, "win_length": 400, "hop_length": 160,
+                                   "n_mels": 12} | conf))  # fmt: skip
+    mine = modules.LogMel(frontend)
+    waves, lengths = torch.randn(3, 9000) * 0.1, torch.tensor([9000, 5123, 700])
+    for row, length in enumerate(lengths):
+        waves[row, length:] = 0.0
+    (got, n), (want, m) = mine(waves, lengths), frontend(waves, lengths)
+    assert n.tolist() == m.tolist() and got.shape == want.shape
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
+@pytest.mark.parametrize("source", ["waveform", "features"])
+def test_the_file_gives_the_model_at_every_length(tmp_path, input_layer, source):
+    frontend = DefaultFrontend(n_fft=512, hop_length=160, n_mels=12)
+    model = make_model(input_layer=input_layer, frontend=frontend)
+    path = tmp_path / "model.onnx"
+    export(CTCGraph(copy.deepcopy(model), source), path, {"tokens": ["a"]})
+    loaded = session(path, threads=1)
+    for samples in ((16000,), (1700,), (30000, 9000, 1600), (5000, 4999)):
+        waves, lengths = torch.randn(len(samples), max(samples)), torch.tensor(samples)
+        with torch.no_grad():
+            feats, frames = frontend(waves, lengths)
+        want = expected(model, feats, frames)
+        given = (waves, lengths) if source == "waveform" else (feats, frames)
+        assert_equal(run(loaded, *given), want, atol=1e-3)
+    assert loaded.get_modelmeta().custom_metadata_map["tokens"] == '["a"]'
+
+
+def test_what_cannot_be_exported_is_said():
+    with pytest.raises(ConfigError, match="source: 'mel' must be one of"):
+        CTCGraph(make_model(), "mel")
+    with pytest.raises(ConfigError, match="only frontend: default"):
+        CTCGraph(make_model(), "waveform")
+    with pytest.raises(ConfigError, match="preencoder"):
+        model = make_model()
+        model.preencoder = object()
+        CTCGraph(model, "features")
+    with pytest.raises(ConfigError, match="pos_enc_layer_type"):
+        CTCGraph(make_model(pos_enc_layer_type="conv", selfattention_layer_type="selfattn", output_size=16),
+                 "features")  # fmt: skip
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
+def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
+    import onnx
+
+    from espnet_des.deploy.onnx.int8 import quantize
+
+    wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
+    model = make_model(range(8), input_layer=input_layer, dim=40, **wide)
+    plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(CTCGraph(copy.deepcopy(model), "features"), plain, {"source": "features"})
+    quantize(plain, small)
+    assert small.stat().st_size < 0.6 * plain.stat().st_size
+    graph = onnx.load(small).graph
+    kinds = {node.op_type for node in graph.node}
+    assert "MatMulInteger" in kinds
+    quantized = {n.output[0] for n in graph.node if n.op_type == "DynamicQuantizeLinear"}
+    gathered = {n.input[0] for n in graph.node if n.op_type == "Gather"}
+    assert quantized & gathered, "the patches are made of floats"
+    feats, lengths = torch.randn(2, 90, 40), torch.tensor([90, 61])
+    (a, n), (b, m) = (run(session(f, 1), feats, lengths) for f in (plain, small))
+    assert n.tolist() == m.tolist() and "source" in session(small).get_modelmeta().custom_metadata_map
+    for row, count in enumerate(n):
+        assert numpy.abs(a[row, :count] - b[row, :count]).mean() < 0.05

@@ -1,0 +1,130 @@
+"""Settings that cannot work are refused, by key, value and what would be right."""
+
+import pytest
+
+from espnet_des.errors import ConfigError
+from espnet_des.method.options import SelectionOptions, check_fits, check_sizes
+from espnet_des.method.selection import Schedule
+
+
+@pytest.mark.parametrize(
+    "sizes, says",
+    [
+        ([], "must be a list"),
+        (8, "must be a list"),
+        ([4, 3, 8], "ascending"),
+        ([4, 4, 8], "each size once"),
+        ([4.0, 8], "integers"),
+        ([True, 8], "integers"),
+        (["4", 8], "integers"),
+        ([0, 8], "between 1 and the 8 layers"),
+        ([-2, 8], "between 1 and the 8 layers"),
+        ([4, 9], "the last one being all 8"),
+        ([2, 4], "the last one being all 8"),
+        ([8], "at least two"),
+    ],
+)
+def test_bad_sizes(sizes, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        check_sizes(sizes, 8)
+    assert "encoder_conf: sizes" in str(error.value) and str(sizes) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layers, sizes", [(48, [16, 32, 48]), (24, [8, 16, 24]), (8, [3, 5, 8]), (2, [1, 2])]
+)
+def test_default_sizes(layers, sizes):
+    assert check_sizes(None, layers) == sizes
+
+
+@pytest.mark.parametrize(
+    "conf, says",
+    [
+        ({"method": "top_k"}, "one of .*iterative_zero_out.*simple_top_k"),
+        ({"method": None}, "one of"),
+        ({"hard_gates": "yes"}, "true or false"),
+        ({"stochastic_depth_p1": 1.0}, "below 1"),
+        ({"stochastic_depth_p2": -0.1}, "at least 0"),
+        ({"stochastic_depth_p2": "0.3"}, "a number"),
+        ({"loss_weight_small": 0.0}, "above 0"),
+        ({"loss_weight_full": float("nan")}, "above 0"),
+        ({"sparsity_weight": -5}, ">= 0"),
+        ({"score_lr_factor": 0}, "above 0"),
+        ({"selection_share": 0.0}, "between 0 and 1"),
+        ({"selection_share": 1.0}, "between 0 and 1"),
+        ({"selection_share": 60}, "between 0 and 1"),
+        ({"selection_share": 0.5, "updates_per_iteration": 10}, "left out"),
+        ({"zeroed": [4, 8]}, "belongs to method: iterative_zero_out"),
+        ({"method": "iterative_zero_out", "reduction": 4}, "belongs to method: simple_top_k"),
+    ],
+)
+def test_bad_options(conf, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        SelectionOptions(**conf)
+    assert "model_conf: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "conf, says",
+    [
+        ({"reduction": 5}, r"must divide 32 .*\[1, 2, 4, 8, 16, 32\]"),
+        ({"reduction": 0}, "must divide 32"),
+        ({"reduction": 4, "updates_per_iteration": [10, 10]}, "2 iterations.*gives 8"),
+        ({"updates_per_iteration": 0}, "above 0"),
+        ({"updates_per_iteration": [1.5] * 8}, "above 0"),
+        ({"zeroed": [8, 8, 32]}, "increasing"),
+        ({"zeroed": [0, 32]}, "start above 0"),
+        ({"zeroed": [8, 16]}, "must end at 32"),
+        ({"zeroed": [16, 40]}, "must end at 32"),
+        ({"zeroed": 32}, "list of integers"),
+        ({"zeroed": [16, 32], "updates_per_iteration": [5, 5, 5]}, "3 iterations.*gives 2"),
+    ],
+)
+def test_bad_schedules(conf, says):
+    method = "iterative_zero_out" if "zeroed" in conf else "simple_top_k"
+    with pytest.raises(ConfigError, match=says):
+        SelectionOptions(method=method, **conf).resolve(48, 16, 10000)
+
+
+def test_a_schedule_longer_than_the_run_is_refused_with_the_numbers():
+    schedule = SelectionOptions(updates_per_iteration=100, reduction=4).resolve(48, 16, 700)
+    with pytest.raises(ConfigError, match="updates 0 to 800 .* only 700 updates"):
+        check_fits(schedule, 700)
+    check_fits(schedule, 802)  # one update of stage 2
+    with pytest.raises(ConfigError):
+        check_fits(schedule, 801)
+
+
+def test_a_share_of_a_run_too_short_or_of_unknown_length_is_refused():
+    with pytest.raises(ConfigError, match="0.45 of a run of 10 updates is too short for 8"):
+        SelectionOptions().resolve(48, 16, 10)
+    with pytest.raises(ConfigError, match="give updates_per_iteration"):
+        SelectionOptions(selection_share=0.5).resolve(48, 16, None)
+
+
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "fixed"])
+def test_stage_1_has_its_share_of_the_updates(method):
+    assert SelectionOptions(method=method).resolve(24, 8, 2400).last_update == 1080
+    asked = SelectionOptions(method=method, selection_share=0.5)
+    assert asked.resolve(24, 8, 2400).last_update == 1200
+
+
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("layers", range(2, 61))
+def test_defaults_are_valid_at_every_depth(method, layers):
+    smallest = check_sizes(None, layers)[0]
+    schedule = SelectionOptions(method=method).resolve(layers, smallest, 1000)
+    assert schedule.zeroed[-1] == layers - smallest
+    assert 1 <= schedule.last_update <= 600
+    check_fits(schedule, 1000)
+
+
+def test_published_schedules():
+    libri = SelectionOptions(updates_per_iteration=14640, reduction=1).resolve(48, 16, None)
+    assert libri.last_update == 468480
+    zero_out = SelectionOptions(
+        method="iterative_zero_out",
+        updates_per_iteration=[42000] + [25200] * 7,
+        zeroed=list(range(4, 33, 4)),
+    ).resolve(48, 16, None)
+    assert zero_out == Schedule((42000,) + (25200,) * 7, tuple(range(4, 33, 4)))

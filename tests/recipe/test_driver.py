@@ -1,0 +1,100 @@
+"""The demo's own run.sh on a small corpus, from synthesis to the table of sizes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "egs2/mini_digits/asr1"
+SMALL = (
+    "--batch_bins 300000 --num_iters_per_epoch 4 --max_epoch 3 --keep_nbest_models 1 "
+    "--encoder_conf num_blocks=2 --encoder_conf output_size=16 --encoder_conf linear_units=16 "
+    "--encoder_conf sizes=[4,8] --model_conf reduction=4 --scheduler_conf total_steps=12"
+)
+
+
+def make_folder(folder):
+    """Links to the recipe: what is made goes there."""
+    folder.mkdir(exist_ok=True)
+    for name in ("run.sh", "asr.sh", "path.sh", "cmd.sh", "local", "conf"):
+        (folder / name).symlink_to((RECIPE / name).resolve())
+    return folder
+
+
+def command_of(folder, *arguments):
+    """What to start a small run with, as arguments of a subprocess."""
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    command = [str(folder / "run.sh"), "--local_data_opts", "--scale 0.05", "--asr_args", SMALL,
+               *arguments]  # fmt: skip
+    return {"args": command, "env": env, "text": True,
+            "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # fmt: skip
+
+
+def run(folder, *arguments):
+    return subprocess.run(**command_of(folder, *arguments))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("a recipe"))
+
+
+def test_a_stage_before_its_time_says_what_is_missing(recipe):
+    for stage, says in ((3, "run stage 1 first"), (4, "run the stage that makes it first"),
+                        (5, "run stage 4 first"), (11, "run stage 10 first"),
+                        (16, "run stage 11 first")):  # fmt: skip
+        done = run(recipe, "--stage", str(stage), "--stop_stage", str(stage))
+        assert done.returncode == 1, done.stdout
+        assert says in done.stderr, (stage, done.stderr)
+
+
+def test_the_recipe_ends_with_a_table_of_sizes(recipe):
+    done = run(recipe)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((recipe / "exp/sizes.json").read_text())
+    assert [row["size"] for row in rows] == [4, 8]
+    assert rows[0]["num_params"] < rows[1]["num_params"]
+    assert set(rows[0]["wer"]) == {"test_clean", "test_noisy"}
+    assert rows[1]["kept_layers"] == list(range(8))
+    assert set(rows[0]["kept_layers"]) < set(range(8)) and len(rows[0]["kept_layers"]) == 4
+    assert rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
+    assert all(row["rtf_1_thread"] > 0 for row in rows)
+    for folder in ("exp/images", "exp/asr_simple_top_k/images"):
+        names = {path.name for path in (recipe / folder).iterdir()}
+        assert {"kept_layers.png", "scores.png", "wer.png"} <= names
+    table = (recipe / "exp/sizes.md").read_text()
+    assert table in done.stdout and "Spread of the scores" in table
+    assert not table.rstrip().endswith(": 0")
+    # The decoded text is there for every size, set and utterance.
+    for size in (4, 8):
+        texts = next(
+            (recipe / f"exp/asr_simple_top_k_size{size}").glob("decode_ctc*/test_clean/text")
+        )
+        assert len(texts.read_text().splitlines()) == 20
+
+
+def test_best_path_decoding_does_not_depend_on_the_batch(recipe):
+    import soundfile
+    import torch
+
+    from espnet_des.corpus.kaldi import read_table
+    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.loading import load_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(recipe)
+        exp = Path("exp/asr_simple_top_k")
+        model, args = load_model(exp / "config.yaml", exp / "valid.cer_ctc.ave.pth")
+        decoder = BestPathDecoder(model, args)
+        wavs = read_table(Path("dump/raw/test_clean/wav.scp"))
+        alone = decode_files(decoder, wavs, 1, "alone")
+        assert alone == decode_files(decoder, wavs, 7, "together")
+        path = next(iter(wavs.values()))
+        wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        assert decoder([wave[:300]]) == [""]  # too short for the front end

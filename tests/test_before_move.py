@@ -1,0 +1,55 @@
+"""Files that version 0.1.0 wrote, before the modules moved, still give what they gave."""
+
+import shutil
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from espnet_des.deploy.extract import extract_subnet
+from espnet_des.deploy.onnx.graph import run, session
+from espnet_des.inference.loading import load_model
+from tests.train import load, make_data, train_here
+
+FILES = Path(__file__).parent / "data" / "before_move"
+EXPECTED = numpy.load(FILES / "expected.npz")
+WAVE = torch.from_numpy(EXPECTED["wave"])[None]
+SIZES = (3, 5, 8)
+
+
+def log_probs(model) -> numpy.ndarray:
+    with torch.no_grad():
+        encoded, _ = model.eval().encode(WAVE, torch.tensor([WAVE.size(1)]))
+        return model.ctc.log_softmax(encoded)[0].numpy()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_checkpoint_gives_the_same_output_at_every_size(size, tmp_path):
+    model, _ = load_model(FILES / "config.yaml", FILES / "model.pth")
+    model.set_size(size)
+    assert model.encoder.kept_layers(size) == EXPECTED[f"kept{size}"].tolist()
+    numpy.testing.assert_allclose(log_probs(model), EXPECTED[f"size{size}"], atol=1e-5)
+    file = extract_subnet(FILES / "config.yaml", FILES / "model.pth", size, tmp_path / "out")
+    extracted, _ = load_model(tmp_path / "out" / "config.yaml", file)
+    numpy.testing.assert_allclose(log_probs(extracted), EXPECTED[f"size{size}"], atol=1e-5)
+
+
+def test_an_onnx_file_gives_the_same_output():
+    found, _ = run(session(FILES / "size5.onnx"), WAVE, torch.tensor([WAVE.size(1)]))
+    numpy.testing.assert_allclose(found[0], EXPECTED["size5"], atol=1e-4)
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path):
+    make_data(tmp_path)
+    exp = tmp_path / "out" / "exp"
+    exp.mkdir(parents=True)
+    shutil.copy(FILES / "checkpoint.pth", exp)
+    shutil.copy(FILES / "config.yaml", exp)
+    before = load(exp / "checkpoint.pth")["model"]
+    train_here(tmp_path, tmp_path / "out", max_epoch=5)
+    after = load(exp / "latest.pth")
+    name = "encoder.selection."
+    assert torch.equal(before[name + "ranking"], after[name + "ranking"])
+    assert after[name + "updates"] == before[name + "updates"] + 3
+    assert after[name + "seed"] == -1  # the draws of middle sizes go on as they were
