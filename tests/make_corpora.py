@@ -9,7 +9,6 @@ words, so that about 30 BPE units can be trained. It takes a few seconds.
 
 import argparse
 from pathlib import Path
-from typing import List, Optional
 
 import numpy as np
 import soundfile
@@ -35,13 +34,13 @@ READERS = (7, 8, 19, 26, 103, 125, 1034, 1088, 84, 174, 61, 121, 367, 533)
 class Voice:
     """One speaker who says random sentences."""
 
-    def __init__(self, synthesizer: Synthesizer, seed: List[int]):
+    def __init__(self, synthesizer: Synthesizer, seed: list[int]):
         self.rng = np.random.default_rng(seed)
         self.synthesizer = synthesizer
         self.speaker = Speaker.draw(self.rng, synthesizer.variants)
         self.is_male = self.speaker.pitch <= 50
 
-    def say_something(self, must_have: Optional[str] = None):
+    def say_something(self, must_have: str | None = None):
         """Text of 4 to 7 words in lower case, and ``(num_samples,)`` of speech."""
         words = [str(w) for w in self.rng.choice(WORDS, self.rng.integers(4, 8))]
         if must_have:
@@ -87,7 +86,9 @@ def make_librispeech(
             (place / f"{reader}-{chapter}.trans.txt").write_text("".join(lines))
             sex = "M" if voice.is_male else "F"
             minutes = f"{seconds / 60:.2f}"
-            speakers.append(f"{reader:<4} | {sex} | {name:<16} | {minutes:<5} | Reader {reader}\n")
+            speakers.append(
+                f"{reader:<4} | {sex} | {name:<16} | {minutes:<5} | Reader {reader}\n"
+            )
             chapters.append(f"{chapter:<6} | {reader:<6} | {minutes:<5} | {name:<16} | 1    "
                             "| 1    | Chapter | Book\n")  # fmt: skip
     (root / "SPEAKERS.TXT").write_text(
@@ -138,7 +139,9 @@ def _write_talk(folder: Path, talk: str, voice: Voice, segments: int, is_dev: bo
     pieces, lines, now = [], [], 0.0
     for number in range(segments):
         text, speech = voice.say_something("it's" if number == 0 else None)
-        gap = 0.001 * voice.rng.standard_normal(int(voice.rng.integers(5, 12)) * SAMPLE_RATE // 10)
+        gap = 0.001 * voice.rng.standard_normal(
+            int(voice.rng.integers(5, 12)) * SAMPLE_RATE // 10
+        )
         begin = now + len(gap) / SAMPLE_RATE
         # To the next 0.01 s, where the next gap begins.
         speech = np.pad(speech, (0, -len(speech) % (SAMPLE_RATE // 100)))

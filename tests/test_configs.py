@@ -132,5 +132,7 @@ def test_first_line_is_the_launch_command(path):
     kind = "inference" if path in DECODE else "lm" if path in LM else "asr"
     config = options.get(f"--{kind}_config")
     if config is None:  # then it is what the recipe takes by itself
-        config = re.search(rf"--{kind}_config (\S+)", (ROOT / folder / "run.sh").read_text())[1]
+        config = re.search(rf"--{kind}_config (\S+)", (ROOT / folder / "run.sh").read_text())[
+            1
+        ]
     assert config == f"conf/{path.name}"

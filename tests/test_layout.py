@@ -94,4 +94,6 @@ def test_a_folder_says_what_lives_there(folder):
 
 def test_the_method_knows_nothing_of_espnet():
     for file in (PACKAGE / "method").glob("*.py"):
-        assert "import espnet2" not in file.read_text() and "from espnet2" not in file.read_text()
+        assert (
+            "import espnet2" not in file.read_text() and "from espnet2" not in file.read_text()
+        )

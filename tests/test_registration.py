@@ -32,8 +32,11 @@ REGISTERED = "DESConformerEncoder DESModel espnet_des.task\n"
 
 
 def test_import_is_light_and_silent():
-    run = python("-c", "import espnet_des, sys; "
-                 "sys.exit(any(m.split('.')[0] in ('torch', 'espnet2') for m in sys.modules))")
+    run = python(
+        "-c",
+        "import espnet_des, sys; "
+        "sys.exit(any(m.split('.')[0] in ('torch', 'espnet2') for m in sys.modules))",
+    )
     assert run.stdout == "" and run.stderr == ""
 
 
@@ -74,7 +77,9 @@ def test_main_runs_any_python_command_line(tmp_path):
     run = python("-m", "espnet_des", str(script), "--a", "b c")
     assert run.stdout == REGISTERED + str([str(script), "--a", "b c"]) + "\n"
     for flags in ([], ["-u"], ["-W", "ignore", "-X", "utf8"]):
-        run = python("-m", "espnet_des", *flags, "-c", SHOW + "; import sys; print(sys.argv)", "x")
+        run = python(
+            "-m", "espnet_des", *flags, "-c", SHOW + "; import sys; print(sys.argv)", "x"
+        )
         assert run.stdout == REGISTERED + "['-c', 'x']\n"
     assert python("-m", "espnet_des", "-", stdin=SHOW).stdout == REGISTERED
     run = python("-m", "espnet_des", "-m", "timeit", "-n", "1", "-r", "1", "pass")
@@ -101,7 +106,8 @@ def test_commands_that_need_no_model_do_not_import_one():
 def test_spawned_workers_know_the_classes(tmp_path):
     """ESPnet starts them with the Task's method, as --ngpu 2 does."""
     script = tmp_path / "spawn.py"
-    script.write_text(code("""
+    script.write_text(
+        code("""
         import argparse, torch
         import espnet2.tasks.asr as asr
 
@@ -111,7 +117,8 @@ def test_spawned_workers_know_the_classes(tmp_path):
             process = context.Process(target=asr.ASRTask.main_worker, args=(args,))
             process.start(); process.join()
             print(process.exitcode)
-    """))
+    """)
+    )
     run = python("-m", "espnet_des", str(script))
     assert run.stdout == "1\n"
     # The plugin's own message, from within the worker.
@@ -121,7 +128,8 @@ def test_spawned_workers_know_the_classes(tmp_path):
 def test_workers_that_import_nothing_first_know_the_classes(tmp_path):
     """Unpickling the Task is then the first thing that imports the plugin."""
     script = tmp_path / "guarded.py"
-    script.write_text(code("""
+    script.write_text(
+        code("""
         if __name__ == "__main__":
             import argparse, torch
             import espnet_des
@@ -131,7 +139,8 @@ def test_workers_that_import_nothing_first_know_the_classes(tmp_path):
             context = torch.multiprocessing.get_context("spawn")
             process = context.Process(target=asr.ASRTask.main_worker, args=(args,))
             process.start(); process.join()
-    """))
+    """)
+    )
     run = python(str(script))
     assert "model: 'no_such_model' cannot be used with encoder: des_conformer" in run.stderr
     assert python("-c", f"import espnet_des.task; {SHOW}").stdout == REGISTERED

@@ -37,9 +37,13 @@ def test_shellcheck_finds_nothing(script):
 def test_scripts_stop_at_an_error_and_evaluate_nothing(script):
     text = script.read_text()
     code = re.sub(r"(^|\s)#.*", "", text)
-    assert not re.search(r"""(^|[\s;&|(`])(eval|source /dev/stdin|(ba)?sh\s+-c\s+"?\$)""", code)
+    assert not re.search(
+        r"""(^|[\s;&|(`])(eval|source /dev/stdin|(ba)?sh\s+-c\s+"?\$)""", code
+    )
     if script.name not in SOURCED:
-        late = "\nset -eo pipefail\n" in text and "\nset -u\n" in text  # after ESPnet's path.sh
+        late = (
+            "\nset -eo pipefail\n" in text and "\nset -u\n" in text
+        )  # after ESPnet's path.sh
         assert late or "\nset -euo pipefail\n" in text
         assert text.startswith("#!/usr/bin/env bash\n")
 
@@ -58,8 +62,8 @@ def test_what_scores_in_a_checkout_is_looked_for_first(tmp_path, there, options,
     # Whatever is installed on this machine.
     (checkout / "tools").mkdir()
     (checkout / "tools/extra_path.sh").write_text(
-        'command() { if [ "$2" = sclite ]; then %s; else builtin command "$@"; fi; }\n'
-        % str(there).lower()
+        f'command() {{ if [ "$2" = sclite ]; then {str(there).lower()}; '
+        'else builtin command "$@"; fi; }\n'
     )
     recipe.mkdir()
     (recipe / "path.sh").symlink_to(ROOT / "egs2/TEMPLATE/asr1/path.sh")

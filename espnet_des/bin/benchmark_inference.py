@@ -14,7 +14,9 @@ def main() -> int:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
     parser.add_argument("--rounds", type=int, default=15)
-    return call("espnet_des.measure.benchmark.inference:benchmark_inference", vars(parser.parse_args()))
+    return call(
+        "espnet_des.measure.benchmark.inference:benchmark_inference", vars(parser.parse_args())
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """Settings of the method, one changed at a time (the authors' ablations and some more)."""
 
-from typing import Dict, List
-
 from espnet_des.compare.systems import Config, System, ranking_of, supernet
 
 STK, IZO = "simple_top_k", "iterative_zero_out"
 
 
-def ablations(base: Config) -> List[System]:
+def ablations(base: Config) -> list[System]:
     """The default of each method, and supernets with one other setting each."""
     sizes = base["encoder_conf"]["sizes"]
     total = sizes[-1] - sizes[0]
     systems = []
 
-    def ask(what: str, value: str, name: str, encoder_conf: Dict = None, **model_conf) -> None:
+    def ask(what: str, value: str, name: str, encoder_conf: dict = None, **model_conf) -> None:
         systems.append(
             System(name, f"{what}: {value}",
                    lambda b, s, k: supernet(b, encoder_conf, **model_conf), sizes,
@@ -26,9 +24,13 @@ def ablations(base: Config) -> List[System]:
         ask("Simple-Top-k: iterations", f"{total // step}", f"iterations_{total // step}",
             reduction=step)  # fmt: skip
     for p1 in (0.1, 0.3):
-        ask("stochastic depth in stage 1 (p1)", f"{p1:g}", f"p1_{p1:g}", stochastic_depth_p1=p1)
+        ask(
+            "stochastic depth in stage 1 (p1)", f"{p1:g}", f"p1_{p1:g}", stochastic_depth_p1=p1
+        )
     for p2 in sorted({0.0, 0.1, 0.3} - {base["model_conf"]["stochastic_depth_p2"]}):
-        ask("stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2)
+        ask(
+            "stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2
+        )
     for share in (0.3, 0.6, 0.75):
         ask("Simple-Top-k: share of stage 1", f"{share:g}", f"share_{share:g}",
             selection_share=share)  # fmt: skip

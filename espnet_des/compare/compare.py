@@ -1,8 +1,8 @@
 """The comparison: trains what is missing, and writes tables and pictures of what is there."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.run import Run, base_config
@@ -23,8 +23,8 @@ def compare(
     what: str = "compare",
     seeds: int = 3,
     jobs: int = 2,
-    only: Optional[Sequence[str]] = None,
-    taken: Optional[Sequence[Path]] = None,
+    only: Sequence[str] | None = None,
+    taken: Sequence[Path] | None = None,
 ) -> None:
     """Train, decode and compare; writes ``results/<what>.md``, ``.json`` and pictures.
 
@@ -76,7 +76,7 @@ def _tag(what: str, system: System) -> str:
     return "compare" if system.name in LEARNED else what
 
 
-def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run]) -> None:
+def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:
     from espnet_des.plot.rates import draw_kept_by_seed, draw_rates
     from espnet_des.plot.style import save
 
@@ -104,7 +104,7 @@ def write_results(recipe: Path, what: str, systems: List[System], runs: List[Run
                 save(figure, folder / f"kept_layers_{method}.png")
 
 
-def base_layers(recipe: Path) -> List:
+def base_layers(recipe: Path) -> list:
     """What each layer of the full encoder is."""
     from espnet_des.method.layers import ORDERS, Layer
 
@@ -113,7 +113,7 @@ def base_layers(recipe: Path) -> List:
     return [Layer(number, kind) for number in range(conf["num_blocks"]) for kind in kinds]
 
 
-def describe(what: str, runs: List[Run], results: Results) -> str:
+def describe(what: str, runs: list[Run], results: Results) -> str:
     finished = [r for of_system in results.values() for r in of_system.values()]
     text = (
         f"# {runs[0].recipe.parent.name}: {what}\n\n{len(finished)} of {len(runs)} trainings "

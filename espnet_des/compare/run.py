@@ -10,8 +10,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import yaml
 
@@ -51,17 +52,17 @@ class Run(NamedTuple):
     def result_file(self) -> Path:
         return self.exp / "result.json"
 
-    def result(self) -> Optional[Dict]:
+    def result(self) -> dict | None:
         """What the run gave; None where it is not finished."""
         return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
-    def as_yaml(self, config: Dict) -> str:
+    def as_yaml(self, config: dict) -> str:
         return yaml.safe_dump(config | {"seed": self.seed}, sort_keys=False)
 
-    def config_hash(self, config: Dict) -> str:
+    def config_hash(self, config: dict) -> str:
         return hashlib.sha256(self.as_yaml(config).encode()).hexdigest()
 
-    def check_config(self, config: Dict) -> Path:
+    def check_config(self, config: dict) -> Path:
         """Refuse to go on with a training of another config; returns the config's file."""
         path = self.exp / "train.yaml"
         if path.exists() and path.read_text() != self.as_yaml(config):
@@ -71,22 +72,24 @@ class Run(NamedTuple):
             )
         return path
 
-    def kept_layers(self) -> Dict[int, List[int]]:
+    def kept_layers(self) -> dict[int, list[int]]:
         """Size to layers, of a finished run."""
         return {int(size): found["kept"] for size, found in self.result()["sizes"].items()}
 
     def epochs_done(self) -> int:
         logs = sorted(self.exp.glob("train*.log"), key=lambda p: p.stat().st_mtime)
-        found = [m for log in logs for m in re.findall(r"(\d+)epoch results:", log.read_text())]
+        found = [
+            m for log in logs for m in re.findall(r"(\d+)epoch results:", log.read_text())
+        ]
         return int(found[-1]) if found else 0
 
 
-def base_config(recipe: Path) -> Dict:
+def base_config(recipe: Path) -> dict:
     """What all systems are made from."""
     return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
 
 
-def execute(run: Run, config: Dict) -> Dict:
+def execute(run: Run, config: dict) -> dict:
     """Train (or go on), decode and score; the result is in ``exp/asr_.../result.json``.
 
     Args:
@@ -164,7 +167,7 @@ def decode_sizes(run: Run):
             data = run.recipe / "dump" / "raw" / name
             wavs, texts = read_table(data / "wav.scp"), read_table(data / "text")
             found = decode_files(decoder, wavs, 16, f"{run.name}, size {size}: {name}")
-            said: Dict[str, Dict[str, str]] = {}
+            said: dict[str, dict[str, str]] = {}
             for utterance, speaker in sorted(read_table(data / "utt2spk").items()):
                 said.setdefault(speaker, {})[utterance] = texts[utterance]
             counts = {s: count_errors(said[s], {u: found[u] for u in said[s]})
@@ -193,7 +196,7 @@ class cost_of:
         wall, cpu = time.monotonic() - self.begin[0], _cpu() - self.begin[1]
         self._write({"what": self.what, "wall": wall, "cpu": cpu})
 
-    def _write(self, line: Dict) -> None:
+    def _write(self, line: dict) -> None:
         with self.file.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
@@ -204,7 +207,7 @@ def _cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
-def summed_cost(run: Run) -> Dict[str, Optional[Dict[str, float]]]:
+def summed_cost(run: Run) -> dict[str, dict[str, float] | None]:
     """Seconds by what was done; None where a run was killed and its cost is not known."""
     lines = [json.loads(line) for line in (run.exp / "cost.jsonl").read_text().splitlines()]
     costs = {}
@@ -217,7 +220,7 @@ def summed_cost(run: Run) -> Dict[str, Optional[Dict[str, float]]]:
     return costs
 
 
-def versions() -> Dict[str, str]:
+def versions() -> dict[str, str]:
     import torch
 
     import espnet2

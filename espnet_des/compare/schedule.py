@@ -3,8 +3,8 @@
 import concurrent.futures
 import multiprocessing
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
 
 import yaml
 
@@ -15,7 +15,7 @@ from espnet_des.utils.progress import progress
 
 
 def run_all(
-    runs: List[Run], systems: Sequence[System], jobs: int, after_each: Callable[[], None]
+    runs: list[Run], systems: Sequence[System], jobs: int, after_each: Callable[[], None]
 ) -> None:
     """Execute the runs in their order, ``jobs`` at a time.
 
@@ -39,21 +39,25 @@ def run_all(
     epochs = {run.name: base_config(run.recipe)["max_epoch"] for run in runs}
     done = {run.name: epochs[run.name] for run in runs if run not in waiting}
     bar = progress(total=sum(epochs.values()), desc="epochs", unit="epoch")
-    failed: Dict[str, BaseException] = {}
+    failed: dict[str, BaseException] = {}
     base, of_name = base_config(waiting[0].recipe), {s.name: s for s in systems}
     # Spawned: a fork would copy the threads' locks of whatever runs here.
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, spawn, initializer=quiet) as pool:
-        running: Dict[concurrent.futures.Future, Run] = {}
+        running: dict[concurrent.futures.Future, Run] = {}
         while waiting or running:
             for run in list(waiting):
                 if len(running) == jobs:
                     break
                 needed = needed_run(run, of_name)
-                if needed is not None and needed.result() is None and (
-                    needed.name in failed or needed not in runs
+                if (
+                    needed is not None
+                    and needed.result() is None
+                    and (needed.name in failed or needed not in runs)
                 ):
-                    failed[run.name] = RuntimeError(f"it needs {needed.name}, which is missing")
+                    failed[run.name] = RuntimeError(
+                        f"it needs {needed.name}, which is missing"
+                    )
                     waiting.remove(run)
                 elif needed is None or needed.result() is not None:
                     config = config_of(run, base, of_name)
@@ -81,21 +85,21 @@ def run_all(
         raise RuntimeError("\n".join(["these trainings failed:", *lines]))
 
 
-def needed_run(run: Run, systems: Dict[str, System]) -> Optional[Run]:
+def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
     """The run whose kept layers this one is made of; None where it needs none."""
     needs = systems[run.system].needs
     # A supernet of the comparison, for ablations as well.
     return Run(needs, run.seed, run.recipe, systems[needs].sizes) if needs else None
 
 
-def config_of(run: Run, base: Dict, systems: Dict[str, System]) -> Dict:
+def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:
     """Training config of a run; what it needs must be finished."""
     needed = needed_run(run, systems)
     kept = None if needed is None else needed.kept_layers()
     return systems[run.system].config(base, run.seed, kept)
 
 
-def check_finished(runs: List[Run], systems: Sequence[System]) -> None:
+def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
     """Refuse results of another config: they must not stand in one table with these.
 
     Raises:
@@ -140,6 +144,8 @@ def prepare_data(recipe: Path) -> None:
         return
     code = subprocess.call(["./run.sh", "--stop_stage", "10"], cwd=recipe)
     if code:
-        raise RuntimeError(f"stages 1 to 10 of {recipe}/run.sh failed (exit {code}): see above")
+        raise RuntimeError(
+            f"stages 1 to 10 of {recipe}/run.sh failed (exit {code}): see above"
+        )
     mark.parent.mkdir(exist_ok=True)
     mark.write_text(made_of)

@@ -4,7 +4,8 @@ All systems recognise the same utterances, and each is trained with the same see
 difference is taken pair by pair, so what is hard for all cancels out.
 """
 
-from typing import Dict, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy
 import scipy.stats
@@ -51,7 +52,7 @@ class Difference(NamedTuple):
     seeds: int
 
 
-def count(results: Dict[int, Dict], size: int, sets: Sequence[str]) -> Counts:
+def count(results: dict[int, dict], size: int, sets: Sequence[str]) -> Counts:
     """Sum the errors of every speaker over these test sets.
 
     Args:
@@ -74,7 +75,7 @@ def count(results: Dict[int, Dict], size: int, sets: Sequence[str]) -> Counts:
     return Counts(numpy.stack(errors), words, seeds)
 
 
-def difference(one: Counts, other: Counts, seed: int = 0) -> Optional[Difference]:
+def difference(one: Counts, other: Counts, seed: int = 0) -> Difference | None:
     """Relative difference over the seeds that both have; None where they share none.
 
     The logarithm of the ratio has two sources of error, whose variances are added: the

@@ -5,7 +5,8 @@ the method; data, optimizer, schedule and number of updates are the same.
 """
 
 import copy
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy
 
@@ -13,7 +14,7 @@ from espnet_des.method.layers import ORDERS
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import LEARNED, METHODS
 
-Config = Dict
+Config = dict
 
 
 class System(NamedTuple):
@@ -32,14 +33,14 @@ class System(NamedTuple):
 
     name: str
     title: str
-    config: Callable[[Config, int, Optional[Dict[int, List[int]]]], Config]
+    config: Callable[[Config, int, dict[int, list[int]] | None], Config]
     sizes: Sequence[int]
-    needs: Optional[str] = None
-    group: Optional[str] = None
-    against: Optional[str] = None
+    needs: str | None = None
+    group: str | None = None
+    against: str | None = None
 
 
-def supernet(base: Config, encoder_conf: Optional[Dict] = None, **model_conf) -> Config:
+def supernet(base: Config, encoder_conf: dict | None = None, **model_conf) -> Config:
     """The base config with other settings of the method."""
     config = copy.deepcopy(base)
     config["model_conf"].update(model_conf)
@@ -78,17 +79,17 @@ def layers_per_block(base: Config) -> int:
     return base["encoder_conf"]["sizes"][-1] // base["encoder_conf"]["num_blocks"]
 
 
-def random_ranking(num_layers: int, seed: int) -> List[int]:
+def random_ranking(num_layers: int, seed: int) -> list[int]:
     return numpy.random.default_rng([seed, num_layers]).permutation(num_layers).tolist()
 
 
-def even_ranking(sizes: Sequence[int]) -> List[int]:
+def even_ranking(sizes: Sequence[int]) -> list[int]:
     """Nested sets of layers at equal distances, the smallest size's first.
 
     >>> sorted(even_ranking([2, 4, 8])[:2])
     [2, 6]
     """
-    chosen: List[int] = []
+    chosen: list[int] = []
     for size in sizes:
         left = [q for q in range(sizes[-1]) if q not in chosen]
         count = size - len(chosen)
@@ -96,7 +97,7 @@ def even_ranking(sizes: Sequence[int]) -> List[int]:
     return chosen
 
 
-def ranking_of(kept: Dict[int, List[int]]) -> List[int]:
+def ranking_of(kept: dict[int, list[int]]) -> list[int]:
     """An order of the layers in which each size keeps the first.
 
     >>> ranking_of({1: [2], 3: [0, 1, 2]})
@@ -105,7 +106,7 @@ def ranking_of(kept: Dict[int, List[int]]) -> List[int]:
     return list(dict.fromkeys(layer for size in sorted(kept) for layer in kept[size]))
 
 
-def comparison(base: Config) -> List[System]:
+def comparison(base: Config) -> list[System]:
     """The systems of the comparison, in the order in which they are trained."""
     sizes = base["encoder_conf"]["sizes"]
     full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)

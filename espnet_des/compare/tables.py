@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count, difference
@@ -10,7 +10,7 @@ from espnet_des.compare.systems import System
 from espnet_des.method.layers import ranges
 
 # System name to seed to result, of what is finished.
-Results = Dict[str, Dict[int, Dict]]
+Results = dict[str, dict[int, dict]]
 OPEN = "open"
 
 
@@ -25,14 +25,14 @@ class Table:
     def __init__(self, systems: Sequence[System], results: Results):
         self.systems, self.results = systems, results
         self.sizes = sorted({size for system in systems for size in system.sizes})
-        self.groups: Dict[str, List[System]] = {}
+        self.groups: dict[str, list[System]] = {}
         for system in systems:
             self.groups.setdefault(system.group or system.name, []).append(system)
 
     def system_of(self, group: str, size: int):
         return next((s for s in self.groups[group] if size in s.sizes), None)
 
-    def found(self, group: str, size: int) -> Dict[int, Dict]:
+    def found(self, group: str, size: int) -> dict[int, dict]:
         """Seed to result of a cell; empty where nothing is finished, or nothing belongs."""
         system = self.system_of(group, size)
         return self.results.get(system.name, {}) if system else {}
@@ -88,7 +88,7 @@ class Table:
             rows.append([self._title(group), *cells])
         return markdown(["thousand encoder parameters", *map(str, self.sizes)], rows)
 
-    def differences(self, to: str, of: Optional[Sequence[str]] = None) -> str:
+    def differences(self, to: str, of: Sequence[str] | None = None) -> str:
         """Relative differences of groups (by default all) to one, with 95% intervals."""
         rows = []
         for group in of or (g for g in self.groups if g != to):
@@ -140,15 +140,24 @@ class Table:
             for what, key in (("train", "cpu"), ("train", "wall"), ("decode", "cpu")):
                 means = []
                 for system in systems:
-                    known = [r["cost"][what][key] for r in
-                             self.results.get(system.name, {}).values() if r["cost"][what]]  # fmt: skip
+                    known = [
+                        r["cost"][what][key]
+                        for r in self.results.get(system.name, {}).values()
+                        if r["cost"][what]
+                    ]
                     means.append(statistics.mean(known) if known else None)
                 finished = all(self.results.get(system.name) for system in systems)
                 unknown = "not known" if finished else OPEN
                 cells.append(unknown if None in means else f"{sum(means) / 60:.1f}")
             names = "+".join(str(s.sizes[0]) for s in systems) if len(systems) > 1 else "all"
             rows.append([self._title(group), names, *cells])
-        head = ["minutes per seed", "sizes", "training, CPU", "training, wall", "decoding, CPU"]
+        head = [
+            "minutes per seed",
+            "sizes",
+            "training, CPU",
+            "training, wall",
+            "decoding, CPU",
+        ]
         return markdown(head, rows)
 
     def _title(self, group: str) -> str:
@@ -180,6 +189,6 @@ def interval(mine: Counts, others: Counts) -> str:
     return f"{found.mean:+.1f}% {ends}"
 
 
-def markdown(head: List[str], rows: List[List[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)

@@ -1,8 +1,8 @@
 """Finished trainings of another machine, taken from the results that it wrote."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import config_of, needed_run
@@ -26,7 +26,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
         ConfigError: where a file is none of these, and where a training was of another
             config or decoded other test sets than here. What came before it is taken.
     """
-    found: Dict[Tuple[str, int], Tuple[Path, Dict]] = {}
+    found: dict[tuple[str, int], tuple[Path, dict]] = {}
     for file in files:
         found |= {(result["system"], result["seed"]): (file, result) for result in _read(file)}
     base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
@@ -56,7 +56,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     say(f"{number} finished trainings are taken from {', '.join(map(str, files))}")
 
 
-def _read(file: Path) -> List[Dict]:
+def _read(file: Path) -> list[dict]:
     try:
         runs = json.loads(Path(file).read_text())["runs"]
         if all({"sets", "config_sha256", "system", "seed"} <= set(run) for run in runs):

@@ -2,14 +2,14 @@
 
 import codecs
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
 
 import soundfile
 
 
-def audio_problem(audio: Path, sample_rate: int) -> Optional[str]:
+def audio_problem(audio: Path, sample_rate: int) -> str | None:
     """Why an audio file cannot be used, or None.
 
     Reads the header and the last sample: a FLAC file that was cut off has the
@@ -35,7 +35,7 @@ def audio_problem(audio: Path, sample_rate: int) -> Optional[str]:
     return None if is_whole else f"{audio.name} is cut off before its end"
 
 
-def numbered_lines(path: Path) -> Iterator[Tuple[int, str, Optional[str]]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
     """Lines of a text file: number from 1, text, and what is wrong or None."""
     # Editors of Windows begin a file with a mark that is no part of the first id.
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -59,7 +59,7 @@ class Skipped:
     """
 
     folder: Path
-    reasons: List[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     count: int = 0
 
     def add(self, reason: str, utterances: int = 1) -> None:

@@ -5,9 +5,9 @@ downloaded or installed on the system.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import soxr

@@ -1,7 +1,5 @@
 """The corpora that are spoken by a synthesiser: digits, words, and read sentences."""
 
-from typing import Dict, Tuple
-
 from espnet_des.corpus.spoken import Corpus, Part
 from espnet_des.corpus.text import BookSentences, RandomWords
 
@@ -18,7 +16,7 @@ WORDS = tuple(
 )
 
 
-def _tests(count: int) -> Tuple[Part, ...]:
+def _tests(count: int) -> tuple[Part, ...]:
     """Test sets of as many speakers each, ten utterances a speaker."""
     return (
         Part("test-clean", speakers=count, utterances=10),
@@ -31,7 +29,7 @@ TRAIN_DIGITS = (
     Part("dev-digits", speakers=20, utterances=10, noisy=0.5),
 )
 # By the name of their recipe.
-CORPORA: Dict[str, Corpus] = {
+CORPORA: dict[str, Corpus] = {
     # For the demo: small, and easy.
     "mini_digits": Corpus(RandomWords(DIGITS, (4, 9)), TRAIN_DIGITS + _tests(40)),
     # The same with larger test sets: for comparisons, 800 utterances are too few.

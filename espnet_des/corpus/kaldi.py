@@ -3,9 +3,9 @@
 import hashlib
 import re
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "spk2gender")
 MADE_OF = "made_of"  # says of which corpus; a folder without it is not ours to replace
@@ -33,9 +33,9 @@ class Utterance:
     spk: str
     text: str
     audio: Path
-    begin: Optional[float] = None
-    end: Optional[float] = None
-    gender: Optional[str] = None
+    begin: float | None = None
+    end: float | None = None
+    gender: str | None = None
 
 
 def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
@@ -51,8 +51,8 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> int:
 
 def write_data_dirs(
     folders: Mapping[Path, Iterable[Utterance]],
-    made_of: Optional[Mapping[Path, str]] = None,
-) -> Dict[Path, int]:
+    made_of: Mapping[Path, str] | None = None,
+) -> dict[Path, int]:
     """Write several directories; none of them if one is not in order.
 
     Args:
@@ -112,12 +112,12 @@ def is_made(folder: Path, made_of: str) -> bool:
     return False
 
 
-def _tables(folder: Path, utterances: List[Utterance]) -> Dict[str, Dict[str, str]]:
+def _tables(folder: Path, utterances: list[Utterance]) -> dict[str, dict[str, str]]:
     utts = sorted(utterances, key=lambda u: u.utt.encode())
     if not utts:
         raise DataError(f"{folder}: no utterance is left to write")
-    tables: Dict[str, Dict[str, str]] = {name: {} for name in FILES}
-    speakers: Dict[str, List[str]] = {}
+    tables: dict[str, dict[str, str]] = {name: {} for name in FILES}
+    speakers: dict[str, list[str]] = {}
     previous = utts[0].spk
     for u in utts:
         if u.utt in tables["text"]:
@@ -153,9 +153,7 @@ def check_path(path: str) -> str:
     return path
 
 
-def _write_tables(
-    folder: Path, tables: Dict[str, Dict[str, str]], made_of: str
-) -> None:
+def _write_tables(folder: Path, tables: dict[str, dict[str, str]], made_of: str) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -167,13 +165,13 @@ def _write_tables(
     partial.rename(folder)
 
 
-def write_table(path: Path, table: Dict[str, str]) -> None:
+def write_table(path: Path, table: dict[str, str]) -> None:
     """Write ``key value`` lines, sorted by the bytes of the key."""
     keys = sorted(table, key=str.encode)
     path.write_text("".join(f"{k} {table[k]}\n" for k in keys), encoding="utf-8")
 
 
-def read_table(path: Path) -> Dict[str, str]:
+def read_table(path: Path) -> dict[str, str]:
     """Read ``key value`` lines; the value may be empty."""
     if not path.exists():
         raise DataError(f"{path} is missing: run the stage that makes it first")

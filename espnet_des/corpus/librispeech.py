@@ -1,11 +1,11 @@
 """LibriSpeech as distributed, to Kaldi-style data directories.
 
-    LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac
-    LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
+LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac
+LibriSpeech/<set>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from espnet_des.corpus.checks import Skipped, audio_problem, numbered_lines
 from espnet_des.corpus.kaldi import (
@@ -25,7 +25,7 @@ def prepare_librispeech(
     corpus: Path,
     data: Path,
     sets: Sequence[str],
-    joined: Optional[Dict[str, Sequence[str]]] = None,
+    joined: dict[str, Sequence[str]] | None = None,
     sample_rate: int = 16000,
 ) -> None:
     """Make one data directory per set, and those that join several.
@@ -66,7 +66,7 @@ def prepare_librispeech(
         print(f"{folder}: {count} utterances")
 
 
-def _needed(folders: Dict[str, List[str]]) -> List[str]:
+def _needed(folders: dict[str, list[str]]) -> list[str]:
     """Sets of the corpus that these directories are made of."""
     return list(dict.fromkeys(s for parts in folders.values() for s in parts))
 
@@ -75,7 +75,7 @@ def _dir_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _genders(root: Path) -> Dict[str, str]:
+def _genders(root: Path) -> dict[str, str]:
     path = root / "SPEAKERS.TXT"
     if not path.exists():
         return {}
@@ -86,7 +86,7 @@ def _genders(root: Path) -> Dict[str, str]:
     return {speaker: sex for speaker, sex in sexes.items() if sex in ("m", "f")}
 
 
-def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[Utterance]:
+def _read_set(folder: Path, genders: dict[str, str], sample_rate: int) -> list[Utterance]:
     files = sorted(folder.glob("*/*/*.trans.txt"))
     if not files:
         raise DataError(f"{folder} holds no */*/*.trans.txt: is it unpacked? See {URL}")
@@ -102,14 +102,19 @@ def _read_set(folder: Path, genders: Dict[str, str], sample_rate: int) -> List[U
             speaker, chapter, _ = utt.split("-")
             # A chapter is a speaker of its own, as in Kaldi's recipe.
             utterances.append(
-                Utterance(utt, f"{speaker}-{chapter}", text, audio.resolve(),
-                          gender=genders.get(speaker))  # fmt: skip
+                Utterance(
+                    utt,
+                    f"{speaker}-{chapter}",
+                    text,
+                    audio.resolve(),
+                    gender=genders.get(speaker),
+                )  # fmt: skip
             )
     skipped.report(kept=len(utterances))
     return utterances
 
 
-def _read_transcript(path: Path) -> List[Tuple[str, str, str, Optional[str]]]:
+def _read_transcript(path: Path) -> list[tuple[str, str, str, str | None]]:
     """Lines of a transcript: file and number, id, words, and what is wrong or None."""
     stem = path.name.removesuffix(".trans.txt")
     lines = []

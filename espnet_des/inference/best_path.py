@@ -8,8 +8,9 @@ import argparse
 import functools
 import logging
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -90,7 +91,7 @@ class Transcript(NamedTuple):
     text: str = ""
     runs: Sequence[Run] = ()
     seconds: float = 0.0
-    error: Optional[str] = None
+    error: str | None = None
 
 
 class BestPathDecoder:
@@ -124,14 +125,14 @@ class BestPathDecoder:
             token_type=train_args.token_type, bpemodel=train_args.bpemodel
         )
 
-    def __call__(self, waves: List[torch.Tensor]) -> List[str]:
+    def __call__(self, waves: list[torch.Tensor]) -> list[str]:
         """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`runs`."""
         return [self.text(runs) for runs in self.runs(waves)]
 
     def text(self, runs: Sequence[Run]) -> str:
         return self.tokenizer.tokens2text([run.token for run in runs])
 
-    def times(self, runs: Sequence[Run], seconds: float) -> List[TimedToken]:
+    def times(self, runs: Sequence[Run], seconds: float) -> list[TimedToken]:
         """When tokens were recognised, in audio of this length."""
         frame, tokens = self.samples_per_frame / self.rate, []
         for token, first, count, confidence in runs:
@@ -141,7 +142,7 @@ class BestPathDecoder:
         return tokens
 
     @torch.no_grad()
-    def runs(self, waves: List[torch.Tensor]) -> List[List[Run]]:
+    def runs(self, waves: list[torch.Tensor]) -> list[list[Run]]:
         """Tokens of a batch of waveforms, each as if it were decoded alone.
 
         Args:
@@ -151,7 +152,7 @@ class BestPathDecoder:
         Raises:
             AudioError: where samples are NaN or infinite, or no waveform.
         """
-        found: List[List[Run]] = [[] for _ in waves]
+        found: list[list[Run]] = [[] for _ in waves]
         for number, wave in enumerate(waves):
             check_shape(wave, f"waves[{number}]")
             check_finite(wave.float().numpy(force=True), f"waves[{number}]")
@@ -169,7 +170,7 @@ class BestPathDecoder:
                 found[i] = self._merge(best[:n], p[:n])
         return found
 
-    def _encode(self, waves: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, waves: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode waves, the longest first; ``(batch, time, dim)`` and lengths.
 
         ESPnet's STFT continues the longest utterance with its mirror image, but
@@ -191,7 +192,7 @@ class BestPathDecoder:
             encoded = encoded[0]
         return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)
 
-    def _merge(self, ids: torch.Tensor, probs: torch.Tensor) -> List[Run]:
+    def _merge(self, ids: torch.Tensor, probs: torch.Tensor) -> list[Run]:
         """Runs of the best path ``(time,)``, whose probabilities are given."""
         merged, run, counts = ids.unique_consecutive(return_inverse=True, return_counts=True)
         firsts = counts.cumsum(0) - counts
@@ -220,8 +221,8 @@ class BestPathDecoder:
 
 
 def decode_files(
-    decoder: BestPathDecoder, wavs: Dict[str, str], batch_size: int, title: str
-) -> Dict[str, str]:
+    decoder: BestPathDecoder, wavs: dict[str, str], batch_size: int, title: str
+) -> dict[str, str]:
     """Decode files: utterance id to path gives utterance id to text.
 
     Raises:
@@ -236,7 +237,7 @@ def decode_files(
 
 
 def transcribe(
-    decoder: BestPathDecoder, wavs: Dict[str, str], batch_size: int, title: str
+    decoder: BestPathDecoder, wavs: dict[str, str], batch_size: int, title: str
 ) -> Iterator[Transcript]:
     """Decode files in batches of similar length: padding costs as much as speech.
 
@@ -270,7 +271,7 @@ def transcribe(
             bar.update(len(utts))
 
 
-def _transcribe_batch(decoder: BestPathDecoder, wavs: Dict[str, str]) -> Iterator[Transcript]:
+def _transcribe_batch(decoder: BestPathDecoder, wavs: dict[str, str]) -> Iterator[Transcript]:
     waves = {}
     for utt, path in wavs.items():
         try:
@@ -288,7 +289,7 @@ def _transcribe_batch(decoder: BestPathDecoder, wavs: Dict[str, str]) -> Iterato
             yield Transcript(utt, decoder.text(runs), runs, len(waves[utt]) / decoder.rate)
 
 
-def _runs_or_errors(decoder: BestPathDecoder, waves: List[torch.Tensor]) -> List:
+def _runs_or_errors(decoder: BestPathDecoder, waves: list[torch.Tensor]) -> list:
     """Tokens of each wave; where decoding fails, of each alone, or its error."""
     try:
         return decoder.runs(waves)
@@ -307,11 +308,11 @@ def decode_best_path(
     asr_model_file: Path,
     input: Path,
     output_dir: Path,
-    size: Optional[int] = None,
+    size: int | None = None,
     token_times: bool = False,
     batch_size: int = 16,
     device: str = "cpu",
-) -> Dict[str, str]:
+) -> dict[str, str]:
     """Decode audio files; write ``text`` and, if asked, ``token.ctm``.
 
     ``text`` has ``utt text`` lines in the order of the input. ``token.ctm`` has
@@ -393,7 +394,7 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"output_dir: {folder / taken[0]} is a folder; a file is to go there")
 
 
-def ctm_lines(decoder: BestPathDecoder, transcripts: List[Transcript]) -> List[str]:
+def ctm_lines(decoder: BestPathDecoder, transcripts: list[Transcript]) -> list[str]:
     """Token times as NIST's CTM; the channel is always 1."""
     return [
         f"{t.utt} 1 {start:.3f} {duration:.3f} {token} {confidence:.3f}"
@@ -402,7 +403,7 @@ def ctm_lines(decoder: BestPathDecoder, transcripts: List[Transcript]) -> List[s
     ]
 
 
-def write_lines(path: Path, lines: Optional[List[str]]) -> None:
+def write_lines(path: Path, lines: list[str] | None) -> None:
     """Write a file whole, or remove it where there are no lines to be (None)."""
     if lines is None:
         path.unlink(missing_ok=True)
@@ -411,7 +412,7 @@ def write_lines(path: Path, lines: Optional[List[str]]) -> None:
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def tell_failed(failed: Dict[str, str], number: int, where: Path) -> None:
+def tell_failed(failed: dict[str, str], number: int, where: Path) -> None:
     more = f"\n... and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     lines = "\n".join(f"{utt}: {why}" for utt, why in list(failed.items())[:NAMED])
     logging.error(

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import re
 from pathlib import Path
-from typing import Dict
 
 import yaml
 
@@ -14,7 +13,7 @@ from espnet_des.errors import ConfigError
 LEARNED_BUFFER = re.compile(r"\.(running_mean|running_var)$|\bselection\.")
 
 
-def read_config(path: Path) -> Dict:
+def read_config(path: Path) -> dict:
     """The ``config.yaml`` of a training.
 
     Raises:

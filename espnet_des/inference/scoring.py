@@ -6,8 +6,9 @@ aligns with sclite's costs: 4 for a substitution, 3 for a deletion or insertion.
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
@@ -46,7 +47,7 @@ def text_cleaner(name: str) -> Callable[[str], str]:
     return cleaner
 
 
-def count_errors(references: Dict[str, str], hypotheses: Dict[str, str]) -> Errors:
+def count_errors(references: dict[str, str], hypotheses: dict[str, str]) -> Errors:
     """Align every reference with its hypothesis; words are split at spaces.
 
     As in sclite, upper and lower case are the same.
@@ -63,7 +64,7 @@ def count_errors(references: Dict[str, str], hypotheses: Dict[str, str]) -> Erro
     return Errors(len(references), words, subs, dels, ins, wrong)
 
 
-def _align(ref: List[str], hyp: List[str]) -> Tuple[int, int, int]:
+def _align(ref: list[str], hyp: list[str]) -> tuple[int, int, int]:
     """Substitutions, deletions and insertions of the alignment that costs least.
 
     Of alignments with equal costs sclite takes the one with fewest errors. One
@@ -80,16 +81,16 @@ def _align(ref: List[str], hyp: List[str]) -> Tuple[int, int, int]:
     return substitutions, deletions, others - deletions
 
 
-def find_sclite() -> Optional[str]:
+def find_sclite() -> str | None:
     found = shutil.which("sclite")
     return found or (str(DEBIAN_SCLITE) if DEBIAN_SCLITE.exists() else None)
 
 
 def write_scores(
     folder: Path,
-    references: Dict[str, str],
-    hypotheses: Dict[str, str],
-    speakers: Dict[str, str],
+    references: dict[str, str],
+    hypotheses: dict[str, str],
+    speakers: dict[str, str],
 ) -> Errors:
     """Write ``ref.trn``, ``hyp.trn`` and ``result.txt`` as asr.sh's stage 13 does.
 
@@ -125,8 +126,15 @@ def write_scores(
 
 def _summary(e: Errors) -> str:
     """The lines of sclite's report that ESPnet reads."""
-    share = [100.0 * n / max(1, e.words) for n in
-             (e.words - e.substitutions - e.deletions, e.substitutions, e.deletions, e.insertions)]  # fmt: skip
+    share = [
+        100.0 * n / max(1, e.words)
+        for n in (
+            e.words - e.substitutions - e.deletions,
+            e.substitutions,
+            e.deletions,
+            e.insertions,
+        )
+    ]
     numbers = "  ".join(f"{value:5.1f}" for value in (*share, e.rate))
     wrong = 100.0 * e.wrong / max(1, e.utterances)
     return (
@@ -136,7 +144,7 @@ def _summary(e: Errors) -> str:
     )
 
 
-def read_counts(folder: Path) -> Optional[Errors]:
+def read_counts(folder: Path) -> Errors | None:
     """Raw counts of sclite's report, which its rounded rates are made of."""
     for line in (folder / "result.txt").read_text(errors="replace").splitlines():
         fields = line.replace("|", " ").split()

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import check_finite, check_shape
 from espnet_des.utils.signature import merge_signature
 
-Wave = Union[torch.Tensor, np.ndarray]
+Wave = torch.Tensor | np.ndarray
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz")
 # Samples with which no front end finds an utterance too short.
 ALWAYS_ENOUGH = 16000
@@ -54,10 +54,10 @@ class Speech2Text(stock.Speech2Text):
 
     def __init__(
         self,
-        asr_train_config: Union[Path, str, None] = None,
-        asr_model_file: Union[Path, str, None] = None,
+        asr_train_config: Path | str | None = None,
+        asr_model_file: Path | str | None = None,
         *args,
-        size: Optional[int] = None,
+        size: int | None = None,
         **kwargs,
     ):
         if asr_model_file is None:
@@ -77,17 +77,17 @@ class Speech2Text(stock.Speech2Text):
         self.set_size(size)
 
     @property
-    def sizes(self) -> List[int]:
+    def sizes(self) -> list[int]:
         """Numbers of layers that can be set, ascending; see :func:`sizes_of`."""
         return sizes_of(self.asr_model)
 
     @property
-    def size(self) -> Optional[int]:
+    def size(self) -> int | None:
         """Number of layers that recognise now; None where they are not counted."""
         sizes = self.sizes
         return self.asr_model.encoder.size if len(sizes) > 1 else next(iter(sizes), None)
 
-    def set_size(self, size: Optional[int]) -> None:
+    def set_size(self, size: int | None) -> None:
         """Recognise at this size from now on; nothing is loaded or copied.
 
         Raises:
@@ -164,7 +164,7 @@ class Speech2Text(stock.Speech2Text):
         return result
 
     @classmethod
-    def from_pretrained(cls, model_tag: Union[Path, str, None] = None, **kwargs):
+    def from_pretrained(cls, model_tag: Path | str | None = None, **kwargs):
         """Load a model packed by ``espnet2.bin.pack``, or one of ESPnet's zoo.
 
         Args:
@@ -197,7 +197,7 @@ class Speech2Text(stock.Speech2Text):
         return speech2text
 
 
-def unpacked(archive: Path, folder: str) -> Dict[str, str]:
+def unpacked(archive: Path, folder: str) -> dict[str, str]:
     """Unpack a model; returns its files, by the constructor's names for them.
 
     Raises:

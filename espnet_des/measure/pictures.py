@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import List, Optional
 
 import numpy
 
@@ -21,8 +20,8 @@ def plot_all(
     asr_train_config: Path,
     asr_model_file: Path,
     output_dir: Path,
-    sizes_json: Optional[Path] = None,
-) -> List[Path]:
+    sizes_json: Path | None = None,
+) -> list[Path]:
     """Draw ``kept_layers.png``, ``scores.png`` and ``wer.png``.
 
     A picture whose data are not there is left out, with a notice in the log.

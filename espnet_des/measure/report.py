@@ -12,9 +12,10 @@ import os
 import platform
 import statistics
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -47,7 +48,7 @@ class Candidate(NamedTuple):
     name: str
     model_file: Path
     config: Path
-    kept_layers: Optional[List[int]] = None
+    kept_layers: list[int] | None = None
 
 
 def report(
@@ -58,8 +59,8 @@ def report(
     stock_blocks: Sequence[int] = (),
     seconds: float = 10.0,
     rounds: int = 5,
-    subnets: Optional[Dict[int, Path]] = None,
-) -> List[Dict]:
+    subnets: dict[int, Path] | None = None,
+) -> list[dict]:
     """Measure the models on this machine's CPU; write ``report.md`` and ``report.json``.
 
     Args:
@@ -112,7 +113,9 @@ def report(
     }
     text = markdown(about, rows)
     content = json.dumps({"about": about, "rows": rows}, indent=2) + "\n"
-    write_atomically(output_dir / "report.json", lambda path: path.write_text(content, "utf-8"))
+    write_atomically(
+        output_dir / "report.json", lambda path: path.write_text(content, "utf-8")
+    )
     write_atomically(output_dir / "report.md", lambda path: path.write_text(text, "utf-8"))
     print(text)
     return rows
@@ -139,8 +142,8 @@ def check_arguments(
 
 
 def of_config(
-    config: Path, model_file: Path, folder: Path, subnets: Optional[Dict[int, Path]]
-) -> List[Candidate]:
+    config: Path, model_file: Path, folder: Path, subnets: dict[int, Path] | None
+) -> list[Candidate]:
     """The sizes of a supernet, extracted if need be; another model as it is."""
     content = read_config(config)
     encoder = content["encoder"]
@@ -184,7 +187,7 @@ def of_config(
     return candidates
 
 
-def stock(config: Path, blocks: Sequence[int], folder: Path) -> List[Candidate]:
+def stock(config: Path, blocks: Sequence[int], folder: Path) -> list[Candidate]:
     """ESPnet's own Conformers of so many blocks, in files."""
     candidates = []
     for number in sorted(set(blocks)):
@@ -194,7 +197,7 @@ def stock(config: Path, blocks: Sequence[int], folder: Path) -> List[Candidate]:
     return candidates
 
 
-def measure(candidates: List[Candidate], seconds: float, rounds: int) -> List[Dict]:
+def measure(candidates: list[Candidate], seconds: float, rounds: int) -> list[dict]:
     """One row for each model; every model is held by a process of its own."""
     both = {"1_thread": 1, "all_threads": all_threads()}
     steps = len(candidates) * (1 + rounds * len(both))
@@ -218,7 +221,7 @@ def measure(candidates: List[Candidate], seconds: float, rounds: int) -> List[Di
             )
             bar.update()
         for name, threads in both.items():
-            times: List[List[float]] = [[] for _ in workers]
+            times: list[list[float]] = [[] for _ in workers]
             # Round by round: a slow minute of the machine meets all models.
             for _ in range(rounds):
                 for worker, own in zip(workers, times):
@@ -261,7 +264,7 @@ NOTES = """\
 """
 
 
-def markdown(about: Dict, rows: List[Dict]) -> str:
+def markdown(about: dict, rows: list[dict]) -> str:
     """The table, and what its numbers mean.
 
     Args:
@@ -292,7 +295,7 @@ def markdown(about: Dict, rows: List[Dict]) -> str:
     return "\n".join(lines) + "\n\n" + NOTES.format(**about)
 
 
-def millions(number: Optional[int]) -> str:
+def millions(number: int | None) -> str:
     """With three digits at least; ``-`` for None."""
     if number is None:
         return "-"
@@ -300,7 +303,7 @@ def millions(number: Optional[int]) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def stock_config(config: Dict, num_blocks: int) -> Tuple[Dict, str]:
+def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
     """``config.yaml`` of the stock model, and what of it could not be kept.
 
     Keys of the plugin are left out. Stock blocks have BatchNorm and ESPnet's
@@ -325,7 +328,7 @@ def stock_config(config: Dict, num_blocks: int) -> Tuple[Dict, str]:
     return stock, note
 
 
-def save_stock(config: Path, num_blocks: int, folder: Path) -> Tuple[Path, str]:
+def save_stock(config: Path, num_blocks: int, folder: Path) -> tuple[Path, str]:
     """Write a stock Conformer with random weights: config.yaml and model.pth.
 
     Args:

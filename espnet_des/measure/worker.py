@@ -14,7 +14,7 @@ import re
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -85,7 +85,7 @@ class Worker:
         #: What :func:`load_and_measure` returns, in the future.
         self.loaded: Future = self._pool.submit(load_and_measure, config, model_file, seconds)
 
-    def facts(self) -> Dict:
+    def facts(self) -> dict:
         """Wait for the model; returns what :func:`load_and_measure` does."""
         return self._result(self.loaded)
 
@@ -114,10 +114,10 @@ class _Loaded(NamedTuple):
     wave: torch.Tensor  # (samples,)
 
 
-_loaded: Optional[_Loaded] = None  # what this worker process holds
+_loaded: _Loaded | None = None  # what this worker process holds
 
 
-def load_and_measure(config: Path, model_file: Path, seconds: float) -> Dict:
+def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     """Load a model, recognise once, and tell what it costs (runs in a worker).
 
     Returns:
@@ -170,13 +170,15 @@ def timed_recognition(threads: int) -> float:
     return timer.blocked_autorange().median
 
 
-def memory(field: str) -> Optional[int]:
+def memory(field: str) -> int | None:
     """Bytes of this process's resident memory: VmRSS now, VmHWM at most.
 
     Not getrusage's ru_maxrss: over fork and exec it keeps the parent's.
     """
     try:
-        found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+        found = re.search(
+            rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M
+        )
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

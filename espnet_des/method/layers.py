@@ -1,6 +1,6 @@
 """What a layer is: one residual module of a block, and how layers are numbered and named."""
 
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 # Position of the modules in a block: ESPnet's order, and that of the paper.
 ORDERS = {
@@ -16,15 +16,15 @@ class Layer(NamedTuple):
     kind: str
 
 
-def layer_names(layers: List[Layer]) -> List[str]:
+def layer_names(layers: list[Layer]) -> list[str]:
     """``05_block1_mhsa``: number, block and kind, all 0-based as in the state dict."""
     digits = len(str(len(layers) - 1))
     return [f"{q:0{digits}d}_block{x.block}_{x.kind}" for q, x in enumerate(layers)]
 
 
-def ranges(numbers: List[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """``[1, 2, 3, 7]`` as ``1-3 7``."""
-    pieces: List[List[int]] = []
+    pieces: list[list[int]] = []
     for n in numbers:
         if pieces and pieces[-1][-1] == n - 1:
             pieces[-1].append(n)

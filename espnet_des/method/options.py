@@ -3,8 +3,8 @@
 These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import List, Optional, Sequence, Union
 
 from espnet_des.errors import ConfigError, is_number
 from espnet_des.method.selection import (
@@ -19,7 +19,7 @@ from espnet_des.method.selection import (
 LARGEST = 3e38
 
 
-def check_sizes(sizes: Optional[Sequence[int]], num_layers: int) -> List[int]:
+def check_sizes(sizes: Sequence[int] | None, num_layers: int) -> list[int]:
     """Return the sizes of a supernet, ascending, the last one all layers.
 
     Args:
@@ -60,11 +60,11 @@ class SelectionOptions:
     """
 
     method: str = "simple_top_k"
-    ranking: Optional[List[int]] = None
-    selection_share: Optional[float] = None
-    updates_per_iteration: Optional[Union[int, List[int]]] = None
-    reduction: Optional[int] = None
-    zeroed: Optional[List[int]] = None
+    ranking: list[int] | None = None
+    selection_share: float | None = None
+    updates_per_iteration: int | list[int] | None = None
+    reduction: int | None = None
+    zeroed: list[int] | None = None
     hard_gates: bool = True
     published_ranking: bool = False
     stochastic_depth_p1: float = 0.0
@@ -73,7 +73,7 @@ class SelectionOptions:
     loss_weight_small: float = 0.3
     loss_weight_middle: float = 0.3
     sparsity_weight: float = 5.0
-    score_lr_factor: Optional[float] = None
+    score_lr_factor: float | None = None
     score_lr_final: float = 1.0
     averaged_iterations: int = 0
     shared_output: bool = False
@@ -85,19 +85,19 @@ class SelectionOptions:
     DEFAULT_SHARE = 0.45
 
     @classmethod
-    def keys(cls) -> List[str]:
+    def keys(cls) -> list[str]:
         return [f.name for f in fields(cls)]
 
     def __post_init__(self):
         def need(ok: bool, key: str, right: str):
             if not ok:
-                raise ConfigError(
-                    f"model_conf: {key}: {getattr(self, key)!r} must be {right}"
-                )
+                raise ConfigError(f"model_conf: {key}: {getattr(self, key)!r} must be {right}")
 
         def number(key: str) -> float:
             value = getattr(self, key)
-            hint = " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+            hint = (
+                " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+            )
             need(is_number(value), key, f"a number{hint}")
             need(not abs(value) > LARGEST, key, f"a number up to {LARGEST:.0e}")
             return value
@@ -140,14 +140,16 @@ class SelectionOptions:
                 f"left out: it belongs to method: {' and '.join(owners)}, not to {self.method}",
             )
 
-    def selector(self, num_layers: int) -> Union[SimpleTopK, IterativeZeroOut]:
+    def selector(self, num_layers: int) -> SimpleTopK | IterativeZeroOut:
         if self.method == "simple_top_k":
             return SimpleTopK(hard=self.hard_gates)
         if self.method == "iterative_zero_out":
             return IterativeZeroOut(published_ranking=self.published_ranking)
         order = self.ranking
-        if not isinstance(order, (list, tuple)) or any(type(q) is not int for q in order) or (
-            sorted(order) != list(range(num_layers))
+        if (
+            not isinstance(order, (list, tuple))
+            or any(type(q) is not int for q in order)
+            or (sorted(order) != list(range(num_layers)))
         ):
             raise ConfigError(
                 f"model_conf: ranking: {order!r} must be a list of all layers, 0 to "
@@ -161,7 +163,7 @@ class SelectionOptions:
 
     def is_averaged(self, schedule: Schedule, t: int) -> bool:
         """True where the scores after update t count for the final choice."""
-        return 0 < self.averaged_iterations and t >= self._first_averaged(schedule)
+        return self.averaged_iterations > 0 and t >= self._first_averaged(schedule)
 
     def count_averaged(self, schedule: Schedule, done: int) -> int:
         """How many of the first ``done`` updates :meth:`is_averaged` is true of in stage 1."""
@@ -174,7 +176,7 @@ class SelectionOptions:
         before = len(schedule.ends) - self.averaged_iterations
         return schedule.ends[before - 1] + 1 if before > 0 else 0
 
-    def zeroed_per_iteration(self, num_layers: int, smallest: int) -> List[int]:
+    def zeroed_per_iteration(self, num_layers: int, smallest: int) -> list[int]:
         """Layers that the small pass does without, per iteration (cumulative)."""
         total = num_layers - smallest
         if self.zeroed is not None:
@@ -202,9 +204,7 @@ class SelectionOptions:
             )
         return list(range(step, total + 1, step))
 
-    def resolve(
-        self, num_layers: int, smallest: int, total_updates: Optional[int]
-    ) -> Schedule:
+    def resolve(self, num_layers: int, smallest: int, total_updates: int | None) -> Schedule:
         """Turn the options into updates.
 
         Args:
@@ -243,9 +243,7 @@ class SelectionOptions:
         return Schedule(tuple(counts), tuple(zeroed))
 
 
-def check_fits(
-    schedule: Schedule, total_updates: Optional[int], done: int = 0
-) -> None:
+def check_fits(schedule: Schedule, total_updates: int | None, done: int = 0) -> None:
     """Refuse a schedule whose stage 1 does not end within the run.
 
     Args:

@@ -5,7 +5,8 @@ and all layers with gates; stage 2 the full, the smallest and one middle size
 (sandwich rule).
 """
 
-from typing import List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -32,8 +33,8 @@ class Pass(NamedTuple):
 
     size: int
     weight: float
-    kept: Optional[List[int]] = None
-    gates: Optional[torch.Tensor] = None
+    kept: list[int] | None = None
+    gates: torch.Tensor | None = None
     closed: Sequence[int] = ()
     faint: Sequence[int] = ()
     dropped: Sequence[int] = ()
@@ -48,7 +49,7 @@ def passes_of_stage_1(
     sizes: Sequence[int],
     scores: torch.Tensor,
     scores_cpu: torch.Tensor,
-) -> List[Pass]:
+) -> list[Pass]:
     """The full size, and the small pass that teaches the scores, of update t.
 
     Args:
@@ -77,8 +78,8 @@ def passes_of_stage_2(
     options: SelectionOptions,
     sizes: Sequence[int],
     ranking: Sequence[int],
-    middle: Optional[int],
-) -> List[Pass]:
+    middle: int | None,
+) -> list[Pass]:
     """The full size, the smallest, and the middle size of this update, if any.
 
     Args:

@@ -9,10 +9,11 @@ Pruning for Speech Recognition", Interspeech 2024, sections 3.1 and 3.2.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import torch
 
@@ -71,11 +72,11 @@ class Schedule:
             iteration, strictly increasing.
     """
 
-    updates: Tuple[int, ...]
-    zeroed: Tuple[int, ...]
+    updates: tuple[int, ...]
+    zeroed: tuple[int, ...]
 
     @cached_property
-    def ends(self) -> Tuple[int, ...]:
+    def ends(self) -> tuple[int, ...]:
         """c_i, the update at which iteration i ends."""
         return tuple(accumulate(self.updates))
 
@@ -125,23 +126,23 @@ class SimpleTopK:
         k = self.num_kept(schedule, t, scores.numel())
         return relaxed_topk(scores, k, self.hard)
 
-    def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+    def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """Layers whose gate is exactly 0: hard ones of all but the k best scores."""
         return self.outside(scores, schedule, t) if self.hard else []
 
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """Layers that get stochastic depth p1 in the full pass."""
         k = self.num_kept(schedule, t, scores.numel())
         return sorted(rank(scores)[k:].tolist())
 
     @staticmethod
-    def sparsity_gap(scores, schedule: Schedule, t: int) -> Optional[torch.Tensor]:
+    def sparsity_gap(scores, schedule: Schedule, t: int) -> torch.Tensor | None:
         return None
 
     @staticmethod
     def zero_out(
         scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int
-    ) -> Optional[Tuple[torch.Tensor, ZeroOuts]]:
+    ) -> tuple[torch.Tensor, ZeroOuts] | None:
         return None
 
     @staticmethod
@@ -184,24 +185,24 @@ class IterativeZeroOut:
         return scores.sigmoid()
 
     @staticmethod
-    def closed(scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+    def closed(scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """None: a sigmoid is never 0."""
         return []
 
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         kept = self.num_kept(schedule, t, scores.numel())
         return sorted(rank(scores)[kept:].tolist())
 
     def sparsity_gap(
         self, scores: torch.Tensor, schedule: Schedule, t: int
-    ) -> Optional[torch.Tensor]:
+    ) -> torch.Tensor | None:
         """|open gates asked for - open gates|, as a share of the layers."""
         asked = schedule.zeroed[self.iteration(schedule, t)] / scores.numel()
         return (1.0 - scores.sigmoid().mean() - asked).abs()
 
     def zero_out(
         self, scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int
-    ) -> Optional[Tuple[torch.Tensor, ZeroOuts]]:
+    ) -> tuple[torch.Tensor, ZeroOuts] | None:
         """Apply the next zero-out if it is due after update t.
 
         Returns:
@@ -247,11 +248,11 @@ class FixedRanking(SimpleTopK):
         super().__init__()
         self.order = torch.tensor(list(order))
 
-    def small_pass(self, schedule: Schedule, t: int) -> List[int]:
+    def small_pass(self, schedule: Schedule, t: int) -> list[int]:
         """Layers of the small pass of update t, ascending."""
         return sorted(self.order[: self.num_kept(schedule, t, self.order.numel())].tolist())
 
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> List[int]:
+    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         return sorted(set(self.order.tolist()) - set(self.small_pass(schedule, t)))
 
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:

@@ -4,8 +4,6 @@ All of it is in the state dict, so that a resume, an average of epochs or an
 inference run sees the same sets of layers as the training that made them.
 """
 
-from typing import Dict, List, Optional
-
 import torch
 
 from espnet_des.errors import OtherTrainingError
@@ -35,7 +33,7 @@ class SelectionState(torch.nn.Module):
     # What checkpoints of older versions do not have: they load without it.
     ADDED_LATER = ("seed",)
 
-    def __init__(self, sizes: List[int], layer_order: str):
+    def __init__(self, sizes: list[int], layer_order: str):
         super().__init__()
         num_layers = sizes[-1]
 
@@ -76,10 +74,10 @@ class SelectionState(torch.nn.Module):
         """True in stage 2: the ranking is final."""
         return bool(self.ranking.any())
 
-    def frozen_ranking(self) -> List[int]:
+    def frozen_ranking(self) -> list[int]:
         return [int(layer) for layer in self.ranking]
 
-    def current_ranking(self, scores: torch.Tensor, selector) -> List[int]:
+    def current_ranking(self, scores: torch.Tensor, selector) -> list[int]:
         """All layers, most important first: final in stage 2, before that of the scores.
 
         Args:
@@ -104,7 +102,7 @@ class SelectionState(torch.nn.Module):
         self.zeroed_at.copy_(record.at)
         self.zeroed_score.copy_(record.score)
 
-    def get_schedule(self) -> Optional[Schedule]:
+    def get_schedule(self) -> Schedule | None:
         """The schedule of this training, None before its first start."""
         rows = [row for row in self.schedule.long().tolist() if row[0]]
         if not rows:
@@ -132,7 +130,7 @@ class SelectionState(torch.nn.Module):
             state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def check_whole(self, checkpoint: Dict[str, torch.Tensor], keys: List[str]) -> None:
+    def check_whole(self, checkpoint: dict[str, torch.Tensor], keys: list[str]) -> None:
         """Refuse a supernet's checkpoint that is not this model's, or not all of it.
 
         Args:
@@ -159,7 +157,7 @@ class SelectionState(torch.nn.Module):
         if problem:
             raise OtherTrainingError(problem)
 
-    def _why_not(self, found) -> Optional[str]:
+    def _why_not(self, found) -> str | None:
         """Say why a checkpoint's state cannot be this model's, or None."""
         if "sizes" in found and found["sizes"].tolist() != self.sizes.tolist():
             return (
@@ -167,18 +165,20 @@ class SelectionState(torch.nn.Module):
                 f"the config {_ints(self.sizes)}; use the config.yaml beside the checkpoint"
             )
         if "layer_order" in found and found["layer_order"] != self.layer_order:
-            names = [self.LAYER_ORDERS[int(o)] for o in (found["layer_order"], self.layer_order)]
+            names = [
+                self.LAYER_ORDERS[int(o)] for o in (found["layer_order"], self.layer_order)
+            ]
             return (
                 f"encoder_conf: layer_order: the checkpoint has {names[0]}, the config "
                 f"{names[1]}; use the config.yaml beside the checkpoint"
             )
         ranking = found.get("ranking")
-        if ranking is not None and ranking.any():
-            if sorted(ranking.tolist()) != list(range(self.num_layers)):
-                return (
-                    "the checkpoint's ranking of layers is not one: was it averaged "
-                    "over stage-1 and stage-2 epochs, or over different trainings?"
-                )
+        everything = list(range(self.num_layers))
+        if ranking is not None and ranking.any() and sorted(ranking.tolist()) != everything:
+            return (
+                "the checkpoint's ranking of layers is not one: was it averaged "
+                "over stage-1 and stage-2 epochs, or over different trainings?"
+            )
         method = found.get("method", self.method)
         if min(method, self.method) >= 0 and method != self.method:
             names = [METHOD_NAMES[int(m)] for m in (method, self.method)]
@@ -190,5 +190,5 @@ class SelectionState(torch.nn.Module):
         return None
 
 
-def _ints(values: torch.Tensor) -> List[int]:
+def _ints(values: torch.Tensor) -> list[int]:
     return [int(v) for v in values]

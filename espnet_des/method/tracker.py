@@ -1,6 +1,6 @@
 """What happens to the selection between two updates, and what is told of it."""
 
-from typing import NamedTuple, Set
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -49,7 +49,7 @@ class SelectionTracker:
         ranking = self.state.current_ranking(scores, self.selector)
         self.swaps, self._chosen = 0, self._smallest(ranking)
 
-    def _smallest(self, ranking) -> Set[int]:
+    def _smallest(self, ranking) -> set[int]:
         return set(ranking[: self.state.smallest])
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ loss whose backward hands out what was computed, so that its scaling of the loss
 DDP and gradient accumulation work as ever.
 """
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -54,7 +54,7 @@ class BackwardPerPass:
         self.front = front.detach().requires_grad_(front.requires_grad)
         self._leaves = [p for p in (self.front, *parameters) if p.requires_grad]
         self._inputs = [front] * front.requires_grad + self._leaves[front.requires_grad :]
-        self._gradients: List[Optional[torch.Tensor]] = [None] * len(self._leaves)
+        self._gradients: list[torch.Tensor | None] = [None] * len(self._leaves)
         self._loss = 0.0
 
     def add(self, loss: torch.Tensor) -> None:
@@ -65,7 +65,9 @@ class BackwardPerPass:
             new = torch.autograd.grad(loss * self.scale, self._leaves, allow_unused=True)
         if torch.is_autocast_enabled(loss.device.type):
             torch.clear_autocast_cache()  # casts of weights, which belong to that graph
-        both = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None]
+        both = [
+            i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None
+        ]
         if both:
             torch._foreach_add_([self._gradients[i] for i in both], [new[i] for i in both])
         first = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is None]
@@ -83,7 +85,7 @@ class BackwardPerPass:
         return _Computed.apply(self._loss, gradients, *self._inputs)
 
 
-def _apart(gradients: Sequence[torch.Tensor]) -> List[torch.Tensor]:
+def _apart(gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The same values, each of which can be changed in place.
 
     Two gradients may be one tensor, as those of a and b in a + b; that of a sum's

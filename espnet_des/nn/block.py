@@ -5,7 +5,8 @@ a block together in ``EncoderLayer``; here they are called one at a time, with
 the same modules, names and arithmetic.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -21,7 +22,7 @@ ATTRIBUTES = {
 }
 
 
-def list_layers(blocks: List[EncoderLayer], order: str) -> List[Layer]:
+def list_layers(blocks: list[EncoderLayer], order: str) -> list[Layer]:
     """All layers of an encoder in the order in which they run."""
     return [
         Layer(number, kind)
@@ -36,7 +37,7 @@ def scale(block: EncoderLayer, kind: str) -> float:
     return block.ff_scale if kind in ("ff", "ff_macaron") else 1.0
 
 
-def modules(block: EncoderLayer, kind: str) -> List[torch.nn.Module]:
+def modules(block: EncoderLayer, kind: str) -> list[torch.nn.Module]:
     """Modules that belong to the layer: they go where it goes."""
     if kind == "ff_macaron":
         return [block.norm_ff_macaron, block.feed_forward_macaron]
@@ -52,7 +53,7 @@ def branch(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
-    pos_emb: Optional[torch.Tensor],
+    pos_emb: torch.Tensor | None,
     mask: torch.Tensor,
 ) -> torch.Tensor:
     """f(x) of ``x + scale * f(x)``: pre-norm, module, dropout.
@@ -80,9 +81,9 @@ def add_branch(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
-    pos_emb: Optional[torch.Tensor],
+    pos_emb: torch.Tensor | None,
     mask: torch.Tensor,
-    factor: Union[float, torch.Tensor] = 1.0,
+    factor: float | torch.Tensor = 1.0,
 ) -> torch.Tensor:
     """``x + factor * scale * f(x)``, all ``(batch, time, dim)``."""
     out = branch(block, kind, x, pos_emb, mask)
@@ -117,7 +118,7 @@ def add_gated_branch(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
-    pos_emb: Optional[torch.Tensor],
+    pos_emb: torch.Tensor | None,
     mask: torch.Tensor,
     gate: torch.Tensor,
 ) -> torch.Tensor:
@@ -149,7 +150,7 @@ def add_closed_branch(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
-    pos_emb: Optional[torch.Tensor],
+    pos_emb: torch.Tensor | None,
     mask: torch.Tensor,
     gate: torch.Tensor,
 ) -> torch.Tensor:
@@ -177,7 +178,7 @@ def add_branch_to_rows(
     block: EncoderLayer,
     kind: str,
     x: torch.Tensor,
-    pos_emb: Optional[torch.Tensor],
+    pos_emb: torch.Tensor | None,
     mask: torch.Tensor,
     keep: RowDraw,
     factor: float,
@@ -208,7 +209,7 @@ def add_branch_to_rows(
 
 def draw_rows(
     layers: Sequence[int], batch: int, drop_rate: float, device: torch.device
-) -> Dict[int, RowDraw]:
+) -> dict[int, RowDraw]:
     """Draw stochastic depth for every layer and utterance, and move it at once.
 
     Drawn on the CPU, where the number of rows must be known anyway.
@@ -237,7 +238,7 @@ class _Touch(torch.autograd.Function):
         return (grad, *zeros)
 
 
-def touch(x: torch.Tensor, params: List[torch.nn.Parameter]) -> torch.Tensor:
+def touch(x: torch.Tensor, params: list[torch.nn.Parameter]) -> torch.Tensor:
     """Return ``x``; give ``params`` a zero gradient when it is back-propagated.
 
     DDP with ESPnet's default ``unused_parameters: false`` waits for a gradient

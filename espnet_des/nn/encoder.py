@@ -5,7 +5,8 @@ names and arithmetic as ESPnet's, but any set of layers can be run.
 """
 
 import inspect
-from typing import Collection, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -51,8 +52,11 @@ SUBSAMPLING = (
 REFUSED = {
     "interctc_use_conditioning": (False, "exits would change what follows them"),
     "ctc_trim": (False, "sizes must give outputs of the same length"),
-    "normalize_before": (True, "in a post-norm block the norm stands on the residual "
-                         "path, so a layer cannot be left out"),  # fmt: skip
+    "normalize_before": (
+        True,
+        "in a post-norm block the norm stands on the residual "
+        "path, so a layer cannot be left out",
+    ),  # fmt: skip
 }
 
 
@@ -66,7 +70,7 @@ class Subsampled(NamedTuple):
     """
 
     x: torch.Tensor
-    pos_emb: Optional[torch.Tensor]
+    pos_emb: torch.Tensor | None
     mask: torch.Tensor
 
 
@@ -147,7 +151,7 @@ class LayeredConformerEncoder(ConformerEncoder):
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def active_layers(self) -> Optional[Sequence[int]]:
+    def active_layers(self) -> Sequence[int] | None:
         """Layers that ``forward`` runs; None for all."""
         return None
 
@@ -169,7 +173,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         masks: torch.Tensor = None,
         ctc=None,
         return_all_hs: bool = False,
-    ) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Encode with the active layers; arguments and results as in ESPnet.
 
         Args:
@@ -226,13 +230,13 @@ class LayeredConformerEncoder(ConformerEncoder):
         self,
         front: Subsampled,
         *,
-        kept: Optional[Sequence[int]] = None,
-        gates: Optional[torch.Tensor] = None,
+        kept: Sequence[int] | None = None,
+        gates: torch.Tensor | None = None,
         closed: Collection[int] = (),
         faint: Collection[int] = (),
         dropped: Sequence[int] = (),
         drop_rate: float = 0.0,
-        hidden: Optional[List[torch.Tensor]] = None,
+        hidden: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Run the layers once.
 
@@ -272,9 +276,7 @@ class LayeredConformerEncoder(ConformerEncoder):
                 kind = self.layers[q].kind
                 if q in keep_rows:
                     factor = coeff / (1.0 - drop_rate)
-                    x = add_branch_to_rows(
-                        block, kind, x, pos_emb, mask, keep_rows[q], factor
-                    )
+                    x = add_branch_to_rows(block, kind, x, pos_emb, mask, keep_rows[q], factor)
                 elif q in closed:
                     x = add_closed_branch(block, kind, x, pos_emb, mask, gate_of[q])
                 elif gates is not None and q not in faint:
@@ -309,7 +311,7 @@ class DESConformerEncoder(LayeredConformerEncoder):
         self,
         input_size: int,
         *,
-        sizes: Optional[Sequence[int]] = None,
+        sizes: Sequence[int] | None = None,
         layer_order: str = "espnet",
         **conformer,
     ):
@@ -328,11 +330,11 @@ class DESConformerEncoder(LayeredConformerEncoder):
         """
         self.selector = selector
 
-    def ranking(self) -> List[int]:
+    def ranking(self) -> list[int]:
         """All layers (0-based), most important first; final in stage 2."""
         return self.selection.current_ranking(self.scores, self.selector)
 
-    def kept_layers(self, size: int) -> List[int]:
+    def kept_layers(self, size: int) -> list[int]:
         """Layers of a size, 0-based, ascending; sizes are nested.
 
         Before stage 2 this is the provisional choice of the current scores, or of their
@@ -349,7 +351,7 @@ class DESConformerEncoder(LayeredConformerEncoder):
             raise ConfigError(f"size: {size!r} must be one of {self.sizes}")
         return size
 
-    def active_layers(self) -> Optional[Sequence[int]]:
+    def active_layers(self) -> Sequence[int] | None:
         return None if self.size == self.num_layers else self.kept_layers(self.size)
 
     def extra_repr(self) -> str:

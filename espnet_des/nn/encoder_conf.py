@@ -1,6 +1,7 @@
 """Values of ``encoder_conf`` that ESPnet would meet deep inside, or not at all."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from espnet_des.errors import ConfigError, is_number
 

@@ -6,7 +6,8 @@ the sandwich rule: the full, the smallest and one middle size per update.
 """
 
 import inspect
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -47,7 +48,7 @@ class Targets(NamedTuple):
     frames_cpu: torch.Tensor
 
 
-def to_cpu(*tensors: torch.Tensor) -> List[torch.Tensor]:
+def to_cpu(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """The same values on the CPU, in one transfer: each waits for the device.
 
     Args:
@@ -84,9 +85,7 @@ class UnusableUtterances:
     def __init__(self):
         self.seen = set()
 
-    def tell(
-        self, utts: Sequence[str], frames: torch.Tensor, needed: torch.Tensor
-    ) -> None:
+    def tell(self, utts: Sequence[str], frames: torch.Tensor, needed: torch.Tensor) -> None:
         """Warn.
 
         Args:
@@ -196,7 +195,7 @@ class DESModel(ESPnetASRModel):
 
     # ---- one update -------------------------------------------------------
 
-    def passes(self, t: int, scores: Optional[torch.Tensor] = None) -> List[Pass]:
+    def passes(self, t: int, scores: torch.Tensor | None = None) -> list[Pass]:
         """What update t runs, in the order in which it runs.
 
         Args:
@@ -213,7 +212,7 @@ class DESModel(ESPnetASRModel):
             encoder.scores, scores,
         )  # fmt: skip
 
-    def middle_size(self, t: int) -> Optional[int]:
+    def middle_size(self, t: int) -> int | None:
         """The middle size of update t: uniform, and the same on every rank."""
         middles = self.encoder.sizes[1:-1]
         if not middles:
@@ -229,9 +228,9 @@ class DESModel(ESPnetASRModel):
         text: torch.Tensor,
         text_lengths: torch.Tensor,
         utt_id: Sequence[str] = (),
-        loss_scale: Optional[torch.Tensor] = None,
+        loss_scale: torch.Tensor | None = None,
         **kwargs,
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Loss of one update in training, of every size in evaluation.
 
         Args:
@@ -301,7 +300,7 @@ class DESModel(ESPnetASRModel):
 
     def _as_long_as_the_stft_needs(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch with silence behind it where all of its utterances are too short.
 
         Beside a longer one they are no obstacle, being padded up to it.
@@ -338,13 +337,19 @@ class DESModel(ESPnetASRModel):
         stats["layers_small"] = float(small)
         return sums.loss(), stats
 
-    def _after_the_front_end(self) -> List[torch.nn.Parameter]:
+    def _after_the_front_end(self) -> list[torch.nn.Parameter]:
         """Parameters that a pass uses, of what :meth:`features` has not used."""
-        front = (self.frontend, self.specaug, self.normalize, self.preencoder, self.encoder.embed)
+        front = (
+            self.frontend,
+            self.specaug,
+            self.normalize,
+            self.preencoder,
+            self.encoder.embed,
+        )
         used = {id(p) for module in front if module is not None for p in module.parameters()}
         return [p for p in self.parameters() if id(p) not in used]
 
-    def _idle_parameters(self, t: int) -> List[torch.nn.Parameter]:
+    def _idle_parameters(self, t: int) -> list[torch.nn.Parameter]:
         """Output layers of sizes without a loss, and scores that nothing teaches."""
         sizes = self.encoder.sizes
         trained, idle = [sizes[0], sizes[-1]], []
@@ -371,7 +376,7 @@ class DESModel(ESPnetASRModel):
             stats.update(size_stats)
         return loss, stats
 
-    def selection_stats(self) -> Dict[str, float]:
+    def selection_stats(self) -> dict[str, float]:
         """What an epoch reports of the selection; see docs/options.md."""
         margin = self.tracker.score_margin(self.encoder.scores)
         return {"score_margin": margin, "selection_swaps": float(self.tracker.swaps)}
@@ -410,7 +415,7 @@ class DESModel(ESPnetASRModel):
             stats = {f"{key}_size{p.size}": value for key, value in stats.items()}
         return loss, stats
 
-    def _missing_stats(self) -> Dict[str, float]:
+    def _missing_stats(self) -> dict[str, float]:
         """Keys of what only some updates have; ESPnet ranks epochs by any key."""
         names = ["loss_ctc"] + (["loss_att", "acc"] if self.ctc_weight != 1.0 else [])
         stats = {

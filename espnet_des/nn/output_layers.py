@@ -1,7 +1,7 @@
 """One CTC output layer per size, behind the name of ESPnet's single one."""
 
 import copy
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -43,14 +43,14 @@ class SizedLinear(torch.nn.Linear):
 
     def of_size(self, size: int) -> torch.nn.Linear:
         name = f"size{size}"
-        return self.heads[name] if name in self.heads else self
+        return self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
         layer = self.of_size(self._encoder[0].size)
         return super().forward(x) if layer is self else layer(x)
 
-    def parameters_of_others(self, sizes: List[int]) -> List[torch.nn.Parameter]:
+    def parameters_of_others(self, sizes: list[int]) -> list[torch.nn.Parameter]:
         """Parameters of the sizes that are not listed."""
         used = {f"size{size}" for size in sizes}
         return [

@@ -1,7 +1,6 @@
 """Sizes of a loaded model, whichever it is: supernet, extracted size or stock."""
 
 import numbers
-from typing import List, Optional
 
 import torch
 
@@ -16,7 +15,7 @@ def is_supernet(model: torch.nn.Module) -> bool:
     return isinstance(model, DESModel)
 
 
-def sizes_of(model: torch.nn.Module) -> List[int]:
+def sizes_of(model: torch.nn.Module) -> list[int]:
     """Numbers of layers at which a model can run, ascending.
 
     A model that is no supernet has one, its own number of layers; none where
@@ -29,7 +28,7 @@ def sizes_of(model: torch.nn.Module) -> List[int]:
     return []
 
 
-def set_size(model: torch.nn.Module, size: Optional[int]) -> None:
+def set_size(model: torch.nn.Module, size: int | None) -> None:
     """Run a model at a size from now on.
 
     Args:

@@ -1,6 +1,6 @@
 """ESPnet's Conformer with the layers of one size only."""
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -35,7 +35,7 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         self,
         input_size: int,
         *,
-        kept_layers: Optional[Sequence[int]] = None,
+        kept_layers: Sequence[int] | None = None,
         num_blocks: int = 6,
         layer_order: str = "espnet",
         **conformer,
@@ -85,7 +85,7 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         )
 
 
-def check_kept(kept: Sequence[int], num_layers: int) -> List[int]:
+def check_kept(kept: Sequence[int], num_layers: int) -> list[int]:
     """Return the numbers of the kept layers, or say why they cannot be."""
     if (
         not isinstance(kept, (list, tuple))

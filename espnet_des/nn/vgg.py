@@ -5,8 +5,6 @@ max-pool of 2 in time, and a linear layer to the model's dimension
 (Xu et al. 2024, section 4.1; the layout of their public configs).
 """
 
-from typing import Tuple
-
 import torch
 
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
@@ -37,7 +35,7 @@ class VGGSubsampling(torch.nn.Module):
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Subsample.
 
         Args:

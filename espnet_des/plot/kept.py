@@ -1,7 +1,5 @@
 """Which layers each size keeps: blocks by kind of layer."""
 
-from typing import List
-
 import matplotlib
 import numpy
 from matplotlib.colors import ListedColormap
@@ -15,14 +13,14 @@ from espnet_des.plot.style import kind_name, look, smallest_sizes, text_colour
 BLOCKS_PER_ROW = 24
 
 
-def size_colours(sizes: List[int]) -> List[tuple]:
+def size_colours(sizes: list[int]) -> list[tuple]:
     """Dark for the smallest size, pale for the full one."""
     shades = numpy.linspace(0.92, 0.12, len(sizes))
     return [tuple(colour) for colour in matplotlib.colormaps["YlGnBu"](shades)]
 
 
 def draw_kept_layers(
-    layers: List[Layer], ranking: List[int], sizes: List[int], title: str = ""
+    layers: list[Layer], ranking: list[int], sizes: list[int], title: str = ""
 ) -> Figure:
     """Draw a cell per layer, in the colour of the smallest size that keeps it.
 
@@ -94,7 +92,7 @@ def _count_kinds(axes, layers, found, kinds, sizes) -> None:
         axes.text(1.02, row, " \u00b7 ".join(counts), va="center", **beside)
 
 
-def _labels(sizes: List[int]) -> List[str]:
+def _labels(sizes: list[int]) -> list[str]:
     labels = [f"kept by size {sizes[0]} and larger: {sizes[0]}"]
     labels += [f"from size {b} on: {b - a} more" for a, b in zip(sizes, sizes[1:])]
     labels[-1] = f"only by size {sizes[-1]}: {sizes[-1] - sizes[-2]} more"

@@ -1,7 +1,5 @@
 """Pictures of a comparison: WER against size with its spread, kept layers by seed."""
 
-from typing import Dict, List
-
 import numpy
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -50,7 +48,7 @@ def draw_rates(table) -> Figure:
     return figure
 
 
-def draw_kept_by_seed(layers: List[Layer], results: Dict[int, Dict], system) -> Figure:
+def draw_kept_by_seed(layers: list[Layer], results: dict[int, dict], system) -> Figure:
     """A line per seed: every layer in the colour of the smallest size that keeps it.
 
     Args:

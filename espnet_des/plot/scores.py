@@ -1,7 +1,5 @@
 """How the scores moved in stage 1, with what the schedule did meanwhile."""
 
-from typing import List
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,8 +16,8 @@ NOT_KEPT = (0, (3, 2))  # dashes, in units of the line's width
 
 def draw_scores(
     history: History,
-    layers: List[Layer],
-    smallest: List[int],
+    layers: list[Layer],
+    smallest: list[int],
     selector,
     schedule: Schedule,
     title: str = "",
@@ -98,7 +96,7 @@ def _draw_annealed_k(axes: Axes, selector, schedule: Schedule, num_layers: int) 
     twin.spines["right"].set_visible(True)
 
 
-def _add_legend(figure: Figure, layers: List[Layer], size: int) -> None:
+def _add_legend(figure: Figure, layers: list[Layer], size: int) -> None:
     kinds = dict.fromkeys(layer.kind for layer in layers)
     handles = [Line2D([], [], color=KINDS[kind][1], linewidth=2) for kind in kinds]
     handles.append(Line2D([], [], color="0.3"))

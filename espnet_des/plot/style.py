@@ -5,8 +5,8 @@ display nor a backend is needed.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, List, Tuple
 
 import matplotlib.style
 import numpy
@@ -33,8 +33,16 @@ KINDS = {
     "conv": ("convolution", "#009E73"),
     "ff": ("feed-forward", "#CC79A7"),
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
-           "#7F7F7F")  # Okabe and Ito, and grey
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#7F7F7F",
+)  # Okabe and Ito, and grey
 
 
 @contextlib.contextmanager
@@ -49,7 +57,7 @@ def kind_name(kind: str) -> str:
     return KINDS[kind][0]
 
 
-def smallest_sizes(ranking: List[int], sizes: List[int]) -> List[int]:
+def smallest_sizes(ranking: list[int], sizes: list[int]) -> list[int]:
     """For each layer, which of the sizes (an index) is the smallest to keep it.
 
     Args:
@@ -80,7 +88,7 @@ def to_pixels(figure: Figure) -> numpy.ndarray:
     return numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def text_colour(rgba: Tuple[float, ...]) -> str:
+def text_colour(rgba: tuple[float, ...]) -> str:
     """Black or white, whichever is read better on this background."""
     red, green, blue = rgba[:3]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

@@ -3,9 +3,9 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +18,7 @@ MARKERS = "osD^vPX"
 RTF = "rtf_1_thread"
 
 
-def read_sizes(path: Path) -> List[Dict]:
+def read_sizes(path: Path) -> list[dict]:
     """The recipes' ``sizes.json``: one object per size, smallest first.
 
     Raises:
@@ -59,12 +59,12 @@ def _is_finite(value) -> bool:
     return is_number(value) and math.isfinite(value)
 
 
-def has_speed(rows: List[Dict]) -> bool:
+def has_speed(rows: list[dict]) -> bool:
     """True where every size has its real-time factor."""
     return all(row.get(RTF) is not None for row in rows)
 
 
-def draw_wer(rows: List[Dict], title: str = "") -> Figure:
+def draw_wer(rows: list[dict], title: str = "") -> Figure:
     """Draw a line per test set over the sizes; both axes begin at 0.
 
     Args:
@@ -72,7 +72,7 @@ def draw_wer(rows: List[Dict], title: str = "") -> Figure:
             its panel is left out.
         title: of the picture.
     """
-    panels: List[Tuple[str, Callable]] = [
+    panels: list[tuple[str, Callable]] = [
         ("encoder parameters (M)", lambda row: row["num_params"] / 1e6)
     ]
     if has_speed(rows):
@@ -107,7 +107,7 @@ def draw_wer(rows: List[Dict], title: str = "") -> Figure:
     return figure
 
 
-def _name_sizes(figure: Figure, axes: Axes, names: List[Tuple[float, str]]) -> None:
+def _name_sizes(figure: Figure, axes: Axes, names: list[tuple[float, str]]) -> None:
     """Name the sizes above their points, on a line of its own where one is in the way.
 
     All test sets of a size lie on one vertical line, so it is named once.

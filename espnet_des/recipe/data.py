@@ -4,8 +4,8 @@ import argparse
 import shlex
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
-from typing import Collection, Dict, List, Tuple
 
 import soxr
 
@@ -58,7 +58,7 @@ def perturb(o: argparse.Namespace, at: Layout) -> None:
     say(f"{target}: {len(out['text'])} utterances")
 
 
-def parse_segment(utt: str, row: str, folder: Path) -> Tuple[str, float, float]:
+def parse_segment(utt: str, row: str, folder: Path) -> tuple[str, float, float]:
     """Recording, begin and end in seconds, of a line of ``segments``."""
     try:
         recording, begin, end = row.split()
@@ -83,14 +83,14 @@ def check_same(utts: Collection[str], table: Path) -> None:
             )
 
 
-def speakers_to_utterances(utt2spk: Dict[str, str]) -> Dict[str, str]:
-    speakers: Dict[str, List[str]] = {}
+def speakers_to_utterances(utt2spk: dict[str, str]) -> dict[str, str]:
+    speakers: dict[str, list[str]] = {}
     for utt, spk in utt2spk.items():
         speakers.setdefault(spk, []).append(utt)
     return {spk: " ".join(sorted(utts)) for spk, utts in speakers.items()}
 
 
-def sets(o: argparse.Namespace) -> Dict[str, str]:
+def sets(o: argparse.Namespace) -> dict[str, str]:
     """All sets to the folder, below dump/raw, where stage 3 leaves them."""
     found = {name: name for name in o.test_sets.split()}
     return found | {o.train_set: f"org/{o.train_set}", o.valid_set: f"org/{o.valid_set}"}
@@ -133,9 +133,13 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
         pieces.items(), desc=f"formatting {source.name}", unit="utt"
     ):
         if utt.startswith("/") or ".." in Path(utt).parts:
-            raise StageError(f"{source}: utterance {utt} cannot be the name of a file; rename it")
+            raise StageError(
+                f"{source}: utterance {utt} cannot be the name of a file; rename it"
+            )
         if recording not in recordings:
-            raise StageError(f"{source}/wav.scp lacks recording {recording} of utterance {utt}")
+            raise StageError(
+                f"{source}/wav.scp lacks recording {recording} of utterance {utt}"
+            )
         path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
         header = read_header(str(path))
         is_ready = begin is None and (header.rate, header.channels) == (o.sample_rate, 1)
@@ -165,9 +169,7 @@ def filter_length(o: argparse.Namespace, at: Layout) -> None:
     for name in (o.train_set, o.valid_set):
         source, target = at.feats / "org" / name, at.feats / name
         texts, samples = read_table(source / "text"), read_table(source / "utt2num_samples")
-        keep = [
-            u for u, n in samples.items() if shortest < int(n) < longest and texts.get(u)
-        ]
+        keep = [u for u, n in samples.items() if shortest < int(n) < longest and texts.get(u)]
         if not keep:
             raise StageError(
                 f"{source}: none of {len(samples)} utterances lies between "

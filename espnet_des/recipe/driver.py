@@ -3,14 +3,14 @@
 import argparse
 import sys
 import time
-from typing import Callable, Dict, List, Set, Tuple
+from collections.abc import Callable
 
 from espnet_des.recipe import data, evaluate, lm, sizes, train
 from espnet_des.recipe.layout import Layout, layout
 from espnet_des.recipe.options import parse
 from espnet_des.recipe.process import say
 
-STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
+STAGES: dict[int, tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     1: ("Data preparation", data.prepare),
     2: ("Speed perturbation", data.perturb),
     3: ("Format wav.scp", data.format_audio),
@@ -28,7 +28,7 @@ STAGES: Dict[int, Tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
 }
 
 
-def skipped(o: argparse.Namespace) -> Set[int]:
+def skipped(o: argparse.Namespace) -> set[int]:
     """Stages that the --skip_* options leave out, as in asr.sh."""
     out = {int(stage) for stage in o.skip_stages.split()}
     for is_on, stages in (
@@ -43,7 +43,7 @@ def skipped(o: argparse.Namespace) -> Set[int]:
     return out
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """Parse the command line and run; returns the exit code."""
     o = parse(argv)
     at, out = layout(o), skipped(o)

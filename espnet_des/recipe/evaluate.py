@@ -3,7 +3,6 @@
 import argparse
 import shlex
 from pathlib import Path
-from typing import Dict, List
 
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.inference.scoring import Errors, text_cleaner, write_scores
@@ -13,7 +12,7 @@ from espnet_des.recipe.lm import lm_model
 from espnet_des.recipe.process import StageError, run_logged, say
 
 
-def decoded_sets(o: argparse.Namespace) -> List[str]:
+def decoded_sets(o: argparse.Namespace) -> list[str]:
     valid = [f"org/{o.valid_set}"] if o.eval_valid_set else []
     return valid + o.test_sets.split()
 
@@ -68,13 +67,13 @@ def score_stage(o: argparse.Namespace, at: Layout) -> None:
     print((at.asr_exp / "RESULTS.md").read_text(encoding="utf-8"))
 
 
-def score(o: argparse.Namespace, at: Layout, exp: Path, tag: str) -> Dict:
+def score(o: argparse.Namespace, at: Layout, exp: Path, tag: str) -> dict:
     """Character, word and token errors of every decoded set of an experiment.
 
     Returns:
         Set name to word errors.
     """
-    rows: Dict[str, Dict[str, Errors]] = {"WER": {}, "CER": {}, "TER": {}}
+    rows: dict[str, dict[str, Errors]] = {"WER": {}, "CER": {}, "TER": {}}
     cleaners = [text_cleaner(name) for name in (o.cleaner, o.hyp_cleaner)]
     for name in decoded_sets(o):
         data, folder = at.feats / name, exp / tag / name
@@ -100,7 +99,7 @@ def score(o: argparse.Namespace, at: Layout, exp: Path, tag: str) -> Dict:
     return {name: rows["WER"][f"{tag}/{name}"] for name in decoded_sets(o)}
 
 
-def unit_splitters(o: argparse.Namespace, at: Layout) -> Dict:
+def unit_splitters(o: argparse.Namespace, at: Layout) -> dict:
     """How a text is cut into the units that are counted."""
     from espnet2.text.build_tokenizer import build_tokenizer
 
@@ -118,7 +117,7 @@ def unit_splitters(o: argparse.Namespace, at: Layout) -> Dict:
     return found
 
 
-def write_results(exp: Path, rows: Dict[str, Dict[str, Errors]]) -> None:
+def write_results(exp: Path, rows: dict[str, dict[str, Errors]]) -> None:
     """``RESULTS.md`` with the columns of ESPnet's show_asr_result.sh."""
     import torch
 

@@ -2,19 +2,19 @@
 
 import argparse
 import shlex
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List
 
 from espnet_des.recipe.process import StageError, run_logged
 
 
-def espnet(o: argparse.Namespace, command: str) -> List[str]:
+def espnet(o: argparse.Namespace, command: str) -> list[str]:
     """Beginning of the command line of an ESPnet command."""
     return [*shlex.split(o.python), "-m", f"espnet2.bin.{command}"]
 
 
-def tokens(o: argparse.Namespace, at) -> List[str]:
+def tokens(o: argparse.Namespace, at) -> list[str]:
     """Options that all commands share which read text."""
     return [
         "--use_preprocessor", "true",
@@ -25,8 +25,8 @@ def tokens(o: argparse.Namespace, at) -> List[str]:
 
 
 def run_in_parts(
-    keys: Dict[str, List[str]], jobs: int, logdir: Path, name: str,
-    command: Callable[[int], List[str]],
+    keys: dict[str, list[str]], jobs: int, logdir: Path, name: str,
+    command: Callable[[int], list[str]],
 ) -> int:  # fmt: skip
     """Split lists of ids into ``logdir/<kind>.<job>.scp`` and run a command on each.
 
@@ -62,7 +62,9 @@ def aggregate(o: argparse.Namespace, stats: Path, jobs: int, count: int, sums: b
         count: number of tokens, which batch_type: numel counts with.
         sums: also join sums for global mean and variance.
     """
-    inputs = [a for j in range(1, jobs + 1) for a in ("--input_dir", f"{stats}/logdir/stats.{j}")]
+    inputs = [
+        a for j in range(1, jobs + 1) for a in ("--input_dir", f"{stats}/logdir/stats.{j}")
+    ]
     run_logged(
         [*espnet(o, "aggregate_stats_dirs"), *inputs, *([] if sums else ["--skip_sum_stats"]),
          "--output_dir", str(stats)],

@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import List
 
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
@@ -16,14 +15,16 @@ LEFT_OUT = {
     "use_streaming": "false", "use_maskctc": "false", "use_lightning": "false",
     "use_prompt": "false", "use_lang_prompt": "false", "use_nlp_prompt": "false",
     "sot_asr": "false", "num_ref": "1", "num_splits_asr": "1", "num_splits_lm": "1",
-    "asr_task": "asr", "num_nodes": "1", "gpu_inference": "false", "download_model": "", "hf_repo": "", "skip_upload_hf": "true",
+    "asr_task": "asr", "num_nodes": "1", "gpu_inference": "false", "download_model": "",
+    "hf_repo": "",
+    "skip_upload_hf": "true",
     "auxiliary_data_tags": "", "post_process_local_data_opts": "",
     "multi_columns_input_wav_scp": "false", "multi_columns_output_wav_scp": "false",
     "hugging_face_model_name_or_path": "",
 }  # fmt: skip
 
 
-def parse(argv: List[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line; of an option given twice the last value counts."""
     parser = argparse.ArgumentParser(
         prog="run.sh", description=__doc__, allow_abbrev=False,
@@ -54,7 +55,11 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("inference_nj", int, 2, "number of parallel jobs of decoding")
     add("dumpdir", default="dump", help="folder of formatted data")
     add("expdir", default="exp", help="folder of experiments")
-    add("python", default=f"{shlex.quote(sys.executable)} -m espnet_des", help="runs ESPnet's commands")
+    add(
+        "python",
+        default=f"{shlex.quote(sys.executable)} -m espnet_des",
+        help="runs ESPnet's commands",
+    )
     group("Data")
     add("local_data_opts", default="", help="options of local/data.sh")
     add("audio_format", default="flac", help="of files that must be written anew")
@@ -67,7 +72,11 @@ def parse(argv: List[str]) -> argparse.Namespace:
     add("test_sets", default="", help="separated by spaces")
     add("lang", default="noinfo")
     add("nlsyms_txt", default="none")
-    add("cleaner", default="none", help="of texts: before training, and of references in scoring")
+    add(
+        "cleaner",
+        default="none",
+        help="of texts: before training, and of references in scoring",
+    )
     add("hyp_cleaner", default="none", help="of decoded texts in scoring")
     add("g2p", default="none")
     add("speed_perturb_factors", default="", help='for example "0.9 1.0 1.1"')

@@ -5,8 +5,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -16,9 +16,9 @@ class StageError(RuntimeError):
 
 
 def run_logged(
-    command: List[str],
+    command: list[str],
     log: Path,
-    on_line: Optional[Callable[[str], None]] = None,
+    on_line: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> None:
     """Run a command; its output goes to ``log``.

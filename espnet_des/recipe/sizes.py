@@ -3,7 +3,6 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List
 
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.method.layers import ranges
@@ -89,7 +88,7 @@ def decode_best_path(
 
 
 def write_sizes(
-    folders: List[Path], rows: List[Dict], kinds: List[str], title: str, spread: float
+    folders: list[Path], rows: list[dict], kinds: list[str], title: str, spread: float
 ) -> None:
     """Write ``sizes.md`` and ``sizes.json``, and show the table.
 
@@ -105,7 +104,8 @@ def write_sizes(
         f"# Sizes of {title}",
         "",
         "| size | encoder parameters | MMAC per s of audio | RTF, 1 thread | "
-        + " | ".join(f"WER {n} (%)" for n in names) + " | kept layers |",
+        + " | ".join(f"WER {n} (%)" for n in names)
+        + " | kept layers |",
         "|---:|---:|---:|---:|" + "---:|" * len(names) + "---|",
     ]
     for row in rows:
@@ -115,7 +115,7 @@ def write_sizes(
         lines.append(f"| {row['size']} | {row['num_params']:,} | {cost} | {wers} | {kept} |")
     lines += ["", "Kept layers by kind:", ""]
     for row in rows:
-        counts = {k: 0 for k in kinds}
+        counts = dict.fromkeys(kinds, 0)
         for layer in row["kept_layers"]:
             counts[kinds[layer]] += 1
         of_kind = ", ".join(f"{n} of {kinds.count(k)} {k}" for k, n in counts.items())

@@ -3,7 +3,6 @@
 import argparse
 import shlex
 from pathlib import Path
-from typing import List
 
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.recipe.jobs import aggregate, count_lines, espnet, run_in_parts, tokens
@@ -12,14 +11,14 @@ from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, 
 from espnet_des.utils.files import alone_in
 
 
-def _common(o: argparse.Namespace, at: Layout) -> List[str]:
+def _common(o: argparse.Namespace, at: Layout) -> list[str]:
     if not at.token_list.exists():
         raise StageError(f"{at.token_list} is missing: run stage 5 first")
     config = ["--config", o.asr_config] if o.asr_config else []
     return [*espnet(o, "asr_train"), *tokens(o, at), *config, "--frontend_conf", f"fs={o.fs}"]
 
 
-def _data(o: argparse.Namespace, at: Layout) -> List[str]:
+def _data(o: argparse.Namespace, at: Layout) -> list[str]:
     arguments = []
     for kind, name in (("train", o.train_set), ("valid", o.valid_set)):
         folder = at.feats / name
@@ -78,13 +77,13 @@ def train(o: argparse.Namespace, at: Layout) -> None:
     )  # fmt: skip
 
 
-def launch(o: argparse.Namespace) -> List[str]:
+def launch(o: argparse.Namespace) -> list[str]:
     """On the CPU, on one GPU, or on several of this machine."""
     several = ["--multiprocessing_distributed", "true"] if o.ngpu > 1 else []
     return ["--ngpu", str(o.ngpu), *several]
 
 
-def run_training(command: List[str], exp: Path) -> None:
+def run_training(command: list[str], exp: Path) -> None:
     """Run a training with its log in ``exp/train.log``; earlier logs are kept.
 
     Raises:

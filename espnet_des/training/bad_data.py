@@ -1,6 +1,6 @@
 """Bad data: refused at the start where the tables show it, named where it spoils an update."""
 
-from typing import Collection, List, Optional, Sequence
+from collections.abc import Collection, Sequence
 
 import humanfriendly
 import torch
@@ -12,7 +12,7 @@ from espnet_des.utils.audio import AudioError, read_header
 from espnet_des.utils.ranks import warn_of_data
 
 
-def check_ids(dataset: AbsDataset, utts: Optional[Collection[str]], name: str) -> None:
+def check_ids(dataset: AbsDataset, utts: Collection[str] | None, name: str) -> None:
     """Refuse tables that lack utterances of the batches.
 
     Args:
@@ -127,7 +127,7 @@ class SkippedUpdates:
         """
         self._look_back(updates)
         if self.batches % self.accum_grad == 0:
-            self.utterances: List[str] = []
+            self.utterances: list[str] = []
         self.batches += 1
         self.utterances += utterances
 

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Dict, Iterable, Optional, Sequence, Tuple
 from unittest import mock
 
 import torch
@@ -109,14 +109,14 @@ def config_of_checkpoint(folder: Path):
         raise
 
 
-def times_of_checkpoints(folder: Path) -> Dict[str, int]:
+def times_of_checkpoints(folder: Path) -> dict[str, int]:
     return {
         name: (folder / name).stat().st_mtime_ns
         for name in (NAME, PREVIOUS) if (folder / name).exists()
     }  # fmt: skip
 
 
-def read_checkpoint(checkpoint: Path) -> Tuple[Dict, Path]:
+def read_checkpoint(checkpoint: Path) -> tuple[dict, Path]:
     """Read a checkpoint, or the one before it where it cannot be read.
 
     Returns:
@@ -158,7 +158,7 @@ class UnreadableError(RuntimeError):
     """What is wrong with a file's content."""
 
 
-def _read_whole(checkpoint: Path) -> Dict:
+def _read_whole(checkpoint: Path) -> dict:
     """The content of a checkpoint of ESPnet's Trainer.
 
     Raises:
@@ -211,7 +211,7 @@ def named_mismatch(checkpoint: Path):
         ) from error
 
 
-def load_states(found: Dict, model, reporter, optimizers, schedulers, scaler) -> None:
+def load_states(found: dict, model, reporter, optimizers, schedulers, scaler) -> None:
     """Let a training go on from what its Trainer saved; as ESPnet's ``Trainer.resume``.
 
     Raises:
@@ -230,7 +230,7 @@ def load_states(found: Dict, model, reporter, optimizers, schedulers, scaler) ->
 
 
 def finish_epoch(
-    folder: Path, weights: Dict[str, torch.Tensor], epoch: int, best: Dict[str, int]
+    folder: Path, weights: dict[str, torch.Tensor], epoch: int, best: dict[str, int]
 ) -> None:
     """What a kill just after ``checkpoint.pth`` was written has left undone.
 
@@ -251,7 +251,7 @@ def finish_epoch(
         )
 
 
-def holds(file: Path, weights: Dict[str, torch.Tensor]) -> bool:
+def holds(file: Path, weights: dict[str, torch.Tensor]) -> bool:
     """False also where an earlier training has left another epoch of that number."""
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
@@ -298,7 +298,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         _tell_differences(kind, {k: v for k, v in mine.items() if k not in MOVING}, theirs)
 
 
-def check_scheduler(scheduler, state: Optional[dict]) -> None:
+def check_scheduler(scheduler, state: dict | None) -> None:
     """As :func:`check_optimizer`; either may be None.
 
     Raises:

@@ -1,7 +1,7 @@
 """ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence, Set, Tuple
 
 import numpy
 
@@ -32,21 +32,25 @@ class StageReporter(Reporter):
         """
         super().set_epoch(epoch)
         stats = self.stats.get(epoch - 1)
-        if stats and self.criteria and not any(k in stats.get(p, {}) for p, k, _ in self.criteria):
+        if (
+            stats
+            and self.criteria
+            and not any(k in stats.get(p, {}) for p, k, _ in self.criteria)
+        ):
             reported = {phase: sorted(values) for phase, values in stats.items()}
             raise ConfigError(
                 f"best_model_criterion: {[list(c) for c in self.criteria]}: none of them is "
                 f"reported. The training reports {reported}; resume it with one of these"
             )
 
-    def kept_epochs(self, nbest: int) -> Set[int]:
+    def kept_epochs(self, nbest: int) -> set[int]:
         """Those that are among the n best of a criterion."""
         return {
             epoch for phase, key, mode in self.criteria
             for epoch, _ in self.sort_epochs_and_values(phase, key, mode)[:nbest]
         }  # fmt: skip
 
-    def best_epochs(self) -> Dict[str, int]:
+    def best_epochs(self) -> dict[str, int]:
         """``valid.cer_ctc`` and so on to the epoch that its link points to."""
         found = {f"{p}.{k}": self.sort_epochs_and_values(p, k, m) for p, k, m in self.criteria}
         return {name: epochs[0][0] for name, epochs in found.items() if epochs}
@@ -68,7 +72,7 @@ class StageReporter(Reporter):
 
     def sort_epochs_and_values(
         self, key: str, key2: str, mode: str
-    ) -> List[Tuple[int, float]]:
+    ) -> list[tuple[int, float]]:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must min or max: {mode}")
         lost = self.lost if (key, key2, mode) in self.criteria else ()

@@ -13,8 +13,8 @@ training tells the same ones. In stage 2 nothing moves, and nothing is told.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy
 import torch

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import warnings
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 
@@ -35,10 +35,10 @@ def needed_travel(schedule: Schedule, num_layers: int) -> float:
 
 def sum_of_learning_rates(
     optimizer: torch.optim.Optimizer,
-    scheduler: Optional[object],
+    scheduler: object | None,
     group: int,
     num_updates: int,
-    updates_per_epoch: Optional[int],
+    updates_per_epoch: int | None,
     share_at: Callable[[int], float] = lambda t: 1.0,
 ) -> float:
     """Sum of a parameter group's learning rates over the first updates.
@@ -48,9 +48,7 @@ def sum_of_learning_rates(
     Args:
         share_at: of the rate that is used, by number of the update, from 0.
     """
-    settings = [
-        {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
-    ]
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     stand_in = torch.optim.SGD(
         [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": s["lr"]} for s in settings]
     )
@@ -64,9 +62,7 @@ def sum_of_learning_rates(
         warnings.simplefilter("ignore")  # "scheduler before optimizer": on purpose
         for update in range(1, num_updates + 1):
             total += float(stand_in.param_groups[group]["lr"]) * share_at(update - 1)
-            if isinstance(ahead, AbsBatchStepScheduler):
-                ahead.step()
-            elif (
+            if isinstance(ahead, AbsBatchStepScheduler) or (
                 isinstance(ahead, AbsEpochStepScheduler)
                 and not isinstance(ahead, torch.optim.lr_scheduler.ReduceLROnPlateau)
                 and updates_per_epoch
@@ -111,9 +107,9 @@ def score_group(model: DESModel, optimizer: torch.optim.Optimizer) -> int:
 def choose_score_lr_factor(
     model: DESModel,
     optimizer: torch.optim.Optimizer,
-    scheduler: Optional[object],
+    scheduler: object | None,
     schedule: Schedule,
-    updates_per_epoch: Optional[int],
+    updates_per_epoch: int | None,
 ) -> float:
     """The factor asked for, or what the first iteration's sparsity needs.
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -39,8 +39,8 @@ TRAINING_LOCK = ".training.lock"
 class Length(NamedTuple):
     """Optimizer updates of a training; None where its iterator does not tell."""
 
-    per_epoch: Optional[int]
-    total: Optional[int]
+    per_epoch: int | None
+    total: int | None
 
 
 class SupernetTrainer(stock.Trainer):
@@ -116,7 +116,9 @@ class SupernetTrainer(stock.Trainer):
             finish_epoch(checkpoint.parent, found["model"], reporter.get_epoch(), best)
 
     @classmethod
-    def train_one_epoch(cls, model, optimizers, scaler, summary_writer, options, **kwargs) -> bool:
+    def train_one_epoch(
+        cls, model, optimizers, scaler, summary_writer, options, **kwargs
+    ) -> bool:
         # Gradients of an accumulation that the last epoch left incomplete are
         # not in the checkpoint: without them a resume continues exactly.
         for optimizer in optimizers:
@@ -178,7 +180,7 @@ def quiet_reporter():
         yield
 
 
-def count_updates(train_iter_factory, accum_grad: int) -> Optional[int]:
+def count_updates(train_iter_factory, accum_grad: int) -> int | None:
     """Optimizer updates per epoch; None where the iterator does not tell.
 
     All ranks stop with the one that has the fewest batches; they must agree on the schedule.

@@ -4,8 +4,9 @@ import collections
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -40,7 +41,7 @@ class Header(NamedTuple):
     channels: int
 
 
-def find_audio(source: Path) -> Dict[str, str]:
+def find_audio(source: Path) -> dict[str, str]:
     """Utterance id to path, in the order of the source.
 
     Args:
@@ -98,8 +99,8 @@ def _search(folder: Path) -> Iterable[str]:
     return sorted(found)
 
 
-def _with_ids(paths: Iterable[str], source: Path) -> Dict[str, str]:
-    found: Dict[str, str] = {}
+def _with_ids(paths: Iterable[str], source: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
     for path in paths:
         utt = Path(path).stem
         if not utt:
@@ -123,8 +124,8 @@ def _with_ids(paths: Iterable[str], source: Path) -> Dict[str, str]:
     return found
 
 
-def _table_lines(lines: Iterable[str], source: Path) -> Dict[str, str]:
-    found: Dict[str, str] = {}
+def _table_lines(lines: Iterable[str], source: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
     for number, line in _numbered(lines, source):
         utt, *rest = line.split(maxsplit=1)
         if not rest:
@@ -141,7 +142,7 @@ def _table_lines(lines: Iterable[str], source: Path) -> Dict[str, str]:
     return found
 
 
-def _list_lines(lines: Iterable[str], source: Path) -> Dict[int, str]:
+def _list_lines(lines: Iterable[str], source: Path) -> dict[int, str]:
     found = dict(_numbered(lines, source))
     for number, line in found.items():
         rest = line.split(maxsplit=1)[1:]
@@ -182,7 +183,7 @@ def read_header(path: str) -> Header:
     return Header(info.frames, info.samplerate, info.channels)
 
 
-def read_mono(path: str, rate: int, first: int = 0, last: Optional[int] = None) -> np.ndarray:
+def read_mono(path: str, rate: int, first: int = 0, last: int | None = None) -> np.ndarray:
     """The samples of a file: channels averaged, resampled to ``rate``.
 
     Args:

@@ -3,10 +3,9 @@
 import importlib
 import logging
 import sys
-from typing import Dict
 
 
-def call(target: str, arguments: Dict) -> int:
+def call(target: str, arguments: dict) -> int:
     """Call ``module:function``; returns the exit code.
 
     The module is imported only now, so that --help does not wait for ESPnet.

@@ -4,8 +4,8 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 DYING_SECONDS = 10  # workers of a process that was killed hold its files a little longer
 

@@ -1,7 +1,6 @@
 """Processes of a training on several devices (DDP)."""
 
 import logging
-from typing import List
 
 import torch
 
@@ -23,7 +22,7 @@ def are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def as_the_first_has_it(*tensors: torch.Tensor) -> List[torch.Tensor]:
+def as_the_first_has_it(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """The first process's values of tensors that are on the CPU; every process must ask."""
     if not are_several():
         return list(tensors)

@@ -93,7 +93,9 @@ def at_fault(what: str):
     return re.compile(f"^asr_model_file: .*{what}", re.S)
 
 
-@pytest.mark.parametrize("name, content, says", OF_A_SUPERNET, ids=[c[0] for c in OF_A_SUPERNET])
+@pytest.mark.parametrize(
+    "name, content, says", OF_A_SUPERNET, ids=[c[0] for c in OF_A_SUPERNET]
+)
 def test_files_of_a_supernet(supernet, inside, name, content, says):
     file = write(inside / "model.pth", content(supernet))
     with pytest.raises(ConfigError, match=at_fault(f"model.pth.*{says}")):

@@ -92,14 +92,22 @@ def test_what_the_plugin_refuses(data, tmp_path, changes, says):
 # What ESPnet itself refuses, in words that name the key or the value.
 ESPNETS = [
     ({"encoder": "des_conformerr"}, ValueError, "--encoder must be one of .*'des_conformer'"),
-    ({"encoder": ["des_conformer"]}, Exception, "argument \"name\" .list. did not match"),
-    ({"encoder_conf__macaron_style": "yes"}, Exception, '"macaron_style" .str. is not .* bool'),
+    ({"encoder": ["des_conformer"]}, Exception, 'argument "name" .list. did not match'),
+    (
+        {"encoder_conf__macaron_style": "yes"},
+        Exception,
+        '"macaron_style" .str. is not .* bool',
+    ),
     ({"encoder_conf__input_layer": "vggg"}, ValueError, "unknown input_layer: vggg"),
     ({"encoder_conf__rel_pos_type": "new"}, ValueError, "unknown rel_pos_type: new"),
     ({"frontend_conf__n_mel": 3}, TypeError, "unexpected keyword argument 'n_mel'"),
     ({"frontend_conf__fs": "fast"}, InvalidSize, "Failed to parse size! .input 'fast'"),
     ({"optim": "adamm"}, ValueError, "must be one of .*'adamw'.*: adamm"),
-    ({"token_list": ["<blank>", "A"]}, RuntimeError, "'<unk>' doesn't exist in the token_list"),
+    (
+        {"token_list": ["<blank>", "A"]},
+        RuntimeError,
+        "'<unk>' doesn't exist in the token_list",
+    ),
     ({"token_list": ["a", "a", "<unk>"]}, RuntimeError, 'Symbol "a" is duplicated'),
     ({"token_list": "tokens.txt"}, FileNotFoundError, "tokens.txt"),
     ({"init_param": ["start.pth"]}, FileNotFoundError, "start.pth"),

@@ -66,7 +66,9 @@ def read(reader, *arguments):
     """What a reader returns, and what it says on stderr."""
     with contextlib.redirect_stderr(io.StringIO()) as said:
         found = reader(*arguments)
-    return found, "".join(x for x in said.getvalue().splitlines(True) if x.startswith("skipped"))
+    return found, "".join(
+        x for x in said.getvalue().splitlines(True) if x.startswith("skipped")
+    )
 
 
 @examples(400)

@@ -60,12 +60,24 @@ STM = [
     (GOOD.replace(b" ", b"\t"), ["good"], ""),
     (GOOD + line("1_0", "2_0", "w"), ["good"], "10.0 to 20.0 s, but the audio ends at 10.0 s"),
     (GOOD + line("1e400", "2", "w"), ["good"], "'1e400' is no time in seconds"),
-    (GOOD + line("1", "1e308", "w"), ["good"], "1.0 to 1e.308 s, but the audio ends at 10.0 s"),
+    (
+        GOOD + line("1", "1e308", "w"),
+        ["good"],
+        "1.0 to 1e.308 s, but the audio ends at 10.0 s",
+    ),
     (GOOD + line("1,5", "2", "w"), ["good"], "'1,5' is no time in seconds"),
     (GOOD + line(1, 2, "wo\0rd"), ["good"], ":2: the line has bytes that are zero"),
     (GOOD + bytes(4096), ["good"], ":2: the line has bytes that are zero"),
-    (GOOD + line(1, 2, "a").decode().encode("utf-16"), ["good"], "bytes that are zero|not UTF-8"),
-    (GOOD + line(1, 2, "caf").replace(b"\n", b"\xe9\n"), ["good"], ":2: the line is not UTF-8"),
+    (
+        GOOD + line(1, 2, "a").decode().encode("utf-16"),
+        ["good"],
+        "bytes that are zero|not UTF-8",
+    ),
+    (
+        GOOD + line(1, 2, "caf").replace(b"\n", b"\xe9\n"),
+        ["good"],
+        ":2: the line is not UTF-8",
+    ),
     (GOOD + line(1, 2, "\ud7ff\ufffd \U0010ffff"), ["\ud7ff\ufffd \U0010ffff", "good"], ""),
     (GOOD + line(1, 2, "a\u2028b\x1cc\u00a0d"), ["a b c d", "good"], ""),
     (GOOD + line(1, 2, "   "), ["good"], ":2: no words in ''"),
@@ -74,7 +86,11 @@ STM = [
     (GOOD + line(1, 2, "w " * 200000), [("w " * 200000).strip(), "good"], ""),
     (GOOD + b"x" * 1000000 + b"\n", ["good"], ":2: 1 fields, not `file channel"),
     (GOOD + line(1, 2, "w", talk="Other"), ["good"], "Other.sph is missing: 1 utterances"),
-    (GOOD + line(1, 2, "w", talk="../sph"), ["good"], ":2: '../sph' is no name of a recording"),
+    (
+        GOOD + line(1, 2, "w", talk="../sph"),
+        ["good"],
+        ":2: '../sph' is no name of a recording",
+    ),
     (GOOD + line(1, 2, "w", talk="/"), ["good"], ":2: '/' is no name of a recording in sph/"),
     (GOOD + line(0, 3, "Ignore_Time_Segment_In_Scoring"), ["good"], ""),
 ]
@@ -150,7 +166,10 @@ def test_chapters_that_cannot_be_kept(librispeech, tmp_path, capsys, content):
 def test_the_list_of_speakers_is_read_for_what_it_tells(librispeech, tmp_path):
     """Readers' names are in any encoding; a sex is m or f, or not known."""
     (librispeech / "dev/7/70/7-70.trans.txt").write_bytes(b"7-70-0000 A\n")
-    for content, sexes in ((b"7 | F | dev | 1 | Ren\xe9e\n", {"7-70": "f"}), (b"7|?|\n", None)):
+    for content, sexes in (
+        (b"7 | F | dev | 1 | Ren\xe9e\n", {"7-70": "f"}),
+        (b"7|?|\n", None),
+    ):
         (librispeech / "SPEAKERS.TXT").write_bytes(content)
         prepare_librispeech(librispeech, tmp_path / "data", ["dev"])
         path = tmp_path / "data/dev/spk2gender"
@@ -299,5 +318,7 @@ def test_errors_of_stages_and_of_libraries_are_said_with_the_stage(monkeypatch, 
 
 
 def test_an_empty_test_set_is_said_before_decoding(tmp_path):
-    with pytest.raises(StageError, match="asr_inference: the list of utterances is empty .keys."):
+    with pytest.raises(
+        StageError, match="asr_inference: the list of utterances is empty .keys."
+    ):
         run_in_parts({"keys": []}, 2, tmp_path / "log", "asr_inference", lambda job: ["false"])

@@ -35,8 +35,13 @@ def base(request):
 
 def build(config):
     """The encoder and the options of a training config, as ESPnet would make them."""
-    encoder = {"des_conformer": DESConformerEncoder, "des_conformer_subnet": SubnetConformerEncoder}
-    built = encoder[config["encoder"]](config["frontend_conf"]["n_mels"], **config["encoder_conf"])
+    encoder = {
+        "des_conformer": DESConformerEncoder,
+        "des_conformer_subnet": SubnetConformerEncoder,
+    }
+    built = encoder[config["encoder"]](
+        config["frontend_conf"]["n_mels"], **config["encoder_conf"]
+    )
     own = {k: v for k, v in config["model_conf"].items() if k in SelectionOptions.keys()}
     return built, SelectionOptions(**own)
 
@@ -56,7 +61,9 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
         if config["model"] == "des":
             assert list(system.sizes) == encoder.sizes
             options.selector(encoder.num_layers)
-            options.resolve(sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"])
+            options.resolve(
+                sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"]
+            )
         elif system.name == "aux_loss":
             assert encoder.num_layers == sizes[-1]
             assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
@@ -235,7 +242,9 @@ def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
             write_run(own_recipe, systems, "simple_top_k_alone_8", result)]  # fmt: skip
     check_finished(runs, systems)
     runs[0].result_file.unlink()
-    with pytest.raises(RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"):
+    with pytest.raises(
+        RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"
+    ):
         check_finished(runs, systems)
     result["sizes"]["8"]["kept"] = list(range(1, 9))
     runs[0].result_file.write_text(json.dumps(result))
@@ -251,8 +260,13 @@ def another_machine(recipe, systems, config_of=lambda run, config: config):
         system = next(s for s in systems if s.name == name)
         run = Run(name, 0, recipe, system.sizes)
         config = config_of(run, system.config(base_config(recipe), 0, kept))
-        result = result_of([1, 2, 3]) | {"system": name, "config_sha256": run.config_hash(config)}
-        result["sizes"] = {str(n): result["sizes"]["8"] | {"kept": kept[n]} for n in system.sizes}
+        result = result_of([1, 2, 3]) | {
+            "system": name,
+            "config_sha256": run.config_hash(config),
+        }
+        result["sizes"] = {
+            str(n): result["sizes"]["8"] | {"kept": kept[n]} for n in system.sizes
+        }
         runs.append(run)
         written.append(result)
     return runs, written

@@ -56,7 +56,9 @@ def test_folders_of_somebody_else_are_not_replaced(tmp_path):
     treasure = tmp_path / "data/dev_clean/thesis.tex"
     treasure.parent.mkdir(parents=True)
     treasure.write_text("years")
-    with pytest.raises(DataError, match="data/dev_clean .*holds something else.*another place"):
+    with pytest.raises(
+        DataError, match="data/dev_clean .*holds something else.*another place"
+    ):
         prepare_librispeech(tmp_path, tmp_path / "data", ["dev-clean"], {"all": ["dev-clean"]})
     with pytest.raises(DataError, match="holds something else"):
         speak(treasure.parent, CORPORA["mini_digits"], scale=0.01)
@@ -65,9 +67,17 @@ def test_folders_of_somebody_else_are_not_replaced(tmp_path):
         speak(tmp_path / "linked", CORPORA["mini_digits"], scale=0.01)
     assert treasure.read_text() == "years"
     assert not (tmp_path / "data/all").exists()
-    command = [sys.executable, "-m", "espnet_des.bin.make_spoken", "--out", str(treasure.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "espnet_des.bin.make_spoken",
+        "--out",
+        str(treasure.parent),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith(f"{treasure.parent} is to be written")
+    assert done.returncode == 1 and done.stderr.startswith(
+        f"{treasure.parent} is to be written"
+    )
 
 
 def test_data_directories_made_by_others_stay_as_they_are(tmp_path, capsys):
@@ -123,7 +133,11 @@ def test_a_data_directory_is_written_whole_or_not_at_all(tmp_path):
 def test_digits_are_the_same_for_the_same_seed_and_speakers_are_apart(tmp_path):
     from espnet_des.corpus.generated import CORPORA
 
-    for name, least in (("mini_digits", 600), ("compare_digits", 2000), ("compare_words", 2000)):
+    for name, least in (
+        ("mini_digits", 600),
+        ("compare_digits", 2000),
+        ("compare_words", 2000),
+    ):
         tests = [p for p in CORPORA[name].parts if p.name.startswith("test")]
         assert sum(p.speakers * p.utterances for p in tests) >= least
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):

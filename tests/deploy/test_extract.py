@@ -173,7 +173,11 @@ def test_batchnorm_statistics_are_of_the_size_itself():
     after = model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     own = "encoder.encoders.0.conv_module.norm"
-    assert changed == {f"{own}.running_mean", f"{own}.running_var", f"{own}.num_batches_tracked"}
+    assert changed == {
+        f"{own}.running_mean",
+        f"{own}.running_var",
+        f"{own}.num_batches_tracked",
+    }
     assert norm.momentum == 0.1 and not any(m.training for m in model.modules())
     with pytest.raises(ConfigError, match="recalibrate_scp: it has no audio"):
         recalibrate(model, [])
@@ -192,11 +196,15 @@ def test_extraction_recalibrates_with_audio(tmp_path):
     scp = ["--recalibrate_scp", tmp_path / "wav.scp"]
     for name, more in (("plain", []), ("recalibrated", scp)):
         subprocess.run([*command, "--output_dir", tmp_path / name, *more], check=True)
-    plain, new = (load(tmp_path / n / "valid.cer_ctc.ave.pth") for n in ("plain", "recalibrated"))
+    plain, new = (
+        load(tmp_path / n / "valid.cer_ctc.ave.pth") for n in ("plain", "recalibrated")
+    )
     assert plain.keys() == new.keys()
     changed = {k.rsplit(".")[-1] for k in plain if not torch.equal(plain[k], new[k])}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
-    load_model(tmp_path / "recalibrated/config.yaml", tmp_path / "recalibrated/valid.cer_ctc.ave.pth")
+    load_model(
+        tmp_path / "recalibrated/config.yaml", tmp_path / "recalibrated/valid.cer_ctc.ave.pth"
+    )
 
 
 def test_an_extracted_size_fine_tunes_with_stock_training(supernet, tmp_path, caplog):
@@ -219,7 +227,9 @@ def test_beam_search_of_an_extracted_size_and_of_the_supernet_agree(supernet, tm
     from espnet2.bin.asr_inference import Speech2Text
 
     options = {"beam_size": 3, "ctc_weight": 0.5, "maxlenratio": -4}
-    whole = Speech2Text(supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth", **options)
+    whole = Speech2Text(
+        supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth", **options
+    )
     speech = torch.randn(4000).numpy()
     for size in (3, 5, 8):
         file = extract(supernet, size, tmp_path / str(size))

@@ -68,9 +68,18 @@ def test_the_exported_form_is_the_model(conf):
             assert_equal(graph(feats, lengths), expected(model, feats, lengths))
 
 
-@pytest.mark.parametrize("conf", [{}, {"center": False}, {"normalized": True},
-                                  {"window": None}, {"win_length": 300, "n_fft": 400},
-                                  {"hop_length": 100, "fmin": 60, "htk": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"center": False},
+        {"normalized": True},
+        {"window": None},
+        {"win_length": 300, "n_fft": 400},
+        {"hop_length": 100, "fmin": 60, "htk": True},
+    ],
+    ids=str,
+)
 def test_features_are_those_of_espnet(conf):
     frontend = DefaultFrontend(**({"n_fft": 512, "win_length": 400, "hop_length": 160,
                                    "n_mels": 12} | conf))  # fmt: skip
@@ -106,13 +115,13 @@ def test_what_cannot_be_exported_is_said():
         CTCGraph(make_model(), "mel")
     with pytest.raises(ConfigError, match="only frontend: default"):
         CTCGraph(make_model(), "waveform")
+    model = make_model()
+    model.preencoder = object()
     with pytest.raises(ConfigError, match="preencoder"):
-        model = make_model()
-        model.preencoder = object()
         CTCGraph(model, "features")
+    conv = {"pos_enc_layer_type": "conv", "selfattention_layer_type": "selfattn"}
     with pytest.raises(ConfigError, match="pos_enc_layer_type"):
-        CTCGraph(make_model(pos_enc_layer_type="conv", selfattention_layer_type="selfattn", output_size=16),
-                 "features")  # fmt: skip
+        CTCGraph(make_model(**conv, output_size=16), "features")
 
 
 @pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
@@ -135,6 +144,9 @@ def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     assert quantized & gathered, "the patches are made of floats"
     feats, lengths = torch.randn(2, 90, 40), torch.tensor([90, 61])
     (a, n), (b, m) = (run(session(f, 1), feats, lengths) for f in (plain, small))
-    assert n.tolist() == m.tolist() and "source" in session(small).get_modelmeta().custom_metadata_map
+    assert (
+        n.tolist() == m.tolist()
+        and "source" in session(small).get_modelmeta().custom_metadata_map
+    )
     for row, count in enumerate(n):
         assert numpy.abs(a[row, :count] - b[row, :count]).mean() < 0.05

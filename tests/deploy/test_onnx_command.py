@@ -63,7 +63,9 @@ def test_float_gives_the_text_of_pytorch(supernet, tmp_path):
     from espnet_des.deploy.onnx.graph import run, session
 
     for source in ("waveform", "features"):
-        done = export_onnx(**arguments(supernet, output=tmp_path / f"{source}.onnx", source=source))
+        done = export_onnx(
+            **arguments(supernet, output=tmp_path / f"{source}.onnx", source=source)
+        )
         assert done.difference < 1e-3 and done.agreement == 1.0
         assert done.wer["onnx"] == done.wer["pytorch"]
         assert [p.name for p in tmp_path.glob(f"{source}*")] == [f"{source}.onnx"]
@@ -92,7 +94,9 @@ def test_very_short_audio_in_the_list_is_no_obstacle(supernet, tmp_path):
     scp, text = tmp_path / "wav.scp", tmp_path / "text"
     scp.write_text("\n".join(lines) + "\n")
     text.write_text("".join(f"{line.split()[0]} A\n" for line in lines))
-    done = export_onnx(**arguments(supernet, output=tmp_path / "x.onnx", wav_scp=scp, text=text))
+    done = export_onnx(
+        **arguments(supernet, output=tmp_path / "x.onnx", wav_scp=scp, text=text)
+    )
     assert done.wer["onnx"] == done.wer["pytorch"]
     scp.write_text(lines[-1] + "\n")
     with pytest.raises(ConfigError, match="no audio longer than"):

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
@@ -32,8 +32,8 @@ class Death(NamedTuple):
     rank: int = 0
 
 
-def start(data: Path, out: Path, death: Optional[Death] = None, ranks: int = 1,
-          patch=None, **changes) -> List[multiprocessing.Process]:  # fmt: skip
+def start(data: Path, out: Path, death: Death | None = None, ranks: int = 1,
+          patch=None, **changes) -> list[multiprocessing.Process]:  # fmt: skip
     """Start ``asr_train`` on one or several ranks; the logs are ``out/log*.txt``.
 
     Args:
@@ -58,14 +58,14 @@ def start(data: Path, out: Path, death: Optional[Death] = None, ranks: int = 1,
     return processes
 
 
-def run(data: Path, out: Path, death: Optional[Death] = None, **kwargs) -> int:
+def run(data: Path, out: Path, death: Death | None = None, **kwargs) -> int:
     """Train in one process to its end; returns its exit code (-9: killed)."""
     (process,) = start(data, out, death, **kwargs)
     process.join()
     return process.exitcode
 
 
-def train(command, log: Path, out: Path, death: Optional[Death], patch, rank: int) -> None:
+def train(command, log: Path, out: Path, death: Death | None, patch, rank: int) -> None:
     """What a process does; events are counted into ``out/events.txt`` on rank 0."""
     torch.set_num_threads(1)
     with log.open("w") as file:
@@ -79,11 +79,11 @@ def train(command, log: Path, out: Path, death: Optional[Death], patch, rank: in
     asr_train.main(cmd=command)
 
 
-def count_events(out: Path, death: Optional[Death]) -> None:
+def count_events(out: Path, death: Death | None) -> None:
     """Die at an event, or note all of them."""
     from espnet_des.nn.model import DESModel
 
-    seen: List[str] = []
+    seen: list[str] = []
 
     def on_event(name: str, details) -> None:
         # It is called before the event happens.
@@ -122,7 +122,7 @@ def count_events(out: Path, death: Optional[Death]) -> None:
     sys.addaudithook(on_event)
 
 
-def links(exp: Path) -> Dict[str, str]:
+def links(exp: Path) -> dict[str, str]:
     return {p.name: os.readlink(p) for p in exp.iterdir() if p.is_symlink()}
 
 

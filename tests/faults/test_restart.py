@@ -42,7 +42,10 @@ def test_settings_that_a_resume_does_not_take_over_are_named(
     undisturbed, interrupted, data, faults
 ):
     out, changes = interrupted
-    other = {"optim_conf": {"lr": 0.02, "weight_decay": 0.3}, "scheduler_conf__warmup_steps": 7}
+    other = {
+        "optim_conf": {"lr": 0.02, "weight_decay": 0.3},
+        "scheduler_conf__warmup_steps": 7,
+    }
     finish(data, out, changes | other)
     for setting in ("weight_decay: 0.3", "initial_lr: 0.02", "warmup_steps: 7"):
         assert f"{setting} of the config is not used" in last_log(out)
@@ -55,9 +58,7 @@ def test_settings_that_a_resume_does_not_take_over_are_named(
     ("false", ["checkpoint.previous.pth"], "resume false would write"),
     ("true", ["checkpoint.previous.pth"], "checkpoint.pth is missing, but .* rename it to"),
 ])  # fmt: skip
-def test_nothing_begins_anew_over_a_training(
-    interrupted, data, faults, resume, left, says
-):
+def test_nothing_begins_anew_over_a_training(interrupted, data, faults, resume, left, says):
     out, changes = interrupted
     for name in {"checkpoint.pth", "checkpoint.previous.pth"} - set(left):
         (out / "exp" / name).unlink()

@@ -11,7 +11,15 @@ from tests.recipe.test_driver import RECIPE, command_of, make_folder
 pytestmark = pytest.mark.faults
 
 ROOT = RECIPE.parents[2]
-WATCHED = ("espnet_des", "egs2/TEMPLATE", "egs2/mini_digits", "conf", "tests", "setup.py", "Makefile")
+WATCHED = (
+    "espnet_des",
+    "egs2/TEMPLATE",
+    "egs2/mini_digits",
+    "conf",
+    "tests",
+    "setup.py",
+    "Makefile",
+)
 
 
 def listing(root):
@@ -47,7 +55,9 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("espnet_des.utils.files.DYING_SECONDS", 0)
     with alone_in(tmp_path, "training") as lock:
         first = subprocess.Popen(["sleep", "100"], pass_fds=[lock.fileno()])
-    with pytest.raises(RuntimeError, match=f"another training runs in {tmp_path}: wait for it"):
+    with pytest.raises(
+        RuntimeError, match=f"another training runs in {tmp_path}: wait for it"
+    ):
         run_training(["true"], tmp_path)
     assert not (tmp_path / "train.log").exists()
     first.kill()

@@ -65,7 +65,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     faults(1)
 
 
-def test_a_damaged_checkpoint_never_becomes_the_one_before(undisturbed, interrupted, data, faults):
+def test_a_damaged_checkpoint_never_becomes_the_one_before(
+    undisturbed, interrupted, data, faults
+):
     """Damaged twice: each time what stands behind it is whole."""
     out, changes = interrupted
     exp = out / "exp"
@@ -91,7 +93,9 @@ def test_both_checkpoints_damaged_stop_the_training(interrupted, data, faults):
     assert run(data, out, **changes) == 1
     assert "Nothing was overwritten" in last_log(out)
     faults(1)
-    assert files(out / "exp").items() >= {k: v for k, v in before.items() if ".pth" in k}.items()
+    assert (
+        files(out / "exp").items() >= {k: v for k, v in before.items() if ".pth" in k}.items()
+    )
 
 
 def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data, faults):
@@ -107,7 +111,9 @@ def test_an_epoch_that_is_gone_is_left_out_of_the_average(interrupted, data, fau
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
-def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, faults, error):
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    tmp_path, monkeypatch, faults, error
+):
     def fail(*_, **__):
         raise error
 
@@ -120,7 +126,9 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch,
     faults(1)
 
 
-def test_a_gpu_that_fails_while_saving_is_not_taken_for_a_full_disk(tmp_path, monkeypatch, faults):
+def test_a_gpu_that_fails_while_saving_is_not_taken_for_a_full_disk(
+    tmp_path, monkeypatch, faults
+):
     def fail(*_, **__):
         raise RuntimeError("CUDA error: device-side assert triggered")
 

@@ -107,7 +107,9 @@ def test_a_batch_is_decoded_as_each_utterance_alone(decoder, folder):
                 together = decoder.runs(waves[first : first + number])
                 for one, other in zip(alone[first : first + number], together):
                     assert [t[:3] for t in one] == [t[:3] for t in other]
-                    assert [t[3] for t in one] == pytest.approx([t[3] for t in other], abs=1e-5)
+                    assert [t[3] for t in one] == pytest.approx(
+                        [t[3] for t in other], abs=1e-5
+                    )
     assert [len(runs) > 0 for runs in alone] == [True] * 9 + [False] * 4 + [True]
 
 
@@ -168,7 +170,9 @@ def test_token_times(exp, folder, tmp_path, decoder):
         mine = [row for row in rows if row[0] == utt]
         assert decoder.tokenizer.tokens2text([row[4] for row in mine]) == text
         end = 0.0
-        for start, duration, confidence in ([float(row[i]) for i in (2, 3, 5)] for row in mine):
+        for start, duration, confidence in (
+            [float(row[i]) for i in (2, 3, 5)] for row in mine
+        ):
             assert start >= end - 1e-3 and duration > 0 and 0 < confidence <= 1
             end = start + duration
         assert end <= soundfile.info(wavs[utt]).duration + 1e-3
@@ -229,6 +233,7 @@ def test_other_rates_and_channels_are_converted_with_one_notice(exp, folder, tmp
 @pytest.fixture
 def odd(folder, tmp_path):
     """A list of two good files among odd ones; ids of those without text and failed."""
+
     def write(name, samples, **options):
         soundfile.write(tmp_path / f"{name}.wav", samples, RATE, **options)
 
@@ -346,7 +351,9 @@ def test_what_cannot_start_writes_nothing(exp, folder, tmp_path):
 def test_models_that_cannot_decode_audio_are_refused(exp):
     model, args = load_model(exp / "config.yaml", exp / "valid.cer_ctc.ave.pth")
     args.input_size = 80
-    with pytest.raises(ConfigError, match="input_size: 80 means that the model takes features"):
+    with pytest.raises(
+        ConfigError, match="input_size: 80 means that the model takes features"
+    ):
         BestPathDecoder(model, args)
     model.ctc = None
     with pytest.raises(ConfigError, match="ctc_weight: 0.0: .* without a CTC output layer"):

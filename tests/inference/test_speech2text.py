@@ -41,7 +41,10 @@ def trained(tmp_path_factory):
         )  # fmt: skip
         for size in SIZES:
             extract_subnet(
-                exp / "config.yaml", exp / "valid.cer_ctc.ave.pth", size, folder / f"size{size}"
+                exp / "config.yaml",
+                exp / "valid.cer_ctc.ave.pth",
+                size,
+                folder / f"size{size}",
             )
     return folder
 
@@ -263,8 +266,12 @@ def test_archives_that_are_none_are_named(tmp_path):
     load_packed = espnet_des.Speech2Text.from_pretrained
     (tmp_path / "text.zip").write_text("no archive")
     (tmp_path / "model.pth").write_text("no archive")
-    for name, says in (("absent.zip", "is no file"), ("text.zip", "BadZipFile"),
-                       ("model.pth", "Cannot detect archive format"), ("", "is no file")):  # fmt: skip
+    for name, says in (
+        ("absent.zip", "is no file"),
+        ("text.zip", "BadZipFile"),
+        ("model.pth", "Cannot detect archive format"),
+        ("", "is no file"),
+    ):
         with pytest.raises(ConfigError, match=f"model_tag: .*{name}.*{says}"):
             load_packed(tmp_path / name)
     assert load_packed(asr_model_file="size3/valid.cer_ctc.ave.pth").size == 3

@@ -299,12 +299,16 @@ def test_what_cannot_be_reported_is_refused_first(supernet, tmp_path):
         content = yaml.safe_load((tmp_path / "size3/config.yaml").read_text())
         (tmp_path / "one.yaml").write_text(yaml.safe_dump(content | change))
         with pytest.raises(ConfigError, match=f"one.yaml: .*{key}"):
-            report(tmp_path / "one.yaml", tmp_path / "size3" / model_file.name, tmp_path / "out")
+            report(
+                tmp_path / "one.yaml", tmp_path / "size3" / model_file.name, tmp_path / "out"
+            )
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_command_says_what_is_wrong(supernet, tmp_path):
     done = command(supernet, tmp_path / "out", "--stock_blocks", "4", "-1")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "stock_blocks: -1 must be at least 1, such as 4 8 12"
+    assert (
+        done.stderr.splitlines()[-1] == "stock_blocks: -1 must be at least 1, such as 4 8 12"
+    )
     assert not (tmp_path / "out").exists()

@@ -26,9 +26,7 @@ def test_relaxed_topk_as_recorded(case):
         assert hard.tolist() == [float(v) for v in case["mask"]]
     assert sorted(set(hard.tolist())) == [0.0, 1.0] and hard.sum() == case["k"]
     torch.testing.assert_close(soft, torch.tensor(case["soft"]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        scores.grad, torch.tensor(case["grad_f64"]), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(scores.grad, torch.tensor(case["grad_f64"]), atol=1e-5, rtol=0)
 
 
 def test_relaxed_topk_breaks_ties_by_index_and_checks_k():

@@ -45,11 +45,22 @@ def gradients(model, plainly: bool, monkeypatch, factor=1.0):
     return loss.detach(), stats, {n: p.grad for n, p in model.named_parameters()}
 
 
+DROPOUT = {
+    "dropout_rate": 0.1,
+    "positional_dropout_rate": 0.1,
+    "attention_dropout_rate": 0.1,
+}
+
+
 def at(stage, method="simple_top_k", decoder=False, **conf):
     model = make_model(
-        {"dropout_rate": 0.1, "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.1, **conf},
-        SCHEDULE, decoder, method=method, stochastic_depth_p1=0.3, stochastic_depth_p2=0.4,
-    ).train()  # fmt: skip
+        {**DROPOUT, **conf},
+        SCHEDULE,
+        decoder,
+        method=method,
+        stochastic_depth_p1=0.3,
+        stochastic_depth_p2=0.4,
+    ).train()
     with torch.no_grad():
         model.encoder.scores.normal_()
     model.state.updates.fill_(5 if stage == 1 else 20)
@@ -58,8 +69,16 @@ def at(stage, method="simple_top_k", decoder=False, **conf):
     return model
 
 
-@pytest.mark.parametrize("conf", [{}, {"input_layer": "vgg"}, {"conv_norm": "batch_norm"},
-                                  {"layer_order": "paper", "macaron_style": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"input_layer": "vgg"},
+        {"conv_norm": "batch_norm"},
+        {"layer_order": "paper", "macaron_style": True},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("decoder", [False, True], ids=["ctc", "hybrid"])
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
 @pytest.mark.parametrize("stage", [1, 2])
@@ -133,6 +152,7 @@ def test_gates_that_are_nearly_0_are_not_divided_by():
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
 def test_memory_is_that_of_the_full_pass(method):
     """Counted in saved tensors: no graph of closed layers, of open ones nothing more."""
+
     def peak(model):
         with count_saved(model.parameters()) as saved:
             model(**make_batch(frames=200))[0].backward()
@@ -194,8 +214,10 @@ def test_bfloat16_is_close_to_float32(stage, method, monkeypatch):
         loss, _, rounded = gradients(model, False, monkeypatch)
     torch.testing.assert_close(loss.float(), exact_loss, atol=0, rtol=0.02)
     assert not torch.equal(loss.float(), exact_loss)  # autocast was on
-    for name, gradient in exact.items():
-        assert rounded[name].dtype == torch.float32 and torch.isfinite(rounded[name]).all(), name
+    for name in exact:
+        assert rounded[name].dtype == torch.float32 and torch.isfinite(rounded[name]).all(), (
+            name
+        )
     a, b = (torch.cat([g.flatten() for g in of.values()]) for of in (exact, rounded))
     assert (a - b).norm() < 0.05 * a.norm()
 

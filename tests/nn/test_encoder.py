@@ -244,9 +244,7 @@ def test_stochastic_depth_drops_rows_as_the_plain_formulation(norm):
     dropped = [1, 2, 4, 6, 7]
     for seed in range(5):
         torch.manual_seed(seed)
-        out = encoder.run_layers(
-            encoder.subsample(x, lengths), dropped=dropped, drop_rate=p
-        )
+        out = encoder.run_layers(encoder.subsample(x, lengths), dropped=dropped, drop_rate=p)
         torch.manual_seed(seed)
         front = plain.subsample(x, lengths)
         keep = dict(zip(dropped, torch.rand(len(dropped), 4) >= p))

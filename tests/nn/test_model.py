@@ -53,7 +53,10 @@ class Recorder:
             (id(encoder.encoders[layer.block]), layer.kind): q
             for q, layer in enumerate(encoder.layers)
         }
-        plain, rows = espnet_des.nn.encoder.add_branch, espnet_des.nn.encoder.add_branch_to_rows
+        plain, rows = (
+            espnet_des.nn.encoder.add_branch,
+            espnet_des.nn.encoder.add_branch_to_rows,
+        )
         closed = espnet_des.nn.encoder.add_closed_branch
         gated = espnet_des.nn.encoder.add_gated_branch
         run = encoder.run_layers
@@ -96,8 +99,11 @@ class Recorder:
 CASES = reference("d_execution.json")["cases"]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if "passes" in c],
-                         ids=lambda c: f"{c['kind']}-{c['sizes']}-{c['step']}-{c['hard']}")  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if "passes" in c],
+    ids=lambda c: f"{c['kind']}-{c['sizes']}-{c['step']}-{c['hard']}",
+)
 def test_passes_run_the_recorded_layers(case, monkeypatch):
     model = recorded_model(case)
     medium = [name for name in case["pass_order"] if name.startswith("medium")]
@@ -397,7 +403,9 @@ def test_bad_model_conf(conf, says):
 
 
 def test_an_unknown_key_is_named():
-    with pytest.raises(ConfigError, match="selection_shares: 0.5 is unknown.*selection_share'"):
+    with pytest.raises(
+        ConfigError, match="selection_shares: 0.5 is unknown.*selection_share'"
+    ):
         make_model(selection_shares=0.5)
 
 

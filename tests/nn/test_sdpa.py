@@ -72,7 +72,9 @@ def test_every_size_and_its_subnet_give_the_same(conf):
         assert torch.equal(n, m)
         torch.testing.assert_close(got, want)
         subnet = SubnetConformerEncoder(
-            12, kept_layers=fused.encoder.kept_layers(size), **(TINY | conf | {"use_sdpa": True})
+            12,
+            kept_layers=fused.encoder.kept_layers(size),
+            **(TINY | conf | {"use_sdpa": True}),
         ).eval()
         subnet.load_state_dict(
             {k.removeprefix("encoder."): v for k, v in subnet_state(fused, size).items()

@@ -179,7 +179,10 @@ def test_the_counter_sees_what_waits():
 
 
 # 2 blocks and 3 utterances; 3 blocks, one more middle size and 6 utterances.
-SHAPES = [((3, 5, 8), Schedule((4, 4), (3, 5)), 1), ((3, 5, 7, 12), Schedule((4, 4), (5, 9)), 2)]
+SHAPES = [
+    ((3, 5, 8), Schedule((4, 4), (3, 5)), 1),
+    ((3, 5, 7, 12), Schedule((4, 4), (5, 9)), 2),
+]
 
 
 def model_and_batch(shape, stage, method, **conf):
@@ -235,7 +238,10 @@ def test_nor_does_a_front_end_wait_for_each_utterance(monkeypatch):
         model, batch = model_and_batch(shape, 2, "simple_top_k")
         add_front_end(model)
         lengths = batch["speech_lengths"] * 50
-        batch |= {"speech": torch.randn(len(lengths), lengths.max()), "speech_lengths": lengths}
+        batch |= {
+            "speech": torch.randn(len(lengths), lengths.max()),
+            "speech_lengths": lengths,
+        }
         found.append(files(count_waits(model, batch, monkeypatch)))
     assert found[0] == found[1]
     # The second one is for ESPnet's SpecAugment; the others are ESPnet's, before the layers.
@@ -246,6 +252,7 @@ def test_nor_does_a_front_end_wait_for_each_utterance(monkeypatch):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_device_changes_no_value(stage, monkeypatch):
     """Nor does the scale of fp16, which comes with the one transfer."""
+
     def update(model, batch):
         torch.manual_seed(7)
         loss = model(**batch)[0]

@@ -1,7 +1,7 @@
 """What the properties hold for: settings, walks of the scores, tiny supernets, batches."""
 
 import io
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -37,7 +37,7 @@ def through_a_file(state: dict) -> dict:
     return torch.load(file, weights_only=True)
 
 
-def average(files: List[dict]) -> dict:
+def average(files: list[dict]) -> dict:
     """The mean of state dicts in ESPnet's arithmetic: integers are only summed."""
     sums = {key: sum(file[key] for file in files) for key in files[0]}
     return {k: v / len(files) if v.is_floating_point() else v for k, v in sums.items()}
@@ -46,7 +46,7 @@ def average(files: List[dict]) -> dict:
 class Run(NamedTuple):
     """Valid settings of the selection, resolved to updates."""
 
-    sizes: List[int]
+    sizes: list[int]
     options: SelectionOptions
     schedule: Schedule
 
@@ -87,8 +87,11 @@ def settings_of(draw, num_layers: int, smallest: int, methods=tuple(METHODS)):
     return conf
 
 
+FEW_LAYERS, FEW_UPDATES = st.integers(2, 10), st.integers(1, 3)
+
+
 @st.composite
-def runs(draw, num_layers=st.integers(2, 10), updates=st.integers(1, 3), sizes=None, **more):
+def runs(draw, num_layers=FEW_LAYERS, updates=FEW_UPDATES, sizes=None, **more):
     """Any valid run: by default so short that it can be walked through.
 
     Args:
@@ -131,7 +134,9 @@ def score_walks(draw, num_updates: int, num_layers: int):
 
 
 @st.composite
-def encoder_confs(draw, max_blocks=4, front_ends=tuple(FRONT_ENDS), positions=POSITIONS, **fixed):
+def encoder_confs(
+    draw, max_blocks=4, front_ends=tuple(FRONT_ENDS), positions=POSITIONS, **fixed
+):
     """Any encoder_conf; some of its keys can be fixed."""
     conf = {
         "input_size": DIM,
@@ -171,7 +176,7 @@ class Supernet(NamedTuple):
         return f"{self.conf}, ranking {self.model.encoder.ranking()}"
 
     @property
-    def sizes(self) -> List[int]:
+    def sizes(self) -> list[int]:
         return self.model.encoder.sizes
 
 

@@ -125,7 +125,9 @@ def test_kept_sets_are_nested_and_of_their_sizes_after_every_update(case):
 
 # Zero-outs more often: only several of them, and layers that move in between, tell all apart.
 @examples(250)
-@given(walked_runs() | walked_runs(num_layers=st.integers(5, 10), methods=["iterative_zero_out"]))
+@given(
+    walked_runs() | walked_runs(num_layers=st.integers(5, 10), methods=["iterative_zero_out"])
+)
 def test_stage_2_keeps_the_layers_that_the_method_names_and_never_changes_them(case):
     run, walk = case
     encoder = OnlyScores(run)
@@ -154,7 +156,9 @@ def test_reported_swaps_are_the_changes_of_the_smallest_size(case, data):
         before = tracker.tracker.swaps
         update(tracker, row)
         # A sum of scores that is 0 for all looks as if there was none.
-        assume(encoder.selection.score_sum.any() or not run.options.is_averaged(run.schedule, t))
+        assume(
+            encoder.selection.score_sum.any() or not run.options.is_averaged(run.schedule, t)
+        )
         after = set(encoder.kept()[0])
         assert tracker.tracker.swaps - before == len(after - smallest)
         if run.options.method == "simple_top_k":
@@ -237,9 +241,7 @@ def test_an_update_runs_the_layers_that_its_selection_names(case, data):
     if encoder.selection.is_frozen:
         middles = run.sizes[1:-1]
         middle = data.draw(st.sampled_from(middles)) if middles else None
-        full, small, *rest = passes_of_stage_2(
-            options, run.sizes, encoder.ranking(), middle
-        )
+        full, small, *rest = passes_of_stage_2(options, run.sizes, encoder.ranking(), middle)
         assert set(small.kept) == small_set
         others = [encoder.kept_layers(middle)] if middle else []
         assert [p.kept for p in rest] == others

@@ -7,7 +7,7 @@ equal, as those that DDP hands to each of them.
 import argparse
 import copy
 import random
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import numpy
 import pytest
@@ -59,7 +59,7 @@ class Training(NamedTuple):
         other.model.load_state_dict(self.model.state_dict())
         return other
 
-    def kept(self) -> List[List[int]]:
+    def kept(self) -> list[list[int]]:
         return [self.model.encoder.kept_layers(size) for size in self.run.sizes]
 
     def step(self, of_scores: torch.Tensor) -> None:

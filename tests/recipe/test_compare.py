@@ -26,7 +26,9 @@ def recipe(tmp_path_factory):
         shutil.copytree(ROOT / part, root / part, symlinks=True, ignore=ignored)
     recipe = root / "egs2/compare_digits/asr1"
     script = recipe / "local/data.sh"
-    script.write_text(script.read_text().replace("--out downloads", "--out downloads --scale 0.02"))
+    script.write_text(
+        script.read_text().replace("--out downloads", "--out downloads --scale 0.02")
+    )
     config = recipe / "conf/train_des.yaml"
     text = config.read_text()
     for key, value in {"num_iters_per_epoch": 6, "max_epoch": 4, "total_steps": 24,
@@ -38,7 +40,10 @@ def recipe(tmp_path_factory):
 
 def compare(recipe, *options):
     venv = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "PATH": f"{venv}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
     return subprocess.run(
         ["./compare.sh", "--seeds", "1", *options], cwd=recipe, env=environment, text=True,
         capture_output=True,

@@ -1,7 +1,7 @@
 """Both corpora through their whole recipes, on tiny corpora in the exact layouts.
 
-    make test-recipes                             # the project's own driver
-    make test-recipes ESPNET_ROOT=~/espnet        # and a real ESPnet checkout
+make test-recipes                             # the project's own driver
+make test-recipes ESPNET_ROOT=~/espnet        # and a real ESPnet checkout
 """
 
 import json
@@ -78,7 +78,9 @@ def check_outputs(folder: Path, corpus: str) -> None:
         texts = (exp / "decode" / name / "text").read_text().splitlines()
         assert len(texts) == count > 0
         for kind in ("wer", "cer", "ter"):
-            assert "Sum/Avg" in (exp / "decode" / name / f"score_{kind}/result.txt").read_text()
+            assert (
+                "Sum/Avg" in (exp / "decode" / name / f"score_{kind}/result.txt").read_text()
+            )
     for path in ("asr_stats_raw_en_bpe30/train/feats_stats.npz", "lm_tiny/valid.loss.ave.pth",
                  "lm_tiny/perplexity_test/ppl", "asr_tiny/RESULTS.md"):  # fmt: skip
         assert (folder / "exp" / path).exists(), path
@@ -128,7 +130,9 @@ def test_speed_perturbation(own):
                "--speed_perturb_factors", "0.9 1.0 1.1")  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     samples = {}
-    for line in (folder / f"dump/raw/{TRAIN[corpus]}_sp/utt2num_samples").read_text().splitlines():
+    for line in (
+        (folder / f"dump/raw/{TRAIN[corpus]}_sp/utt2num_samples").read_text().splitlines()
+    ):
         utt, count = line.split()
         samples[utt] = int(count)
     utt = next(u for u in samples if not u.startswith("sp"))
@@ -213,7 +217,11 @@ def test_both_drivers_decode_the_same_model_to_the_same_text(checkout, tmp_path)
 SWAPPED = [
     ("librispeech", "train_asr_conformer.yaml", "valid.acc.ave.pth"),
     ("tedlium2", "tuning/train_asr_conformer.yaml", "valid.acc.ave.pth"),
-    ("tedlium2", "tuning/train_asr_ctc_conformer_e15_linear1024.yaml", "valid.cer_ctc.ave.pth"),
+    (
+        "tedlium2",
+        "tuning/train_asr_ctc_conformer_e15_linear1024.yaml",
+        "valid.cer_ctc.ave.pth",
+    ),
 ]
 SHORT = (
     "--encoder_conf output_size=16 --encoder_conf linear_units=16 --encoder_conf num_blocks=2 "

@@ -29,7 +29,9 @@ def test_weights_that_are_not_finite_are_not_saved(data, monkeypatch, number):
 
     with monkeypatch.context() as patched:
         patched.setattr(DESModel, "after_step", spoil)
-        with pytest.raises(RuntimeError, match="not finite any more: encoder.after_norm.weight"):
+        with pytest.raises(
+            RuntimeError, match="not finite any more: encoder.after_norm.weight"
+        ):
             train_here(data, data)
     assert load(data / "exp/checkpoint.pth")["reporter"]["epoch"] == 2
     assert not (data / "exp/3epoch.pth").exists()
@@ -46,7 +48,9 @@ def test_scores_that_are_not_finite_are_not_ranked(data, monkeypatch):
             self.encoder.scores.data[3] = float("inf")
 
     monkeypatch.setattr(DESModel, "before_step", spoil)
-    with pytest.raises(RuntimeError, match="scores of the layers are not finite after update 5"):
+    with pytest.raises(
+        RuntimeError, match="scores of the layers are not finite after update 5"
+    ):
         train_here(data, data)
     assert load(data / "exp/checkpoint.pth")["reporter"]["epoch"] == 1
 
@@ -55,7 +59,10 @@ def test_a_criterion_that_is_never_reported_is_refused_after_the_first_epoch(dat
     """It has no decoder, and so no accuracy."""
     with pytest.raises(ConfigError, match=r"\[\['valid', 'acc', 'max'\]\]: none.*'cer_ctc'"):
         train_here(data, data, best_model_criterion=[["valid", "acc", "max"]])
-    both = [["valid", "acc", "max"], ["valid", "cer_ctc", "min"]]  # as ESPnet's own configs have
+    both = [
+        ["valid", "acc", "max"],
+        ["valid", "cer_ctc", "min"],
+    ]  # as ESPnet's own configs have
     exp = train_here(data, data, best_model_criterion=both)
     assert (exp / "valid.cer_ctc.best.pth").exists()
 

@@ -119,8 +119,14 @@ def test_a_step_with_gradients_that_are_not_finite_does_not_count(
         return loss * (float("nan") if sum(calls) % 4 == 0 else 1.0), stats, weight
 
     monkeypatch.setattr(DESModel, "forward", sometimes_nan)
-    exp = train_here(data, tmp_path, max_epoch=4, accum_grad=1,
-                     model_conf__method="iterative_zero_out", model_conf__reduction=None)  # fmt: skip
+    exp = train_here(
+        data,
+        tmp_path,
+        max_epoch=4,
+        accum_grad=1,
+        model_conf__method="iterative_zero_out",
+        model_conf__reduction=None,
+    )
     state = load(exp / "checkpoint.pth")["model"]
     assert state[SELECTION + "updates"] == 28 - 7
     assert all(torch.isfinite(v).all() for v in state.values())
@@ -140,7 +146,9 @@ def test_a_training_that_only_skips_ends_with_a_message(data, tmp_path, monkeypa
         return loss * (1.0 if self.state.updates < 5 else float("nan")), stats, weight
 
     monkeypatch.setattr(DESModel, "forward", nan_from_the_tenth)
-    says = r"3 updates in a row were skipped.*max_skipped_updates: 3.*utterances were u\d\d u\d\d"
+    says = (
+        r"3 updates in a row were skipped.*max_skipped_updates: 3.*utterances were u\d\d u\d\d"
+    )
     with pytest.raises(RuntimeError, match=says):
         train_here(data, tmp_path, accum_grad=1, model_conf__max_skipped_updates=3)
     state = load(tmp_path / "exp/checkpoint.pth")["model"]
@@ -196,7 +204,9 @@ def test_an_average_has_the_sets_of_its_epochs_and_is_of_stage_2(whole_run):
     stage_2 = [e for e, stats in reporter.items() if stats["train"]["stage"] == 2.0]
     assert stage_2 == [3, 4, 5, 6]
     average = load(whole_run / "valid.cer_ctc.ave_3best.pth")
-    assert (whole_run / "valid.cer_ctc.ave.pth").resolve().name == "valid.cer_ctc.ave_3best.pth"
+    assert (
+        whole_run / "valid.cer_ctc.ave.pth"
+    ).resolve().name == "valid.cer_ctc.ave_3best.pth"
     epochs = [e for e in stage_2 if (whole_run / f"{e}epoch.pth").exists()]
     best = sorted(epochs, key=lambda e: reporter[e]["valid"]["cer_ctc"])[:3]
     states = [load(whole_run / f"{e}epoch.pth") for e in best]

@@ -24,7 +24,9 @@ def steps(monkeypatch):
     done = []
     step = torch.optim.AdamW.step
 
-    @functools.wraps(step)  # torch marks a step whose hooks it calls, and would call them twice
+    @functools.wraps(
+        step
+    )  # torch marks a step whose hooks it calls, and would call them twice
     def count(*args, **kwargs):
         done.append(1)
         return step(*args, **kwargs)

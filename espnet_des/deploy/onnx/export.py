@@ -5,7 +5,7 @@ import logging
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -47,7 +47,7 @@ class Exported(NamedTuple):
     num_bytes: int
     difference: float
     agreement: float
-    wer: Dict[str, float]
+    wer: dict[str, float]
 
     def summary(self) -> str:
         """For the user."""
@@ -57,7 +57,9 @@ class Exported(NamedTuple):
             f"{self.difference:.2g}"
         ]
         if self.wer:
-            lines.append(f"WER: {self.wer['onnx']:.2f}%, of PyTorch {self.wer['pytorch']:.2f}%")
+            lines.append(
+                f"WER: {self.wer['onnx']:.2f}%, of PyTorch {self.wer['pytorch']:.2f}%"
+            )
         example = Path(__file__).with_name("example.py")
         return "\n".join(lines + [f"Try it: python3 {example} {self.path} some.wav"])
 
@@ -66,11 +68,11 @@ def export_onnx(
     asr_train_config: Path,
     asr_model_file: Path,
     output: Path,
-    size: Optional[int] = None,
+    size: int | None = None,
     source: str = "waveform",
     quantize: str = "none",
-    wav_scp: Optional[Path] = None,
-    text: Optional[Path] = None,
+    wav_scp: Path | None = None,
+    text: Path | None = None,
 ) -> Exported:
     """Write one ONNX file, and compare it with PyTorch at several lengths.
 
@@ -112,8 +114,8 @@ def export_onnx(
             int8.quantize(result, partial / "int8.onnx")
             result = partial / "int8.onnx"
             difference, agreement = compare(session(result), pairs)
-        wer = {} if text is None else word_error_rates(
-            model, args, result, source, wavs, texts
+        wer = (
+            {} if text is None else word_error_rates(model, args, result, source, wavs, texts)
         )
         result.replace(output)
     done = Exported(output, output.stat().st_size, difference, agreement, wer)
@@ -133,7 +135,7 @@ def check_arguments(output: Path, source, quantize, wav_scp, text) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load_one_size(config: Path, model_file: Path, size: Optional[int], folder: Path):
+def load_one_size(config: Path, model_file: Path, size: int | None, folder: Path):
     """A model of one size, and its training arguments.
 
     Args:
@@ -167,7 +169,7 @@ def shortest_input(model, source: str) -> int:
     return stft.n_fft + (frames - 1) * stft.hop_length
 
 
-def metadata(model, args, source: str) -> Dict[str, object]:
+def metadata(model, args, source: str) -> dict[str, object]:
     """What one must know to decode with the file alone."""
     encoder = model.encoder
     return {
@@ -181,7 +183,7 @@ def metadata(model, args, source: str) -> Dict[str, object]:
     }
 
 
-def checking_audio(model, wav_scp: Optional[Path], rate: int) -> List[torch.Tensor]:
+def checking_audio(model, wav_scp: Path | None, rate: int) -> list[torch.Tensor]:
     """A few waveforms ``(num_samples,)`` of different lengths, longest first."""
     if wav_scp is None:
         logging.warning("Checked with noise: give wav_scp to check with real audio")
@@ -209,7 +211,7 @@ class Reference(NamedTuple):
 
 
 @torch.no_grad()
-def references(model, waves: List[torch.Tensor], source: str) -> List[Reference]:
+def references(model, waves: list[torch.Tensor], source: str) -> list[Reference]:
     """Each waveform alone, and all of them padded in a batch."""
     out = []
     for batch in [[wave] for wave in waves] + [waves]:
@@ -222,7 +224,7 @@ def references(model, waves: List[torch.Tensor], source: str) -> List[Reference]
     return out
 
 
-def compare(session, references: List[Reference]) -> Tuple[float, float]:
+def compare(session, references: list[Reference]) -> tuple[float, float]:
     """Largest difference of a log-probability, and share of equal best tokens."""
     difference, equal, frames = 0.0, 0, 0
     for ref in references:
@@ -258,7 +260,7 @@ class _SessionAsModel:
         return tuple(map(torch.from_numpy, run(self.session, speech, lengths)))
 
 
-def transcriptions(wavs: Dict[str, str], wav_scp: Path, text: Path) -> Dict[str, str]:
+def transcriptions(wavs: dict[str, str], wav_scp: Path, text: Path) -> dict[str, str]:
     """Utterance id to words, of all audio that ``wav_scp`` names."""
     found = read_table(text)
     missing = [utt for utt in wavs if utt not in found]
@@ -271,8 +273,8 @@ def transcriptions(wavs: Dict[str, str], wav_scp: Path, text: Path) -> Dict[str,
 
 
 def word_error_rates(
-    model, args, file: Path, source: str, wavs: Dict[str, str], texts: Dict[str, str]
-) -> Dict[str, float]:
+    model, args, file: Path, source: str, wavs: dict[str, str], texts: dict[str, str]
+) -> dict[str, float]:
     """Percent, by CTC best path, of the PyTorch model and of the ONNX file."""
     clean = text_cleaner(args.cleaner or "none")
     texts = {utt: clean(words) for utt, words in texts.items()}

@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Tuple
 
 import numpy
 import torch
@@ -91,7 +90,7 @@ def front_end(embed: torch.nn.Module) -> torch.nn.Module:
     return modules.LinearInput(embed)
 
 
-def export(graph: CTCGraph, path: Path, metadata: Dict[str, object]) -> None:
+def export(graph: CTCGraph, path: Path, metadata: dict[str, object]) -> None:
     """Write the graph in float32.
 
     Args:
@@ -138,6 +137,8 @@ def session(path: Path, threads: int = 0):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(session, speech: torch.Tensor, lengths: torch.Tensor) -> Tuple[numpy.ndarray, numpy.ndarray]:
+def run(
+    session, speech: torch.Tensor, lengths: torch.Tensor
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Outputs of a session: log-probabilities and lengths."""
     return tuple(session.run(None, dict(zip(INPUTS, (speech.numpy(), lengths.numpy())))))

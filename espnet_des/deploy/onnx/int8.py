@@ -1,7 +1,6 @@
 """int8 by onnxruntime's dynamic quantisation, for the matrix products of an export."""
 
 from pathlib import Path
-from typing import Dict, Tuple
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -43,11 +42,13 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def _is_of_frontend(node) -> bool:
-    scopes = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+    scopes = {p.key: p.value for p in node.metadata_props}.get(
+        "pkg.torch.onnx.name_scopes", ""
+    )
     return "'frontend" in scopes
 
 
-def _smaller_side(node, shapes: Dict[str, Tuple[int, ...]]) -> float:
+def _smaller_side(node, shapes: dict[str, tuple[int, ...]]) -> float:
     """Of the weights of a matrix product; of two activations, of no account."""
     return min(shapes.get(node.input[1], (float("inf"),)))
 
@@ -75,7 +76,9 @@ def quantize_before_gathering(graph) -> None:
                 if name == quantized:
                     user.input[i] = reshape.output[0]
         # Their recorded types are no longer true.
-        for info in [i for i in graph.value_info if i.name in (*gather.output, *reshape.output)]:
+        for info in [
+            i for i in graph.value_info if i.name in (*gather.output, *reshape.output)
+        ]:
             graph.value_info.remove(info)
         # In the order of computation.
         graph.node.remove(node)

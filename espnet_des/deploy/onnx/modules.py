@@ -6,7 +6,6 @@ products, which ONNX Runtime computes in int8.
 """
 
 import math
-from typing import Tuple
 
 import torch
 from torch.nn.functional import pad
@@ -127,7 +126,7 @@ class ConvSubsampling(torch.nn.Module):
         self.out = _channels_last(embed.out, self.convs[-1].channels)
         self.pos_enc = Positions(embed.pos_enc)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Tuple:
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """``(batch, time, features)`` to what the layers take, and new lengths."""
         x = x.unsqueeze(-1)
         for conv in self.convs:
@@ -145,7 +144,7 @@ class VGG(torch.nn.Module):
         self.out = _channels_last(embed.linear, self.convs[-1].channels)
         self.pos_enc = Positions(embed.pos_enc)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Tuple:
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """``(batch, time, features)`` to what the layers take, and new lengths."""
         x = x.unsqueeze(-1)
         for first, second in (self.convs[:2], self.convs[2:]):
@@ -165,7 +164,7 @@ class LinearInput(torch.nn.Module):
         super().__init__()
         self.layers, self.pos_enc = embed[:-1], Positions(embed[-1])
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Tuple:
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
         return self.pos_enc(self.layers(x)), lengths
 
 
@@ -219,9 +218,7 @@ class LogMel(torch.nn.Module):
         super().__init__()
         stft = getattr(frontend, "stft", None)
         enhancer = getattr(frontend, "frontend", None)
-        has_beamformer = enhancer is not None and (
-            enhancer.use_wpe or enhancer.use_beamformer
-        )
+        has_beamformer = enhancer is not None and (enhancer.use_wpe or enhancer.use_beamformer)
         if type(frontend) is not DefaultFrontend or stft is None or has_beamformer:
             raise ConfigError(
                 f"frontend: {type(frontend).__name__}: only frontend: default without "
@@ -243,7 +240,7 @@ class LogMel(torch.nn.Module):
         basis = torch.cat((angles.cos(), -angles.sin())) * window
         self.register_buffer("basis", basis[:, None].float())
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Tuple:
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """``(batch, samples)`` to ``(batch, frames, mels)``, and its lengths."""
         lengths = lengths + 2 * self.padding
         lengths = torch.div(lengths - self.n_fft, self.hop, rounding_mode="floor") + 1

@@ -13,7 +13,8 @@ import contextlib
 import logging
 import statistics
 import time
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -30,7 +31,7 @@ class Shares(NamedTuple):
     front_end: float
     forward: float
 
-    def by_count(self, *passes: Tuple[float, float]) -> float:
+    def by_count(self, *passes: tuple[float, float]) -> float:
         """Cost of an update, in plain steps.
 
         Args:
@@ -85,7 +86,7 @@ class Row(NamedTuple):
     by_count: float
     memory_bytes: float
     memory: float
-    rss_bytes: Optional[int]
+    rss_bytes: int | None
 
 
 class Meter:
@@ -102,12 +103,12 @@ class Meter:
         self.plain_bytes = peak_memory(bench, self.plain)
         self.shares, self.plain_seconds = self._shares()
 
-    def _measure(self, runs: Dict[str, Step]) -> Dict[str, list]:
+    def _measure(self, runs: dict[str, Step]) -> dict[str, list]:
         return measure(
             {"plain": self.plain} | runs, self.rounds, clock_of(self.bench.setting.device)
         )
 
-    def _shares(self) -> Tuple[Shares, float]:
+    def _shares(self) -> tuple[Shares, float]:
         bench = self.bench
         times = self._measure({
             "front": bench.front_end(backward=True),
@@ -143,8 +144,7 @@ class Meter:
         )
         return row
 
-
-    def _rss(self, case: Case) -> Optional[int]:
+    def _rss(self, case: Case) -> int | None:
         if is_cuda(self.bench.setting.device):
             return None
         growth = [peak_growth(step) for step in case.steps]

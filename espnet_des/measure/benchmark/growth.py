@@ -5,8 +5,9 @@ in plain steps of the same point (see :mod:`espnet_des.measure.benchmark.cost`).
 """
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 from espnet_des.measure.benchmark.cost import Meter, Row, Shares, describe_with, one_thread
 from espnet_des.measure.benchmark.steps import MODULES_PER_BLOCK, Bench, Setting
@@ -31,11 +32,11 @@ class Point(NamedTuple):
     setting: Setting
     plain_seconds: float
     shares: Shares
-    rows: List[Row]
-    limits: List[float]
+    rows: list[Row]
+    limits: list[float]
 
 
-def even_sizes(count: int, num_layers: int) -> Tuple[int, ...]:
+def even_sizes(count: int, num_layers: int) -> tuple[int, ...]:
     """Sizes at equal distances, from a third of the layers to all of them."""
     smallest = num_layers / 3
     step = (num_layers - smallest) / (count - 1)
@@ -49,7 +50,7 @@ def benchmark_growth(
     blocks: Sequence[int] = (12, 24, 48),
     seconds: Sequence[float] = (2.0, 5.0, 10.0, 20.0),
     **setting,
-) -> Dict[str, List[Point]]:
+) -> dict[str, list[Point]]:
     """Measure, print, and write ``benchmark_growth.md`` and ``.json``.
 
     Args:
@@ -109,7 +110,7 @@ def measure_point(at: float, setting: Setting, rounds: int) -> Point:
                      [case.by_count(no_front_end) for case in cases])  # fmt: skip
 
 
-def table(what: str, points: List[Point]) -> str:
+def table(what: str, points: list[Point]) -> str:
     """Markdown."""
     lines = [
         f"| {what} | plain step, ms | front end | stage 1 | by count | stage 2 | by count |",
@@ -124,18 +125,18 @@ def table(what: str, points: List[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _costs(points: List[Point]) -> str:
+def _costs(points: list[Point]) -> str:
     first, last = points[0].rows, points[-1].rows
     one, two = (f"from {a.ratio:.2f} to {b.ratio:.2f}" for a, b in zip(first, last))
     return f"the cost of stage 1 goes {one}, that of stage 2 {two}"
 
 
-def _excess(points: List[Point]) -> str:
+def _excess(points: list[Point]) -> str:
     most = max(row.ratio - row.by_count for point in points for row in point.rows)
     return f"what was measured is above the count by {max(0.0, most):.2f} at most"
 
 
-def _by_sizes(points: List[Point]) -> str:
+def _by_sizes(points: list[Point]) -> str:
     most = max(point.rows[1].by_count for point in points)
     return (
         f"From {points[0].at:g} to {points[-1].at:g} sizes {_costs(points)}: "
@@ -144,7 +145,7 @@ def _by_sizes(points: List[Point]) -> str:
     )
 
 
-def _by_front_end(points: List[Point], unit: str) -> str:
+def _by_front_end(points: list[Point], unit: str) -> str:
     first, last = points[0], points[-1]
     limits = [max(values) for values in zip(*(point.limits for point in points))]
     return (

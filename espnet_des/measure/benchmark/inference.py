@@ -7,9 +7,10 @@ are random: they do not change the time.
 import json
 import random
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, Dict, List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     to: str
 
 
-def conformer(num_blocks: int, dim: int) -> Dict:
+def conformer(num_blocks: int, dim: int) -> dict:
     """``encoder_conf`` of the Conformer that is measured."""
     return {
         "output_size": dim, "linear_units": 4 * dim, "attention_heads": max(1, dim // 64),
@@ -45,7 +46,7 @@ def conformer(num_blocks: int, dim: int) -> Dict:
     }  # fmt: skip
 
 
-def kept_sets(num_blocks: int) -> Dict[str, List[int]]:
+def kept_sets(num_blocks: int) -> dict[str, list[int]]:
     """A third of the layers, chosen in several ways; 4 layers in a block."""
     layers = list(range(4 * num_blocks))
     size = len(layers) // 3
@@ -66,7 +67,7 @@ class Bench:
         self.x = torch.randn(1, int(seconds * FRAMES_PER_SECOND), FEATURES)
         self.lengths = torch.tensor([self.x.size(1)])
         self.ctc = CTC(VOCABULARY, dim).eval()
-        self.runs: Dict[str, Callable[[], object]] = {}
+        self.runs: dict[str, Callable[[], object]] = {}
 
     def stock(self, num_blocks: int) -> str:
         encoder = ConformerEncoder(FEATURES, **conformer(num_blocks, self.dim)).eval()
@@ -98,7 +99,9 @@ class Bench:
         parts = {"front end": lambda: encoder.subsample(self.x, self.lengths)}
         for q, layer in enumerate(encoder.layers):
             block = encoder.encoders[layer.block]
-            parts[f"layer {q}"] = lambda b=block, k=layer.kind: add_branch(b, k, x, pos_emb, mask)
+            parts[f"layer {q}"] = lambda b=block, k=layer.kind: add_branch(
+                b, k, x, pos_emb, mask
+            )
         for number, block in enumerate(encoder.encoders):
             parts[f"norm {number}"] = lambda b=block: b.norm_final(x)
         parts["last norm"] = lambda: encoder.after_norm(x)
@@ -126,7 +129,7 @@ class Bench:
 def benchmark_inference(
     output_dir: Path, num_blocks: int = 12, dim: int = 384, seconds: float = 10.0,
     rounds: int = 15,
-) -> List[Row]:  # fmt: skip
+) -> list[Row]:  # fmt: skip
     """Measure, print, and write ``benchmark_inference.md`` and ``.json``.
 
     Args:
@@ -161,7 +164,7 @@ def benchmark_inference(
     return rows
 
 
-def _measure(bench: Bench, rounds: int) -> List[Row]:
+def _measure(bench: Bench, rounds: int) -> list[Row]:
     third, sets = bench.num_blocks // 3, kept_sets(bench.num_blocks)
     full, front = bench.stock(bench.num_blocks), bench.front_end()
     pairs = [(full, full, front)]
@@ -175,7 +178,9 @@ def _measure(bench: Bench, rounds: int) -> List[Row]:
             title = f"{len(sets[name])} layers, {name}"
             if name == "whole blocks":
                 alone32 = bench.onnx("front end and norms only", [], input_layer, int8=False)
-                pairs.append((bench.onnx(title, sets[name], input_layer, False), full, alone32))
+                pairs.append(
+                    (bench.onnx(title, sets[name], input_layer, False), full, alone32)
+                )
             pairs.append((bench.onnx(title, sets[name], input_layer, True), full, alone))
     times = measure(bench.runs, rounds)
     median = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
@@ -190,7 +195,7 @@ def _measure(bench: Bench, rounds: int) -> List[Row]:
     return rows
 
 
-def table(setting: str, rows: List[Row]) -> str:
+def table(setting: str, rows: list[Row]) -> str:
     """Markdown."""
     lines = [
         "# Cost at inference", "", setting + ".",

@@ -8,7 +8,7 @@ backward. Written from method.md, without the code that saves work; shared are t
 end, the single layers, the relaxed top-k and the draw of the middle size.
 """
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -87,8 +87,8 @@ def all_layers(
     encoder: torch.nn.Module,
     front: Subsampled,
     *,
-    kept: Optional[Sequence[int]] = None,
-    gates: Optional[torch.Tensor] = None,
+    kept: Sequence[int] | None = None,
+    gates: torch.Tensor | None = None,
     dropped: Sequence[int] = (),
     drop_rate: float = 0.0,
 ) -> torch.Tensor:

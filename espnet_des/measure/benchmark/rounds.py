@@ -3,14 +3,14 @@
 import random
 import statistics
 import time
-from typing import Callable, Dict, List
+from collections.abc import Callable
 
 from espnet_des.utils.progress import progress
 
 
 def measure(
-    runs: Dict[str, Callable[[], object]], rounds: int, clock=time.process_time
-) -> Dict[str, List[float]]:
+    runs: dict[str, Callable[[], object]], rounds: int, clock=time.process_time
+) -> dict[str, list[float]]:
     """Time every run once per round, after one round that does not count.
 
     Args:
@@ -22,7 +22,7 @@ def measure(
     Returns:
         Name to the seconds of each round.
     """
-    times: Dict[str, List[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for number in progress(range(rounds + 1), desc="rounds", unit="round"):
         # In another order each time: what ran before leaves caches and memory behind.
         for name in random.Random(number).sample(list(runs), len(runs)):
@@ -33,6 +33,6 @@ def measure(
     return times
 
 
-def ratio(times: List[float], base: List[float]) -> float:
+def ratio(times: list[float], base: list[float]) -> float:
     """Median over the rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(times, base))

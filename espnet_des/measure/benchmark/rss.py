@@ -2,13 +2,13 @@
 
 import ctypes
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional
 
 _PROCESS = Path("/proc/self")
 
 
-def peak_growth(step: Callable[[], object]) -> Optional[int]:
+def peak_growth(step: Callable[[], object]) -> int | None:
     """Bytes by which the resident memory grows at the worst moment of a step.
 
     Beside what autograd saves these are gradients, and what operations need while they

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 

@@ -7,7 +7,8 @@ and labels are random: they do not change the time.
 import contextlib
 import dataclasses
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -36,7 +37,7 @@ class Setting(NamedTuple):
 
     num_blocks: int = 12
     dim: int = 384
-    sizes: Tuple[int, ...] = (16, 32, 48)
+    sizes: tuple[int, ...] = (16, 32, 48)
     input_layer: str = "conv2d"
     seconds: float = 10.0
     utterances: int = 4
@@ -58,7 +59,7 @@ class Bench:
         torch.manual_seed(setting.seed)
         self.batch = make_batch(setting)
         self.num_layers = MODULES_PER_BLOCK * setting.num_blocks
-        self.plain: Dict[int, ESPnetASRModel] = {}
+        self.plain: dict[int, ESPnetASRModel] = {}
         self.supernets = {method: self._supernet(method) for method in LEARNED}
         self.ranking = balanced_ranking(setting.num_blocks)
 
@@ -78,7 +79,7 @@ class Bench:
         model.state.set_schedule(Schedule((1,) * len(zeroed), tuple(zeroed)))
         return model
 
-    def _conformer(self, num_blocks: int) -> Dict:
+    def _conformer(self, num_blocks: int) -> dict:
         dim = self.setting.dim
         return {
             "output_size": dim, "linear_units": 4 * dim, "attention_heads": max(1, dim // 64),
@@ -153,7 +154,7 @@ class Bench:
         return self._update(model, 1, t, published)
 
     def stage2(
-        self, drop_rate: float, published: bool = False, middle: Optional[int] = None
+        self, drop_rate: float, published: bool = False, middle: int | None = None
     ) -> Step:
         """An update of stage 2, the same in either method.
 
@@ -180,7 +181,7 @@ class Bench:
 
         return run
 
-    def models(self) -> List[torch.nn.Module]:
+    def models(self) -> list[torch.nn.Module]:
         return [*self.plain.values(), *self.supernets.values()]
 
 
@@ -203,7 +204,7 @@ def set_update(
             scores[order] = torch.linspace(0.51, 0.49, len(ranking), device=scores.device)
 
 
-def balanced_ranking(num_blocks: int) -> List[int]:
+def balanced_ranking(num_blocks: int) -> list[int]:
     """Layers in random order, but with as many of each module in every four.
 
     So that a set of k layers costs k / num_layers of all, on the average over blocks.
@@ -216,7 +217,7 @@ def balanced_ranking(num_blocks: int) -> List[int]:
     ]
 
 
-def make_batch(setting: Setting) -> Dict[str, torch.Tensor]:
+def make_batch(setting: Setting) -> dict[str, torch.Tensor]:
     """Utterances of equal length, without padding."""
     rows, frames = setting.utterances, round(setting.seconds * FRAMES_PER_SECOND)
     labels = setting.labels

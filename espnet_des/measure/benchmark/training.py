@@ -14,8 +14,8 @@ in the small pass of stage 1, s in the smallest and m in the middle size:
 import gc
 import json
 import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_des.measure.benchmark.cost import (
     Case,
@@ -38,7 +38,7 @@ TARGETS = {
 }
 
 
-def cases(bench: Bench) -> List[Case]:
+def cases(bench: Bench) -> list[Case]:
     """The rows of a setting."""
     sizes, full = bench.setting.sizes, bench.num_layers
     removed = bench.schedule.zeroed
@@ -101,7 +101,7 @@ def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
 
 def benchmark_training(
     output_dir: Path, input_layers: Sequence[str] = INPUT_LAYERS, rounds: int = 7, **setting
-) -> Dict[str, List[Row]]:
+) -> dict[str, list[Row]]:
     """Measure, print, and write ``benchmark_training.md`` and ``.json``.
 
     Args:
@@ -138,7 +138,7 @@ def benchmark_training(
     return tables
 
 
-def measure_setting(setting: Setting, rounds: int) -> Iterator[Tuple[Shares, List[Row]]]:
+def measure_setting(setting: Setting, rounds: int) -> Iterator[tuple[Shares, list[Row]]]:
     """The shares and the rows so far, after each row."""
     gc.collect()  # the models of the last setting
     with one_thread():
@@ -150,7 +150,7 @@ def measure_setting(setting: Setting, rounds: int) -> Iterator[Tuple[Shares, Lis
 
 
 def report(
-    base: Setting, rounds: int, tables: Dict[str, List[Row]], shares: Dict[str, Shares]
+    base: Setting, rounds: int, tables: dict[str, list[Row]], shares: dict[str, Shares]
 ) -> str:
     """Markdown."""
     text = describe_run(base, rounds)
@@ -160,7 +160,7 @@ def report(
     return text + "".join(f"\n{point}\n" for point in open_points(base))
 
 
-def open_points(setting: Setting) -> List[str]:
+def open_points(setting: Setting) -> list[str]:
     """What this run does not show."""
     if is_cuda(setting.device):
         return []
@@ -169,7 +169,7 @@ def open_points(setting: Setting) -> List[str]:
     ]
 
 
-def targets_of(setting: Setting, name: str) -> Dict[str, Tuple[float, Optional[float]]]:
+def targets_of(setting: Setting, name: str) -> dict[str, tuple[float, float | None]]:
     """Cost and memory asked for, by key of the row; none for another setting."""
     return TARGETS[name.split(",")[0]] if setting == Setting() else {}
 
@@ -207,7 +207,7 @@ def describe_shares(shares: Shares) -> str:
     )
 
 
-def table(rows: List[Row], targets: Dict[str, Tuple[float, Optional[float]]]) -> str:
+def table(rows: list[Row], targets: dict[str, tuple[float, float | None]]) -> str:
     """Markdown."""
 
     def bound(key: str, which: int) -> str:
@@ -229,7 +229,7 @@ def table(rows: List[Row], targets: Dict[str, Tuple[float, Optional[float]]]) ->
     return "\n".join(lines) + "\n"
 
 
-def write_report(output_dir: Path, name: str, text: str, content: Dict) -> None:
+def write_report(output_dir: Path, name: str, text: str, content: dict) -> None:
     """Write the Markdown and the JSON."""
     as_json = json.dumps(content, indent=2) + "\n"
     write_atomically(output_dir / f"{name}.md", lambda p: p.write_text(text))
