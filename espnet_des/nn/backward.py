@@ -3,9 +3,11 @@
 The sum of several losses keeps the graphs of all their passes until the Trainer
 calls backward. Here a pass's graph is gone before the next pass begins: memory is
 that of the largest pass alone, and the shared front end is back-propagated once,
-with the gradients of all sizes (method.md, "Cost"). What the Trainer gets is a
-loss whose backward hands out what was computed, so that its scaling of the loss,
-DDP and gradient accumulation work as ever.
+with the gradients of all sizes (docs/method.md, "Cost"). Only the last pass is left to
+the Trainer. What it gets is a loss whose backward hands out what was computed and goes
+through that pass, so that its scaling of the loss, DDP and gradient accumulation work
+as ever. DDP sends the gradients that the last pass adds nothing to at once, and the
+others while it is back-propagated.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ class _Computed(torch.autograd.Function):
     """A loss of which the gradients are known."""
 
     @staticmethod
-    def forward(ctx, loss, gradients, *inputs):
-        ctx.gradients = gradients
+    def forward(ctx, loss, gradients, scale, *inputs):
+        ctx.gradients, ctx.scale = gradients, scale
         return loss.clone()
 
     @staticmethod
@@ -26,8 +28,9 @@ class _Computed(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("a supernet's loss can be back-propagated only once")
-        torch._foreach_mul_(gradients, incoming)
-        return (None, None, *gradients)
+        # At once: divided by the scale first, small ones would be 0 in fp16.
+        torch._foreach_mul_(gradients, incoming / ctx.scale)
+        return (None, None, None, *gradients)
 
 
 class BackwardPerPass:
@@ -36,14 +39,14 @@ class BackwardPerPass:
     >>> sums = BackwardPerPass(front.x, parameters)
     >>> sums.add(loss_of(sums.front))        # its graph is freed
     >>> sums.add(other_loss_of(sums.front))
-    >>> loss = sums.loss()                   # loss.backward() as of a plain sum
+    >>> loss = sums.loss(last=third_loss_of(front.x))    # backward as of a plain sum
 
     Args:
         front: output of the front end, ``(batch, time, dim)``; what made it gets
             its gradients in the backward of the sum.
         parameters: all that come after it. DDP waits for a gradient of each, so
             those that took no part get zeros.
-        scale: of the losses while gradients are computed: fp16 needs the
+        scale: of the losses while their gradients are computed: fp16 needs the
             GradScaler's here, because its own comes only afterwards.
     """
 
@@ -55,11 +58,11 @@ class BackwardPerPass:
         self._leaves = [p for p in (self.front, *parameters) if p.requires_grad]
         self._inputs = [front] * front.requires_grad + self._leaves[front.requires_grad :]
         self._gradients: list[torch.Tensor | None] = [None] * len(self._leaves)
-        self._loss = 0.0
+        self._loss: torch.Tensor | None = None
 
     def add(self, loss: torch.Tensor) -> None:
         """Add a loss, and free its graph."""
-        self._loss = self._loss + loss.detach()
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
         # Its operations know their precision already.
         with torch.autocast(loss.device.type, enabled=False):
             new = torch.autograd.grad(loss * self.scale, self._leaves, allow_unused=True)
@@ -74,15 +77,19 @@ class BackwardPerPass:
         for i, gradient in zip(first, _apart([new[i] for i in first])):
             self._gradients[i] = gradient
 
-    def loss(self) -> torch.Tensor:
-        """The sum of the losses; to be back-propagated once."""
+    def loss(self, last: torch.Tensor) -> torch.Tensor:
+        """The sum of the losses; to be back-propagated once.
+
+        Args:
+            last: one more loss, of the front end's output itself, whose graph is kept
+                until then.
+        """
         gradients = [
             torch.zeros_like(leaf) if gradient is None else gradient
             for leaf, gradient in zip(self._leaves, self._gradients)
         ]
-        if self.scale != 1.0:
-            torch._foreach_div_(gradients, self.scale)
-        return _Computed.apply(self._loss, gradients, *self._inputs)
+        sum_so_far = torch.zeros_like(last) if self._loss is None else self._loss
+        return last + _Computed.apply(sum_so_far, gradients, self.scale, *self._inputs)
 
 
 def _apart(gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:

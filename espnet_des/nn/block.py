@@ -93,6 +93,10 @@ def add_branch(
     return x + factor * out
 
 
+# Types in which y - x still tells the branch.
+FINE = (torch.float32, torch.float64)
+
+
 class _OpenGate(torch.autograd.Function):
     """``x + gate * factor * out`` that keeps nothing of its own for the gate's gradient.
 
@@ -124,7 +128,7 @@ def add_gated_branch(
 ) -> torch.Tensor:
     """:func:`add_branch` with a gate of at least ``FAINT``, in less memory."""
     out = branch(block, kind, x, pos_emb, mask)
-    if not x.dtype == out.dtype == gate.dtype == torch.float32:
+    if not (x.dtype == out.dtype == gate.dtype and x.dtype in FINE):
         return x + (gate * scale(block, kind)) * out  # y would be rounded too coarsely
     return _OpenGate.apply(x, gate, out, scale(block, kind))
 

@@ -322,20 +322,21 @@ class DESModel(ESPnetASRModel):
         t = int(self.state.updates)
         stats = self._missing_stats()
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
-        for p in self.passes(t, scores):
+        *earlier, last = self.passes(t, scores)
+        for p in earlier:
             loss, size_stats = self._loss_of_pass(front._replace(x=sums.front), p, targets)
             sums.add(p.weight * loss)
             stats.update(size_stats)
+        small = self.encoder.sizes[0]
         if self.stage == 1:
             gap = self.selector.sparsity_gap(self.encoder.scores, schedule, t)
             if gap is not None:
                 sums.add(self.options.sparsity_weight * gap)
                 stats["loss_sparsity"] = gap.detach()
             small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
-        else:
-            small = self.encoder.sizes[0]
         stats["layers_small"] = float(small)
-        return sums.loss(), stats
+        loss, size_stats = self._loss_of_pass(front, last, targets)
+        return sums.loss(last.weight * loss), stats | size_stats
 
     def _after_the_front_end(self) -> list[torch.nn.Parameter]:
         """Parameters that a pass uses, of what :meth:`features` has not used."""
