@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from espnet2.tasks import asr
+from espnet2.train.distributed_utils import get_rank
 from espnet_des.errors import ConfigError
 from espnet_des.nn import subnet
 from espnet_des.nn.encoder import DESConformerEncoder
 from espnet_des.nn.model import DESModel
 from espnet_des.training.bad_data import check_ids, check_rate
-from espnet_des.training.checkpoints import config_of_checkpoint
+from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
 from espnet_des.training.trainer import SupernetTrainer
 
 ENCODER, MODEL = "des_conformer", "des"
@@ -60,7 +61,9 @@ class SupernetTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         check_length_of_run(args)
         leave_out_plots(args)
-        with config_of_checkpoint(Path(args.output_dir)):
+        folder, rank = Path(args.output_dir), get_rank(args.dist_rank, args.dist_launcher)
+        check_tokens(folder, args.token_list, is_first=not rank)
+        with config_of_checkpoint(folder):
             super(ASRTask, cls).main_worker(args)
 
     @classmethod

@@ -155,3 +155,19 @@ def test_launched_processes_know_the_classes(tmp_path):
         sys.executable, "-m", "espnet_des", "-c", SHOW,
     )  # fmt: skip
     assert REGISTERED in (tmp_path / "out.log").read_text(), run.stderr
+
+
+def test_objects_without_attributes_among_the_modules_are_no_obstacle():
+    """Some programs put other things than modules into sys.modules."""
+    run = python(
+        "-c",
+        code("""
+        import sys
+        class Bare:
+            __slots__ = ()
+        sys.modules["bare"] = Bare()
+        import espnet_des, espnet2.bin.asr_train, espnet2.tasks.asr as asr
+        print(asr.ASRTask.__module__)
+    """),
+    )
+    assert run.stdout.split()[-1] == "espnet_des.task", run.stderr

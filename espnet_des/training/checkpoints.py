@@ -8,6 +8,7 @@ place and then renamed, and the checkpoint before the last one is kept.
 import contextlib
 import errno
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -18,8 +19,9 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import yaml
 
-from espnet_des.errors import OtherTrainingError
+from espnet_des.errors import ConfigError, OtherTrainingError
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.ranks import rank
 
@@ -89,6 +91,38 @@ def check_start(folder: Path, resume: bool) -> None:
             f"{folder / NAME} is missing, but {PREVIOUS} is there. To go on from it, rename it "
             f"to {NAME}; to begin anew, give another output_dir, or move this one away"
         )
+
+
+def check_tokens(folder: Path, token_list: str | Sequence[str], is_first: bool) -> None:
+    """Refuse to go on with tokens of another order: the weights would spell other letters.
+
+    Args:
+        folder: of the training, with the config.yaml of its last start.
+        token_list: of this start; its file, or the tokens.
+        is_first: True of the process that writes the config, the only one that looks: the
+            others might find it half written.
+
+    Raises:
+        ConfigError: saying which token differs.
+    """
+    config = folder / "config.yaml"
+    if not is_first or not config.exists() or not times_of_checkpoints(folder):
+        return
+    if isinstance(token_list, str):
+        token_list = Path(token_list).read_text(encoding="utf-8").splitlines()
+    try:
+        before = yaml.safe_load(config.read_text(encoding="utf-8"))["token_list"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        return  # of a start that was killed: nothing can be told
+    if list(token_list) == before:
+        return
+    pairs = itertools.zip_longest(before, token_list)
+    place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise ConfigError(
+        f"token_list: token {place} is {new!r}, but {old!r} in the training that {folder} holds: "
+        "its weights would spell other tokens. Give the token list that it began with, or "
+        "another output_dir"
+    )
 
 
 @contextlib.contextmanager

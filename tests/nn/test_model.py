@@ -288,8 +288,16 @@ def test_batch_order_and_company_do_not_matter_in_evaluation():
 def test_the_middle_size_is_uniform_and_a_function_of_the_update():
     model = make_model({"num_blocks": 3, "sizes": [2, 5, 8, 12]}, SCHEDULE)
     drawn = [model.middle_size(t) for t in range(2000)]
-    assert drawn == [copy.deepcopy(model).middle_size(t) for t in range(2000)]
+    twin = copy.deepcopy(model)
+    assert drawn == [twin.middle_size(t) for t in range(2000)]
     assert set(drawn) == {5, 8} and abs(drawn.count(5) - 1000) < 100
+    seeds = []
+    for seed in (0, 1):  # each its own draws, which the state dict brings along
+        model.state.seed.fill_(seed)
+        twin.load_state_dict(model.state_dict())
+        seeds.append([twin.middle_size(t) for t in range(200)])
+        assert seeds[-1] == [model.middle_size(t) for t in range(200)]
+    assert seeds[0] != seeds[1] and drawn[:200] not in seeds
     two = make_model({"sizes": [3, 8]}, Schedule((4,), (5,)))
     assert two.middle_size(0) is None
     two.state.freeze(torch.arange(8))

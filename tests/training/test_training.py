@@ -4,12 +4,16 @@ import logging
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from espnet_des.errors import ConfigError
+from espnet_des.nn.model import DESModel
 from tests.train import (
+    CONFIG,
     ROOT,
     assert_same,
     kill_when,
@@ -358,8 +362,69 @@ def test_a_score_learning_rate_that_cannot_reach_the_sparsity_is_warned_about(
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_training(data, tmp_path, changes, says):
     with pytest.raises(Exception, match=says):
-        train_here(data, tmp_path, **changes)
+        train_here(data, tmp_path, max_epoch=7, **changes)
     assert not list((tmp_path / "exp").glob("*.pth"))
+
+
+def test_score_learning_rates_are_known_for_steps_of_the_learning_rate_only(
+    data, tmp_path, caplog
+):
+    sgd = {"optim": "sgd", "optim_conf": {"lr": 0.1}, "model_conf__reduction": None,
+           "model_conf__method": "iterative_zero_out", "max_epoch": 6}  # fmt: skip
+    with pytest.raises(ConfigError, match="score_lr_factor: None .* optim: sgd"):
+        train_here(data, tmp_path, **sgd)
+    train_here(data, tmp_path, **sgd, model_conf__score_lr_factor=50)
+    assert "The scores learn 50 times as fast" in messages(caplog)
+
+
+def test_a_resume_with_other_tokens_is_refused(data, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+    before = (tmp_path / "exp/config.yaml").read_text()
+    tokens = [*CONFIG["token_list"]]
+    tokens[2], tokens[3] = tokens[3], tokens[2]
+    for changed in (tokens, str(tmp_path / "tokens.txt")):
+        (tmp_path / "tokens.txt").write_text("".join(f"{token}\n" for token in tokens))
+        with pytest.raises(ConfigError, match="token_list: token 2 is 'B', but 'A'"):
+            train_here(data, tmp_path, max_epoch=7, token_list=changed)
+    assert (tmp_path / "exp/config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("how", ["resume", "init_param"])
+def test_another_method_in_stage_2_is_refused(data, whole_run, tmp_path, how):
+    """config.yaml would name a method that did not choose the layers."""
+    changes = {"model_conf__method": "iterative_zero_out", "model_conf__reduction": None}
+    if how == "resume":
+        shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+    else:
+        changes["init_param"] = [str(whole_run / "6epoch.pth")]
+    with pytest.raises(RuntimeError, match="method: .* simple_top_k, the config says"):
+        train_here(data, tmp_path, max_epoch=7, **changes)
+
+
+def test_memory_that_is_missing_is_not_called_another_model(
+    data, whole_run, tmp_path, monkeypatch
+):
+    shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+
+    def fails(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(DESModel, "load_state_dict", fails)
+    with pytest.raises(RuntimeError, match="^DefaultCPUAllocator"):
+        train_here(data, tmp_path, max_epoch=7)
+
+
+def test_a_resume_reads_its_checkpoint_once(data, whole_run, tmp_path, monkeypatch):
+    shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+    read, torch_load = [], torch.load
+
+    def counted(file, *args, **kwargs):
+        read.append(str(file))
+        return torch_load(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", counted)
+    train_here(data, tmp_path, max_epoch=6)
+    assert [Path(name).name for name in read].count("checkpoint.pth") == 1
 
 
 def test_lightning_is_refused(data, tmp_path):
