@@ -140,6 +140,7 @@ def test_equal_systems_do_not_differ():
     assert difference(twice, one)[:3] == pytest.approx((100.0, 100.0, 100.0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seeds, spread", [(3, 0.03), (3, 0.1), (6, 0.1)])
 def test_intervals_cover_the_true_difference_as_often_as_they_say(seeds, spread):
     """60 speakers, each with an effect of its own on both systems, and seeds that vary."""

@@ -92,8 +92,15 @@ def test_features_are_those_of_espnet(conf):
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
-@pytest.mark.parametrize("source", ["waveform", "features"])
+@pytest.mark.parametrize(
+    ("source", "input_layer"),
+    [
+        ("waveform", "conv2d"),
+        ("features", "vgg"),
+        pytest.param("waveform", "vgg", marks=pytest.mark.thorough),
+        pytest.param("features", "conv2d", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_file_gives_the_model_at_every_length(tmp_path, input_layer, source):
     frontend = DefaultFrontend(n_fft=512, hop_length=160, n_mels=12)
     model = make_model(input_layer=input_layer, frontend=frontend)
@@ -124,7 +131,9 @@ def test_what_cannot_be_exported_is_said():
         CTCGraph(make_model(**conv, output_size=16), "features")
 
 
-@pytest.mark.parametrize("input_layer", ["conv2d", "vgg"])
+@pytest.mark.parametrize(
+    "input_layer", ["conv2d", pytest.param("vgg", marks=pytest.mark.thorough)]
+)
 def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     import onnx
 
