@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.corpus.kaldi import DataError
-from espnet_des.corpus.librispeech import prepare_librispeech
+from espnet_des.utils.command import call
 
 
 def main() -> int:
@@ -16,12 +15,9 @@ def main() -> int:
     parser.add_argument("--join", nargs="*", default=[], metavar="NAME=SET,SET,...")
     args = parser.parse_args()
     joined = {name: sets.split(",") for name, sets in (j.split("=") for j in args.join)}
-    try:
-        prepare_librispeech(args.corpus, args.data, args.sets, joined)
-    except (DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    target = "espnet_des.corpus.librispeech:prepare_librispeech"
+    arguments = {k: v for k, v in vars(args).items() if k != "join"}
+    return call(target, arguments | {"joined": joined})
 
 
 if __name__ == "__main__":

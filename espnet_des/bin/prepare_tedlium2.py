@@ -4,21 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.corpus.kaldi import DataError
-from espnet_des.corpus.tedlium2 import prepare_tedlium2
+from espnet_des.utils.command import call
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="holds TEDLIUM_release2/")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    args = parser.parse_args()
-    try:
-        prepare_tedlium2(args.corpus, args.data)
-    except (DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return call("espnet_des.corpus.tedlium2:prepare_tedlium2", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
