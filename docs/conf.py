@@ -1,7 +1,10 @@
 """Sphinx: how the pages of this folder become HTML (make docs)."""
 
+import os
 import sys
 from pathlib import Path
+
+from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,8 +33,32 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 # The types are in the signatures; signatures of ESPnet's own classes name classes of its own.
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-copybutton_exclude = ".linenos, .gp"
+# Attributes of a class in a list of its own: those of a NamedTuple are members besides.
+napoleon_use_ivar = True
+
+
+def link_to_files(app, doctree) -> None:
+    """Let links to Markdown files outside of this folder lead to the files themselves.
+
+    MyST takes them for pages of the documentation, and would not find them.
+    """
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        page = link.get("reftarget", "")
+        if link.get("refdomain") != "doc" or page in app.env.found_docs:
+            continue
+        own = Path(page).name.lower()
+        if own in app.env.found_docs:  # CHANGELOG.md is included by changelog.md
+            link["reftarget"] = own
+            continue
+        path = os.path.relpath(f"{page}.md", app.srcdir)
+        file = addnodes.download_reference("", "", *link.children, reftarget=path)
+        file["refdoc"] = link["refdoc"]
+        link.replace_self(file)
+
+
+def setup(app) -> None:
+    # Before the collector of files to copy, which listens to the same event.
+    app.connect("doctree-read", link_to_files, priority=400)
