@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # they would make one dash of the two before an option
 html_theme = "furo"
 html_title = "espnet_des"
 html_show_sourcelink = False

@@ -15,7 +15,9 @@ from espnet_des.method.options import SelectionOptions
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "espnet_des"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-AT_THE_TOP = [ROOT / f"{name}.md" for name in ("README", "RESULTS", "CONTRIBUTING", "CHANGELOG")]
+AT_THE_TOP = [
+    ROOT / f"{name}.md" for name in ("README", "RESULTS", "CONTRIBUTING", "CHANGELOG")
+]
 DOCUMENTS = [str(path.relative_to(ROOT)) for path in [*AT_THE_TOP, *PAGES]]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 every_document = pytest.mark.parametrize("name", DOCUMENTS)
@@ -133,7 +135,9 @@ def test_the_readme_has_the_tables_of_the_documentation():
 
 
 def test_options_tells_every_setting_and_its_default():
-    rows = {row[0].strip("`"): row[1].strip("`") for row in table_rows(read("docs/options.md"))}
+    rows = {
+        row[0].strip("`"): row[1].strip("`") for row in table_rows(read("docs/options.md"))
+    }
     for field in dataclasses.fields(SelectionOptions):
         assert field.name in rows
         if field.default is not None:
@@ -146,7 +150,9 @@ def test_options_tells_every_setting_and_its_default():
 def test_options_tells_every_key_of_the_encoder():
     from espnet_des.nn.encoder import DESConformerEncoder, LayeredConformerEncoder
 
-    rows = {row[0].strip("`"): row[1].strip("`") for row in table_rows(read("docs/options.md"))}
+    rows = {
+        row[0].strip("`"): row[1].strip("`") for row in table_rows(read("docs/options.md"))
+    }
     for encoder in (DESConformerEncoder, LayeredConformerEncoder):
         code = inspect.unwrap(encoder.__init__).__code__
         names = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
