@@ -1,5 +1,6 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (17 minutes)
+# make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
@@ -20,7 +21,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo test docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo test lint docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
@@ -31,6 +32,11 @@ demo: .venv/.ready
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
 	OMP_NUM_THREADS=1 .venv/bin/python $(TESTS)
+
+lint: .venv/.ready
+	.venv/bin/ruff check espnet_des tests setup.py
+	.venv/bin/ruff format --check espnet_des tests setup.py
+	.venv/bin/mypy espnet_des
 
 docs: .venv/.ready
 	.venv/bin/python -c 'import sphinx, myst_parser, furo, sphinx_copybutton' 2>/dev/null || \

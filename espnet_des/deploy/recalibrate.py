@@ -1,7 +1,7 @@
 """BatchNorm statistics: kept from what is no number, and of one size, estimated anew.
 
 With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
-all its sizes; a size that is extracted needs its own (method.md, trap 9).
+all its sizes; a size that is extracted needs its own (docs/method.md, trap 9).
 """
 
 from collections.abc import Iterable, Iterator

@@ -196,7 +196,7 @@ class IterativeZeroOut:
     def sparsity_gap(
         self, scores: torch.Tensor, schedule: Schedule, t: int
     ) -> torch.Tensor | None:
-        """|open gates asked for - open gates|, as a share of the layers."""
+        """Absolute difference of the open gates and those asked for, as a share of the layers."""
         asked = schedule.zeroed[self.iteration(schedule, t)] / scores.numel()
         return (1.0 - scores.sigmoid().mean() - asked).abs()
 

@@ -1,10 +1,10 @@
 """The loss of an update as the published code computes it: all layers, one graph.
 
 What the supernet's own way must equal, in value and gradients, and what its cost is
-measured against (method.md, "Cost of the published implementation"): every layer of
+measured against (docs/method.md, "Cost"): every layer of
 the gated pass records a graph, stochastic depth computes all rows and multiplies
 them with 0 or 1 / (1 - p), and the losses of all passes are summed before the one
-backward. Written from method.md, without the code that saves work; shared are the front
+backward. Written from that page, without the code that saves work; shared are the front
 end, the single layers, the relaxed top-k and the draw of the middle size.
 """
 
