@@ -7,13 +7,16 @@ import re
 import pytest
 import torch
 
+from espnet_des.errors import ConfigError
 from espnet_des.measure.benchmark.cost import Shares
 from espnet_des.measure.benchmark.growth import benchmark_growth, even_sizes
 from espnet_des.measure.benchmark.published import published_loss
+from espnet_des.measure.benchmark.ranks import AllAtOnce, benchmark_ranks
 from espnet_des.measure.benchmark.saved import count_saved
 from espnet_des.measure.benchmark.steps import Bench, Setting, balanced_ranking
 from espnet_des.measure.benchmark.training import benchmark_training
 from espnet_des.method.selection import Schedule
+from espnet_des.nn.backward import BackwardPerPass
 from tests.conftest import make_batch, make_model
 
 SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
@@ -203,3 +206,25 @@ def test_bfloat16_steps_run():
                  bench.stage1("simple_top_k", -1), bench.stage2(0.3),
                  bench.stage2(0.3, published=True)):  # fmt: skip
         step()
+
+
+def test_all_gradients_at_once_are_those_of_the_last_pass_left():
+    results = []
+    for kind in (BackwardPerPass, AllAtOnce):
+        weight, front_weight = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        front = 2 * front_weight
+        sums = kind(front, [weight])
+        sums.add((weight * sums.front).sum())
+        loss = sums.loss((3 * weight * front).sum())
+        loss.backward()
+        results.append((loss.item(), weight.grad.tolist(), front_weight.grad.tolist()))
+    assert results[0] == results[1] == (24.0, [8.0] * 3, [8.0] * 3)
+
+
+def test_the_benchmark_of_two_processes_runs(tmp_path, capsys):
+    benchmark_ranks(tmp_path, num_blocks=3, dim=64, seconds=0.5, utterances=1, rounds=1)
+    found = json.loads((tmp_path / "ranks.json").read_text())
+    assert set(found["seconds"]) == {"last pass left", "all at once"} and found["ratio"] > 0
+    assert (tmp_path / "ranks.md").read_text() in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="num_blocks: 2 must be a multiple of 3"):
+        benchmark_ranks(tmp_path, num_blocks=2, dim=64, seconds=0.5, utterances=1, rounds=1)
