@@ -17,6 +17,24 @@ class OtherTrainingError(RuntimeError):
     """A checkpoint that is not of the training, or the model, that is to load it."""
 
 
+def need(ok: bool, key: str, value: Any, right: str) -> None:
+    """Refuse a setting.
+
+    Args:
+        right: what would be, after "must be".
+
+    Raises:
+        ConfigError: where it is not ``ok``.
+    """
+    if not ok:
+        raise ConfigError(f"{key}: {value!r} must be {right}")
+
+
+def text_hint(value: Any) -> str:
+    """Why a number may have become text, to be added to what would be right."""
+    return " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
+
+
 def is_number(value: Any) -> bool:
     """True of integers and floats, NaN and infinity among them; not of true and false."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -19,6 +19,11 @@ from espnet_des.nn.encoder import DESConformerEncoder
 from espnet_des.nn.model import DESModel
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
+from espnet_des.training.settings import (
+    check_mappings,
+    check_settings,
+    check_with_model,
+)
 from espnet_des.training.trainer import SupernetTrainer
 
 ENCODER, MODEL = "des_conformer", "des"
@@ -59,7 +64,7 @@ class SupernetTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
-        check_length_of_run(args)
+        check_settings(args)
         leave_out_plots(args)
         folder, rank = Path(args.output_dir), get_rank(args.dist_rank, args.dist_launcher)
         check_tokens(folder, args.token_list, is_first=not rank)
@@ -80,7 +85,10 @@ class SupernetTask(ASRTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """As ESPnet's, with a parameter group of their own for the scores."""
+        """As ESPnet's, with a parameter group of their own for the scores.
+
+        The last that ESPnet asks for before it writes config.yaml.
+        """
         (optimizer,) = super().build_optimizers(args, model)
         scores = model.encoder.scores
         if not scores.requires_grad:
@@ -94,19 +102,12 @@ class SupernetTask(ASRTask):
         optimizer.add_param_group(
             {"params": [scores], "lr": optimizer.defaults["lr"], "weight_decay": 0.0}
         )
+        check_with_model(args, model, optimizer)
         return [optimizer]
 
 
 def needs_supernet(args: argparse.Namespace) -> bool:
     return getattr(args, "encoder", None) == ENCODER
-
-
-def check_length_of_run(args: argparse.Namespace) -> None:
-    """Refuse numbers that the schedule cannot be made of."""
-    for key in ("max_epoch", "accum_grad"):
-        value = getattr(args, key)
-        if type(value) is not int or value < 1:
-            raise ConfigError(f"{key}: {value!r} must be an integer above 0")
 
 
 def leave_out_plots(args: argparse.Namespace) -> None:
@@ -128,13 +129,7 @@ def use_supernet_model(args: argparse.Namespace) -> None:
             f"use model: {MODEL} (model: espnet is taken for it)"
         )
     args.model = MODEL
-    for key in MAPPINGS:
-        value = getattr(args, key, {})
-        if not isinstance(value, dict):
-            raise ConfigError(
-                f"{key}: {value!r} must hold keys and values, one a line and indented; leave "
-                "it out where there are none"
-            )
+    check_mappings(args, MAPPINGS)
     if getattr(args, "decoder", None) == "transducer":
         raise ConfigError(
             f"decoder: 'transducer' cannot be used with encoder: {ENCODER}; use decoder: "

@@ -6,7 +6,7 @@ These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from espnet_des.errors import ConfigError, is_number
+from espnet_des.errors import ConfigError, is_number, text_hint
 from espnet_des.method.selection import (
     METHODS,
     FixedRanking,
@@ -95,10 +95,7 @@ class SelectionOptions:
 
         def number(key: str) -> float:
             value = getattr(self, key)
-            hint = (
-                " (YAML takes 1e-3 for text: write 1.0e-3)" if isinstance(value, str) else ""
-            )
-            need(is_number(value), key, f"a number{hint}")
+            need(is_number(value), key, f"a number{text_hint(value)}")
             need(not abs(value) > LARGEST, key, f"a number up to {LARGEST:.0e}")
             return value
 

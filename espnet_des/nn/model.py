@@ -111,6 +111,8 @@ class ErrorRates:
 
     def __init__(self, calculator):
         self.calculator = calculator
+        wanted = {"cer": calculator.report_cer, "wer": calculator.report_wer}
+        self.names = [name for name, is_wanted in wanted.items() if is_wanted]
 
     def __call__(self, ys_hat, ys_pad, is_ctc: bool = False):
         try:
@@ -410,19 +412,44 @@ class DESModel(ESPnetASRModel):
             )
             loss = self.ctc_weight * loss + (1 - self.ctc_weight) * loss_att
             stats.update(loss_att=loss_att.detach(), acc=acc)
-            if cer is not None or wer is not None:
-                stats.update(cer=cer, wer=wer)
-        if p.size != encoder.num_layers:
-            stats = {f"{key}_size{p.size}": value for key, value in stats.items()}
-        return loss, stats
+            if not self.training and self.error_calculator is not None:
+                rates = {"cer": cer, "wer": wer}
+                stats.update({name: rates[name] for name in self.error_calculator.names})
+        return loss, {self._name_at(p.size, name): value for name, value in stats.items()}
+
+    def names_of_stats(self, training: bool, with_decoder: bool | None = None) -> set[str]:
+        """Names of all that :meth:`forward` reports, in every update or evaluation.
+
+        Args:
+            training: False for those of evaluation.
+            with_decoder: as if the model had one; None: as it is.
+        """
+        names = self._names_of_pass(training, with_decoder)
+        found = {self._name_at(size, name) for size in self.encoder.sizes for name in names}
+        found |= {"loss", "stage"}
+        if training:
+            found.add("layers_small")
+            if self.selector.needs_travel:
+                found.add("loss_sparsity")
+        return found
+
+    def _names_of_pass(self, training: bool, with_decoder: bool | None = None) -> list[str]:
+        """What :meth:`_loss_of_pass` tells, without its size."""
+        rates = not training and self.error_calculator is not None
+        names = ["loss_ctc"] + (["cer_ctc"] if rates else [])
+        if self.ctc_weight != 1.0 if with_decoder is None else with_decoder:
+            names += ["loss_att", "acc"] + (self.error_calculator.names if rates else [])
+        return names
+
+    def _name_at(self, size: int, name: str) -> str:
+        return name if size == self.encoder.num_layers else f"{name}_size{size}"
 
     def _missing_stats(self) -> dict[str, float]:
         """Keys of what only some updates have; ESPnet ranks epochs by any key."""
-        names = ["loss_ctc"] + (["loss_att", "acc"] if self.ctc_weight != 1.0 else [])
         stats = {
-            f"{name}_size{size}": float("nan")
+            self._name_at(size, name): float("nan")
             for size in self.encoder.sizes[1:-1]
-            for name in names
+            for name in self._names_of_pass(training=True)
         }
         if self.selector.needs_travel:
             stats["loss_sparsity"] = float("nan")

@@ -4,9 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
+import torch
 
 from espnet2.train.reporter import Reporter
-from espnet_des.errors import ConfigError
+from espnet_des.nn.model import DESModel
+
+# What ESPnet's Trainer reports of an epoch's updates, beside the model's own.
+OF_UPDATES = {
+    "iter_time", "forward_time", "backward_time", "optim_step_time", "train_time",
+    "grad_norm", "clip", "loss_scale",
+}  # fmt: skip
+SKIPPED = "skipped_updates"
+
+
+def reported_names(model: DESModel, optimizer: torch.optim.Optimizer) -> dict[str, set[str]]:
+    """Names of what a training reports by numbers, known before its first epoch.
+
+    Returns:
+        Names of ``train`` and of ``valid``; by each of them epochs can be ranked.
+    """
+    rates = {f"optim0_lr{number}" for number, _ in enumerate(optimizer.param_groups)}
+    return {
+        "train": model.names_of_stats(training=True) | OF_UPDATES | rates,
+        "valid": model.names_of_stats(training=False) | {*model.selection_stats(), SKIPPED},
+    }
 
 
 class StageReporter(Reporter):
@@ -24,24 +45,6 @@ class StageReporter(Reporter):
         super().__init__()
         self.criteria = [tuple(criterion) for criterion in best_model_criterion]
         self.lost = set()
-
-    def set_epoch(self, epoch: int) -> None:
-        """As ESPnet's; refuses criteria of which the first epoch has reported none.
-
-        ESPnet would train to the end, and leave no best epoch and no average.
-        """
-        super().set_epoch(epoch)
-        stats = self.stats.get(epoch - 1)
-        if (
-            stats
-            and self.criteria
-            and not any(k in stats.get(p, {}) for p, k, _ in self.criteria)
-        ):
-            reported = {phase: sorted(values) for phase, values in stats.items()}
-            raise ConfigError(
-                f"best_model_criterion: {[list(c) for c in self.criteria]}: none of them is "
-                f"reported. The training reports {reported}; resume it with one of these"
-            )
 
     def kept_epochs(self, nbest: int) -> set[int]:
         """Those that are among the n best of a criterion."""
@@ -100,10 +103,6 @@ class StageReporter(Reporter):
         self, patience: int, key1: str, key2: str, mode: str, *args, **kwargs
     ) -> bool:
         """Patience counts from the first whole stage-2 epoch."""
-        if not Reporter.has(self, key1, key2):
-            raise KeyError(
-                f"early_stopping_criterion: {key1}.{key2} is not among {self.get_all_keys()}"
-            )
         if not self.sort_epochs_and_values(key1, key2, mode):
             return False
         return super().check_early_stopping(patience, key1, key2, mode, *args, **kwargs)

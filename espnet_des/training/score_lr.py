@@ -33,6 +33,20 @@ def needed_travel(schedule: Schedule, num_layers: int) -> float:
     return IterativeZeroOut.initial_score - asked
 
 
+def stand_in_for(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimizer for schedulers to act on in its place, of parameters that are not there."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    stand_in = torch.optim.SGD(
+        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": s["lr"]} for s in settings]
+    )
+    stand_in.defaults = copy.deepcopy(
+        optimizer.defaults
+    )  # where cyclic ones look for momentum
+    for mine, theirs in zip(stand_in.param_groups, settings):
+        mine.update(copy.deepcopy(theirs))
+    return stand_in
+
+
 def sum_of_learning_rates(
     optimizer: torch.optim.Optimizer,
     scheduler: object | None,
@@ -48,12 +62,7 @@ def sum_of_learning_rates(
     Args:
         share_at: of the rate that is used, by number of the update, from 0.
     """
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    stand_in = torch.optim.SGD(
-        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": s["lr"]} for s in settings]
-    )
-    for mine, theirs in zip(stand_in.param_groups, settings):
-        mine.update(copy.deepcopy(theirs))
+    stand_in = stand_in_for(optimizer)
     ahead = copy.copy(scheduler)
     if ahead is not None:
         ahead.optimizer = stand_in

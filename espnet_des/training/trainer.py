@@ -26,9 +26,14 @@ from espnet_des.training.checkpoints import (
     remove_epochs,
     whole_files,
 )
-from espnet_des.training.reporter import StageReporter
+from espnet_des.training.reporter import SKIPPED, StageReporter
 from espnet_des.training.score_log import tell_tensorboard
 from espnet_des.training.score_lr import ScaledGroup, choose_score_lr_factor, score_group
+from espnet_des.training.settings import (
+    check_accumulation,
+    check_one_cycle,
+    tell_first_whole_epoch,
+)
 from espnet_des.utils.files import alone_in
 from espnet_des.utils.ranks import are_several, device_of_group, rank
 
@@ -71,6 +76,7 @@ class SupernetTrainer(stock.Trainer):
         folder = Path(opts.output_dir)
         check_start(folder, opts.resume)
         if not (folder / "checkpoint.pth").exists():
+            check_one_cycle(schedulers[0], length.total, begun=False)
             start_selection(model, optimizers[0], schedulers[0], length, opts.seed)
         hooks = register_hooks(model, optimizers[0])
         reporters = []
@@ -107,9 +113,12 @@ class SupernetTrainer(stock.Trainer):
         found, chosen = read_checkpoint(checkpoint)
         with named_mismatch(chosen):
             load_states(found, model, reporter, optimizers, schedulers, scaler)
+        done = reporter.get_epoch()
+        left = cls.length.total and cls.length.total - done * cls.length.per_epoch
+        check_one_cycle(schedulers[0], left, begun=True)
         put_in_place(chosen, checkpoint)
         logging.info(f"The training was resumed using {chosen}")
-        keep_schedule(model, cls.length)
+        keep_schedule(model, cls.length, done)
         reporter.find_lost(checkpoint.parent)
         if rank() == 0:
             best = reporter.best_epochs()
@@ -156,7 +165,7 @@ class SupernetTrainer(stock.Trainer):
         super().validate_one_epoch(model=model, reporter=reporter, **kwargs)
         supernet = getattr(model, "module", model)
         skipped = cls.skipped.total(int(supernet.state.updates))
-        reporter.register(supernet.selection_stats() | {"skipped_updates": float(skipped)})
+        reporter.register(supernet.selection_stats() | {SKIPPED: float(skipped)})
         reporter.next()
 
 
@@ -193,6 +202,7 @@ def count_updates(train_iter_factory, accum_grad: int) -> int | None:
         fewest = torch.tensor(batches, device=device_of_group())
         torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
         batches = int(fewest)
+    check_accumulation(batches, accum_grad)
     return batches // accum_grad
 
 
@@ -242,7 +252,7 @@ def start_selection(
     tell_schedule(model, length)
 
 
-def keep_schedule(model: DESModel, length: Length) -> None:
+def keep_schedule(model: DESModel, length: Length, epochs: int) -> None:
     """After a resume: say so where the options would now give another schedule."""
     encoder, state = model.encoder, model.state
     kept = state.get_schedule()
@@ -258,17 +268,18 @@ def keep_schedule(model: DESModel, length: Length) -> None:
             f"The options would now give another selection schedule ({difference}); "
             f"the one of the first start is kept ({describe(kept)})."
         )
-    tell_schedule(model, length)
+    tell_schedule(model, length, epochs)
 
 
-def tell_schedule(model: DESModel, length: Length) -> None:
+def tell_schedule(model: DESModel, length: Length, epochs: int = 0) -> None:
     schedule, per_epoch = model.state.get_schedule(), length.per_epoch
     logging.info(
         f"Selection schedule: {describe(schedule)}; the run has {length.total} updates."
     )
-    if per_epoch and not int(model.state.updates):
-        first_whole = -(-(schedule.last_update + 1) // per_epoch) + 1
-        logging.info(f"The first epoch that lies wholly in stage 2 is epoch {first_whole}.")
+    if per_epoch:
+        tell_first_whole_epoch(
+            schedule, per_epoch, length.total // per_epoch, int(model.state.updates), epochs
+        )
 
 
 def describe(schedule: Schedule) -> str:

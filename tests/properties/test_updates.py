@@ -75,7 +75,8 @@ def start(conf: dict, run: Run, optim: str) -> Training:
     model = make_model(conf, run.schedule, **own)
     args = argparse.Namespace(
         optim=optim, optim_conf=OPTIMIZERS[optim], sharded_ddp=False,
-        exclude_weight_decay=False,
+        exclude_weight_decay=False, freeze_param=[], best_model_criterion=[], patience=None,
+        scheduler=None,
     )  # fmt: skip
     (optimizer,) = SupernetTask.build_optimizers(args, model)
     register_hooks(model, optimizer)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from espnet_des.errors import ConfigError
 from espnet_des.nn.model import DESModel
 from espnet_des.training.trainer import TRAINING_LOCK
 from espnet_des.utils.files import alone_in
@@ -53,18 +52,6 @@ def test_scores_that_are_not_finite_are_not_ranked(data, monkeypatch):
     ):
         train_here(data, data)
     assert load(data / "exp/checkpoint.pth")["reporter"]["epoch"] == 1
-
-
-def test_a_criterion_that_is_never_reported_is_refused_after_the_first_epoch(data):
-    """It has no decoder, and so no accuracy."""
-    with pytest.raises(ConfigError, match=r"\[\['valid', 'acc', 'max'\]\]: none.*'cer_ctc'"):
-        train_here(data, data, best_model_criterion=[["valid", "acc", "max"]])
-    both = [
-        ["valid", "acc", "max"],
-        ["valid", "cer_ctc", "min"],
-    ]  # as ESPnet's own configs have
-    exp = train_here(data, data, best_model_criterion=both)
-    assert (exp / "valid.cer_ctc.best.pth").exists()
 
 
 def test_a_second_training_of_espnets_own_command_is_refused(data, monkeypatch):
