@@ -118,10 +118,10 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(
         raise error
 
     for name in ("checkpoint.pth", "checkpoint.previous.pth"):
-        (tmp_path / name).write_bytes(b"content")
+        torch.save({}, tmp_path / name)
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(RuntimeError, match="could not be read now .*, but may be whole"):
-        checkpoints.resume_with(fail, tmp_path / "checkpoint.pth")
+        checkpoints.read_checkpoint(tmp_path / "checkpoint.pth")
     assert sorted(files(tmp_path)) == ["checkpoint.previous.pth", "checkpoint.pth"]
     faults(1)
 
