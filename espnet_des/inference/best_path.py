@@ -20,6 +20,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
+from espnet_des.inference.named_files import check_tokenizer
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import (
     can_have_speech,
@@ -109,7 +110,8 @@ class BestPathDecoder:
         rate: samples per second that the model takes.
 
     Raises:
-        ConfigError: where it has no CTC output layer, or takes no waveforms.
+        ConfigError: where it has no CTC output layer, takes no waveforms, or its
+            sentencepiece model is not there.
     """
 
     def __init__(self, model: torch.nn.Module, train_args: argparse.Namespace):
@@ -124,6 +126,7 @@ class BestPathDecoder:
         self.tokenizer = build_tokenizer(
             token_type=train_args.token_type, bpemodel=train_args.bpemodel
         )
+        check_tokenizer(self.tokenizer)
 
     def __call__(self, waves: list[torch.Tensor]) -> list[str]:
         """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`runs`."""
