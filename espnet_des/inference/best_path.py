@@ -358,7 +358,9 @@ def decode_best_path(
     decoded = [t for t in results if t.error is None]
     write_lines(output_dir / TEXT, [f"{t.utt} {t.text}".rstrip() for t in decoded])
     write_lines(output_dir / TIMES, ctm_lines(decoder, decoded) if token_times else None)
-    write_lines(output_dir / FAILED, [f"{utt} {why}" for utt, why in failed.items()] or None)
+    # Torch's reasons, and odd paths, can have several lines.
+    reasons = [f"{utt} {' '.join(why.splitlines())}" for utt, why in failed.items()]
+    write_lines(output_dir / FAILED, reasons or None)
     if failed:
         tell_failed(failed, len(wavs), output_dir / FAILED)
     return failed

@@ -307,7 +307,7 @@ def test_an_error_of_the_model_is_that_of_one_utterance(exp, folder, tmp_path):
     ("wav.scp", "u1 a.wav\nu2\n", "wav.scp:2: 'u2' must be 'utt path'"),
     ("wav.scp", "u1 a.wav\nu1 b.wav\n", "wav.scp:2: utterance u1 occurs twice"),
     ("list", "x/a.wav\ny/a.flac\n", "x/a.wav and y/a.flac would both be utterance a; give a wav"),
-    ("list", "x/my file.wav\n", "has white space in its name"),
+    ("list", "x/my file.wav\ny/my_file.wav\n", "would both be utterance my_file; give a wav"),
     ("list", "u1 {folder}/part0/u0.wav\n", "looks like 'utt path'; call the file .scp"),
     ("list", "\n\n", "is empty"),
     ("list", b"\xff\xfe\x00", "cannot be read as a list"),
