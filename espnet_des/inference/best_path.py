@@ -24,6 +24,7 @@ from espnet_des.inference.named_files import check_tokenizer
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import (
     can_have_speech,
+    mirror_ends,
     mirrored_samples,
     sampling_rate,
     sees_padding,
@@ -181,16 +182,14 @@ class BestPathDecoder:
         its mirror image follows here; a silent row on top keeps ESPnet's beyond.
         """
         device = next(self.model.parameters()).device
-        lengths = [len(w) for w in waves]
-        border = 0 if lengths[0] == lengths[-1] else mirrored_samples(self.model)
-        if border:
-            pad = functools.partial(torch.nn.functional.pad, pad=(0, border), mode="reflect")
-            waves = [pad(w[None])[0] for w in waves]
-            waves, lengths = [torch.zeros_like(waves[0]), *waves], [len(waves[0]), *lengths]
         speech = pad_sequence(waves, batch_first=True).to(device)
-        encoded, encoded_lengths = self.model.encode(
-            speech, torch.tensor(lengths, device=device)
-        )
+        lengths = torch.tensor([len(w) for w in waves], device=device)
+        border = 0 if len(waves[0]) == len(waves[-1]) else mirrored_samples(self.model)
+        if border:
+            speech = mirror_ends(speech, lengths, border)[:, border:]
+            speech = torch.cat((torch.zeros_like(speech[:1]), speech))
+            lengths = torch.cat((lengths.new_tensor([speech.size(1)]), lengths))
+        encoded, encoded_lengths = self.model.encode(speech, lengths)
         if isinstance(encoded, tuple):  # of a stock model with interctc_layer_idx
             encoded = encoded[0]
         return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)

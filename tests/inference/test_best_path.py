@@ -113,6 +113,16 @@ def test_a_batch_is_decoded_as_each_utterance_alone(decoder, folder):
     assert [len(runs) > 0 for runs in alone] == [True] * 9 + [False] * 4 + [True]
 
 
+def test_waves_of_several_channels_are_decoded_together(decoder):
+    """ESPnet takes the first one."""
+    decoder.model.set_size(8)
+    waves = [0.1 * torch.randn(n, 2) for n in (9000, 7000)]
+    alone = [decoder.runs([wave[:, 0]])[0] for wave in waves]
+    together = decoder.runs(waves)
+    assert [[t[:3] for t in runs] for runs in together] == [[t[:3] for t in r] for r in alone]
+    assert all(alone)
+
+
 def test_the_batch_size_changes_nothing(exp, folder, tmp_path):
     for size in (1, 7):
         decode(exp, folder, tmp_path / str(size), batch_size=size, size=5)
