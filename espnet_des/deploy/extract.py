@@ -14,6 +14,7 @@ import yaml
 from espnet_des.deploy.recalibrate import read_batches, recalibrate
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
+from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.block import modules
 from espnet_des.nn.model import DESModel
@@ -69,6 +70,9 @@ def extract_subnet(
 ) -> Path:
     """Write one size of a trained supernet: ``config.yaml`` and a model file.
 
+    Paths in the config stay as they are where they can be told from ``output_dir``, which they
+    can in the same recipe; else they become whole.
+
     Args:
         asr_train_config: ``config.yaml`` of the supernet.
         asr_model_file: its parameters, of stage 2.
@@ -110,7 +114,8 @@ def extract_subnet(
     output_dir.mkdir(parents=True, exist_ok=True)
     target = output_dir / (name or Path(asr_model_file).name)
     write_atomically(target, lambda path: torch.save(subnet_state(model, size), path))
-    text = yaml.safe_dump(subnet_config(config, model, size), sort_keys=False, indent=4)
+    own = with_files_for(subnet_config(config, model, size), asr_train_config, output_dir)
+    text = yaml.safe_dump(own, sort_keys=False, indent=4)
     write_atomically(output_dir / "config.yaml", lambda path: path.write_text(text, "utf-8"))
     load_model(output_dir / "config.yaml", target)  # refuses what does not fit
     logging.info(f"Size {size} of {asr_model_file} is in {output_dir}")

@@ -20,9 +20,11 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
+from espnet_des.inference.named_files import check_tokenizer
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import (
     can_have_speech,
+    mirror_ends,
     mirrored_samples,
     sampling_rate,
     sees_padding,
@@ -109,7 +111,8 @@ class BestPathDecoder:
         rate: samples per second that the model takes.
 
     Raises:
-        ConfigError: where it has no CTC output layer, or takes no waveforms.
+        ConfigError: where it has no CTC output layer, takes no waveforms, or its
+            sentencepiece model is not there.
     """
 
     def __init__(self, model: torch.nn.Module, train_args: argparse.Namespace):
@@ -124,6 +127,7 @@ class BestPathDecoder:
         self.tokenizer = build_tokenizer(
             token_type=train_args.token_type, bpemodel=train_args.bpemodel
         )
+        check_tokenizer(self.tokenizer)
 
     def __call__(self, waves: list[torch.Tensor]) -> list[str]:
         """Texts of a batch of waveforms, each ``(samples,)``; see :meth:`runs`."""
@@ -178,16 +182,14 @@ class BestPathDecoder:
         its mirror image follows here; a silent row on top keeps ESPnet's beyond.
         """
         device = next(self.model.parameters()).device
-        lengths = [len(w) for w in waves]
-        border = 0 if lengths[0] == lengths[-1] else mirrored_samples(self.model)
-        if border:
-            pad = functools.partial(torch.nn.functional.pad, pad=(0, border), mode="reflect")
-            waves = [pad(w[None])[0] for w in waves]
-            waves, lengths = [torch.zeros_like(waves[0]), *waves], [len(waves[0]), *lengths]
         speech = pad_sequence(waves, batch_first=True).to(device)
-        encoded, encoded_lengths = self.model.encode(
-            speech, torch.tensor(lengths, device=device)
-        )
+        lengths = torch.tensor([len(w) for w in waves], device=device)
+        border = 0 if len(waves[0]) == len(waves[-1]) else mirrored_samples(self.model)
+        if border:
+            speech = mirror_ends(speech, lengths, border)[:, border:]
+            speech = torch.cat((torch.zeros_like(speech[:1]), speech))
+            lengths = torch.cat((lengths.new_tensor([speech.size(1)]), lengths))
+        encoded, encoded_lengths = self.model.encode(speech, lengths)
         if isinstance(encoded, tuple):  # of a stock model with interctc_layer_idx
             encoded = encoded[0]
         return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)
@@ -355,7 +357,9 @@ def decode_best_path(
     decoded = [t for t in results if t.error is None]
     write_lines(output_dir / TEXT, [f"{t.utt} {t.text}".rstrip() for t in decoded])
     write_lines(output_dir / TIMES, ctm_lines(decoder, decoded) if token_times else None)
-    write_lines(output_dir / FAILED, [f"{utt} {why}" for utt, why in failed.items()] or None)
+    # Torch's reasons, and odd paths, can have several lines.
+    reasons = [f"{utt} {' '.join(why.splitlines())}" for utt, why in failed.items()]
+    write_lines(output_dir / FAILED, reasons or None)
     if failed:
         tell_failed(failed, len(wavs), output_dir / FAILED)
     return failed

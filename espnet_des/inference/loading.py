@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from espnet_des.errors import ConfigError
+from espnet_des.errors import ConfigError, is_of_machine
+from espnet_des.inference.named_files import found_files, say_missing
 
 # Of BatchNorm, and the chosen layers; other buffers are constants.
 LEARNED_BUFFER = re.compile(r"\.(running_mean|running_var)$|\bselection\.")
@@ -37,21 +38,36 @@ def read_config(path: Path) -> dict:
 
 @contextlib.contextmanager
 def named_errors(config: Path, model_file: Path):
-    """Errors of building and loading a model name its files.
+    """Errors of building and loading a model name its files, or what else is at fault.
 
     Only tensors are loaded from the file (ESPnet's safe_torch_load).
 
+    Yields:
+        The config file to build from, see :func:`found_files`.
+
     Raises:
         ConfigError: where a file is missing, damaged, or not of this config.
+        RuntimeError: where the memory, the disk or the GPU fails.
     """
-    read_config(config)
+    content = read_config(config)
     if not Path(model_file).is_file():
         raise ConfigError(f"asr_model_file: {model_file} is no file")
     try:
-        yield
+        with found_files(content, config) as found:
+            yield found
     except ConfigError:
         raise
     except Exception as error:  # of yaml, typeguard, torch, pickle, zipfile and ESPnet
+        # ESPnet hides what torch says behind advice that only fits code in a file.
+        for cause in (error.__cause__, error):
+            if cause is not None and is_of_machine(cause):
+                raise RuntimeError(
+                    f"asr_model_file: {model_file} could not be loaded now "
+                    f"({type(cause).__name__}: {cause}), but may be whole; try again where there "
+                    "is memory enough, and the disk and the GPU work"
+                ) from error
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            raise ConfigError(say_missing(content, config, str(error.filename))) from error
         raise ConfigError(
             f"asr_model_file: {model_file} does not load with {config}: it is damaged, "
             f"truncated, or of another config.yaml ({type(error).__name__}: {error})"
@@ -61,14 +77,18 @@ def named_errors(config: Path, model_file: Path):
 def load_model(config: Path, model_file: Path, device: str = "cpu"):
     """Build a trained model; returns it and its training arguments.
 
+    Files that the config names are found from any working directory, and are whole paths
+    in the arguments where it has them not, see :mod:`espnet_des.inference.named_files`.
+
     Raises:
         ConfigError: where a file is missing, damaged, or not of this config.
+        RuntimeError: where the memory, the disk or the GPU fails.
     """
     import espnet2.tasks.asr as asr
 
-    with named_errors(config, model_file):
-        model, train_args = asr.ASRTask.build_model_from_file(config, model_file, device)
-    check_trained(model, model_file)
+    with named_errors(config, model_file) as found:
+        model, train_args = asr.ASRTask.build_model_from_file(found, model_file, device)
+        check_trained(model, model_file)
     return model, train_args
 
 

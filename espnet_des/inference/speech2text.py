@@ -10,6 +10,7 @@
 import shutil
 import tempfile
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2.utils.pretrained import download_pretrained
 from espnet_des.errors import ConfigError
-from espnet_des.inference.loading import check_trained, load_model
+from espnet_des.inference.loading import check_trained, load_model, read_config
+from espnet_des.inference.named_files import check_tokenizer, found_files
 from espnet_des.nn.sizes import set_size, sizes_of
 from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import check_finite, check_shape
@@ -65,15 +67,19 @@ class Speech2Text(stock.Speech2Text):
                 "asr_model_file: None must be the file of a trained model (its weights "
                 "would be random); a packed model is loaded with from_pretrained"
             )
-        config = asr_train_config or Path(asr_model_file).with_name("config.yaml")
-        try:
-            super().__init__(config, asr_model_file, *args, **kwargs)
-        except Exception:
-            # Names the file where the model is at fault, not a language model or an option.
-            if not kwargs.get("enh_s2t_task"):
-                load_model(config, asr_model_file)
-            raise
+        config = Path(asr_train_config or Path(asr_model_file).with_name("config.yaml"))
+        is_of_asr = not kwargs.get("enh_s2t_task")  # else its config has other keys
+        found = found_files(read_config(config), config) if is_of_asr else nullcontext(config)
+        with found as config_to_build:
+            try:
+                super().__init__(config_to_build, asr_model_file, *args, **kwargs)
+            except Exception:
+                # Names the file where the model is at fault, not a language model or an option.
+                if is_of_asr:
+                    load_model(config, asr_model_file)
+                raise
         check_trained(self.asr_model, asr_model_file)
+        check_tokenizer(self.tokenizer)
         self.set_size(size)
 
     @property

@@ -25,6 +25,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
+from espnet_des.inference.named_files import with_files_for
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.method.options import SelectionOptions
@@ -343,6 +344,7 @@ def save_stock(config: Path, num_blocks: int, folder: Path) -> tuple[Path, str]:
         ConfigError: where ESPnet cannot build it.
     """
     content, note = stock_config(read_config(config), num_blocks)
+    content = with_files_for(content, config, folder)
     try:
         # A copy: building changes the arguments.
         args = argparse.Namespace(**yaml.safe_load(yaml.safe_dump(content)))

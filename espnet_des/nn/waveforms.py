@@ -34,6 +34,28 @@ def mirrored_samples(model: torch.nn.Module) -> int:
     return stft.n_fft // 2 if stft is not None and stft.center else 0
 
 
+def mirror_ends(waves: torch.Tensor, lengths: torch.Tensor, border: int) -> torch.Tensor:
+    """Each utterance between its mirror images, as an STFT sees it that has it alone.
+
+    ESPnet's STFT mirrors a batch as a whole: what follows a shorter utterance there is padding.
+
+    Args:
+        waves: ``(batch, samples)``, or ``(batch, samples, channels)``.
+        lengths: numbers of samples ``(batch,)``, each above ``border``.
+        border: samples that are mirrored at each end.
+
+    Returns:
+        ``(batch, border + samples + border, ...)``; what is after the second mirror image of an
+        utterance is of no account.
+    """
+    last = lengths[:, None] - 1
+    places = (torch.arange(waves.size(1) + 2 * border, device=waves.device) - border).abs()
+    places = (last - (last - places).abs()).clamp(min=0)
+    for _ in range(waves.dim() - 2):
+        places = places[..., None]
+    return waves.gather(1, places.expand(-1, -1, *waves.shape[2:]))
+
+
 def can_have_speech(model: torch.nn.Module, wave: torch.Tensor) -> bool:
     """False for a wave that is empty, all zero, or too short for the STFT."""
     return len(wave) > mirrored_samples(model) and bool(wave.any())

@@ -6,7 +6,6 @@ place and then renamed, and the checkpoint before the last one is kept.
 """
 
 import contextlib
-import errno
 import inspect
 import itertools
 import logging
@@ -21,13 +20,11 @@ from unittest import mock
 import torch
 import yaml
 
-from espnet_des.errors import ConfigError, OtherTrainingError
+from espnet_des.errors import ConfigError, OtherTrainingError, is_of_machine
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.ranks import rank
 
 NAME = "checkpoint.pth"
-# Errors of the machine, which say nothing about a file's content.
-NOT_NOW = {errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 PREVIOUS, DAMAGED = "checkpoint.previous.pth", "checkpoint.damaged.pth"
 # What torch's writer says of a full disk; it does not pass the system's error on.
 WRITER = re.compile("PytorchStreamWriter|inline_container")
@@ -207,8 +204,7 @@ def _read_whole(checkpoint: Path) -> dict:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # of torch, zipfile or pickle
         why = str(error) or type(error).__name__
-        of_memory = isinstance(error, MemoryError) or "allocate memory" in why
-        if of_memory or getattr(error, "errno", None) in NOT_NOW:
+        if is_of_machine(error):
             raise RuntimeError(
                 f"{checkpoint} could not be read now ({why}), but may be whole. Nothing was "
                 f"overwritten. Start again where it can be read, or put {PREVIOUS} in its place"

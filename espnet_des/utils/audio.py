@@ -1,16 +1,21 @@
 """Audio files: which ones are meant, and their samples at a model's rate."""
 
 import collections
+import contextlib
+import errno
 import logging
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
+
+from espnet_des.utils.riff import WithLength, find_sound
 
 # Names by which a folder's audio files are known: of what libsndfile reads.
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
@@ -21,6 +26,11 @@ LOWEST_RATE = 1000  # samples per second
 LENGTH_TOLERANCE = 0.1  # seconds: some encoders count their padding
 # What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
 NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
+MISSING = "no such file"
+# What a name can stand for besides a file.
+KINDS = ((stat.S_ISDIR, "is a folder"), (stat.S_ISFIFO, "is a pipe"),
+         (stat.S_ISCHR, "is a device"), (stat.S_ISBLK, "is a device"),
+         (stat.S_ISSOCK, "is a socket"))  # fmt: skip
 
 
 class AudioError(ValueError):
@@ -50,7 +60,9 @@ def find_audio(source: Path) -> dict[str, str]:
             table with a name in ``.scp`` (``utt path`` lines); any other text
             file is a list of paths; or an audio file.
             Paths are relative to the working directory, as Kaldi's are. Where
-            no ids are given, the id is the file's name without its suffix.
+            no ids are given, the id is the file's name without its suffix;
+            white space in it becomes ``_``, with one notice, because ids
+            cannot have it: ``my talk.wav`` is utterance ``my_talk``.
 
     Raises:
         AudioError: where the source names no audio, or an id twice.
@@ -58,10 +70,10 @@ def find_audio(source: Path) -> dict[str, str]:
     source = Path(source)
     if source.is_dir():
         return _with_ids(_search(source), source)
-    if not source.is_file():
+    if why := no_file(source):
+        why = "does not exist" if why == MISSING else why
         raise AudioError(
-            f"input: {source} does not exist; give a folder of audio files, a wav.scp or "
-            "a list of paths"
+            f"input: {source} {why}; give a folder of audio files, a wav.scp or a list of paths"
         )
     if source.suffix.lower() in SUFFIXES:
         return _with_ids([str(source)], source)
@@ -101,8 +113,12 @@ def _search(folder: Path) -> Iterable[str]:
 
 def _with_ids(paths: Iterable[str], source: Path) -> dict[str, str]:
     found: dict[str, str] = {}
+    spaced = []
     for path in paths:
-        utt = Path(path).stem
+        stem = Path(path).stem
+        utt = re.sub(r"\s", "_", stem)
+        if utt != stem:
+            spaced.append(path)
         if not utt:
             raise AudioError(f"input: {source}: {path!r} must be the path of an audio file")
         if re.search("[\ud800-\udfff]", path):
@@ -110,17 +126,18 @@ def _with_ids(paths: Iterable[str], source: Path) -> dict[str, str]:
                 f"input: {source}: {path!r} is not UTF-8 in its name, which transcripts are "
                 "written in; rename it"
             )
-        if re.search(r"\s", utt):
-            raise AudioError(
-                f"input: {source}: {path!r} has white space in its name, which an utterance "
-                "id cannot have; rename it, or give a wav.scp with ids of your own"
-            )
         if utt in found:
             raise AudioError(
                 f"input: {source}: {found[utt]} and {path} would both be utterance {utt}; "
                 "give a wav.scp ('utt path' lines) with an id for each file"
             )
         found[utt] = path
+    if spaced:
+        logging.warning(
+            f"input: {source}: {len(spaced)} files have white space in their names, which an "
+            f"utterance id cannot have: it is _ in their ids, as for {spaced[0]!r}; give a "
+            "wav.scp for ids of your own"
+        )
     return found
 
 
@@ -172,15 +189,13 @@ def read_header(path: str) -> Header:
     Raises:
         AudioError: where it is no audio file that soundfile reads.
     """
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(_why(path, error)) from error
-    if info.samplerate < LOWEST_RATE:  # resampled it would be enormous
+    with _opened(path) as (f, _):
+        found = Header(f.frames, f.samplerate, f.channels)
+    if found.rate < LOWEST_RATE:  # resampled it would be enormous
         raise AudioError(
-            f"{path}: has a rate of {info.samplerate} Hz; speech takes {LOWEST_RATE} at least"
+            f"{path}: has a rate of {found.rate} Hz; speech takes {LOWEST_RATE} at least"
         )
-    return Header(info.frames, info.samplerate, info.channels)
+    return found
 
 
 def read_mono(path: str, rate: int, first: int = 0, last: int | None = None) -> np.ndarray:
@@ -198,16 +213,14 @@ def read_mono(path: str, rate: int, first: int = 0, last: int | None = None) -> 
     Raises:
         AudioError: where the file is damaged, or has samples that are no numbers.
     """
-    try:
-        with soundfile.SoundFile(path) as f:
-            end = f.frames if last is None else min(last, f.frames)
-            count = max(0, end - first)
-            if first:
-                f.seek(min(first, f.frames))
-            samples, own_rate = f.read(count, "float32", always_2d=True), f.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(_why(path, error)) from error
-    if count - len(samples) > LENGTH_TOLERANCE * own_rate:  # MP3: the rest is just not there
+    with _opened(path) as (f, told):
+        end = told if last is None else min(last, told)
+        count = max(0, end - first)
+        if first:
+            f.seek(min(first, f.frames))
+        samples, own_rate = f.read(count, "float32", always_2d=True), f.samplerate
+    # Of MP3 and WAV the rest is just not there.
+    if count - len(samples) > LENGTH_TOLERANCE * own_rate:
         raise AudioError(
             f"{path}: holds {len(samples)} of the {count} samples that its header tells of; it "
             "was cut off, copy it again"
@@ -271,9 +284,42 @@ def tell_conversions(headers: Iterable[Header], rate: int) -> None:
         )
 
 
-def _why(path: str, error: Exception) -> str:
-    if not os.path.isfile(path):
-        return f"{path}: no such file"
-    if not os.path.getsize(path):
-        return f"{path}: has 0 bytes"
-    return f"{path}: cannot be read as audio ({str(error).rsplit(': ', 1)[-1]})"
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[soundfile.SoundFile, int]]:
+    """A file, and the samples of each channel that its header tells of.
+
+    Raises:
+        AudioError: in the block, too, where it cannot be read as audio.
+    """
+    if why := no_file(path):  # opening a pipe would wait for a writer
+        raise AudioError(f"{path}: {why}")
+    try:
+        sound = find_sound(path)
+        with contextlib.ExitStack() as stack:
+            source = path
+            if sound is not None and sound.is_untold:
+                source = stack.enter_context(WithLength(path, sound))
+            f = stack.enter_context(soundfile.SoundFile(source))
+            missing = 0.0 if sound is None else sound.missing_seconds
+            yield f, f.frames + round(missing * f.samplerate)
+    except (soundfile.SoundFileError, OSError) as error:
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise AudioError(f"{path}: has 0 bytes") from error
+        why = getattr(error, "strerror", None) or str(error).rsplit(": ", 1)[-1]
+        raise AudioError(f"{path}: cannot be read as audio ({why})") from error
+
+
+def no_file(path: str | Path) -> str | None:
+    """Why a path is none of a file; None where it is."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a zero byte in it
+        return MISSING
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            broken = os.path.islink(path)
+            return "is a link to what is not there" if broken else MISSING
+        if error.errno == errno.ELOOP:
+            return "is a link that leads to itself"
+        return f"cannot be read ({error.strerror})"
+    return next((kind + ", not a file" for is_of, kind in KINDS if is_of(mode)), None)

@@ -1,7 +1,10 @@
 """Audio at decoding: what can be recognised is, the rest is named, and nothing else is lost."""
 
+import contextlib
 import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.inference.best_path import BestPathDecoder, decode_best_path
 from espnet_des.inference.loading import load_model
 from espnet_des.measure.worker import memory, reset_peak_memory
-from espnet_des.utils.audio import AudioError, find_audio, read_mono
+from espnet_des.utils.audio import AudioError, find_audio, read_header, read_mono
 from tests.bad_input.conftest import train
 
 RATE = 8000
@@ -114,6 +117,81 @@ def test_an_mp3_that_was_cut_off(tmp_path, part, says):
         read_mono(str(cut), RATE)
 
 
+WAVS = {
+    "16 bits": {}, "floats": {"subtype": "FLOAT"}, "24 bits": {"subtype": "PCM_24"},
+    "compressed": {"subtype": "IMA_ADPCM"}, "of telephones": {"subtype": "ULAW"},
+    "extensible": {"format": "WAVEX"}, "big-endian": {"endian": "BIG"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAVS)
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.9, 0.99, 1.0])
+def test_a_wav_that_was_cut_off(tmp_path, name, part):
+    """libsndfile reads what is there as if it were the whole."""
+    whole = write(tmp_path / "whole.wav", np.tile(SECOND, 3), **WAVS[name])
+    content = whole.read_bytes()
+    header = content.index(b"data") + 8
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(content[: header + round(part * (len(content) - header))])
+    if part >= 0.99:  # within what other formats are allowed
+        assert len(read_mono(str(cut), RATE)) >= 0.98 * 3 * RATE
+        return
+    with pytest.raises(AudioError, match="samples that its header tells of; it was cut off"):
+        read_mono(str(cut), RATE)
+    if part:  # what is there can be read
+        assert len(read_mono(str(cut), RATE, 0, RATE)) == RATE
+
+
+def test_a_wav_that_was_cut_off_is_named_beside_a_good_one(supernet, text, tmp_path):
+    write(tmp_path / "good.wav", SECOND, subtype="FLOAT")
+    cut = write(tmp_path / "cut.wav", np.tile(SECOND, 3))
+    cut.write_bytes(cut.read_bytes()[:30044])
+    texts, failed = decode(supernet, tmp_path, tmp_path / "out")
+    assert texts == {"good": text}
+    assert failed == {
+        "cut": f"{cut}: holds 15000 of the 24000 samples that its header tells of; it was cut "
+        "off, copy it again"
+    }
+
+
+@pytest.mark.parametrize("told", [0, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+@pytest.mark.parametrize("of_whole", [0, 36, None])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_wav_of_a_pipe_is_read_whole(tmp_path, told, of_whole, subtype):
+    """Its writer, ffmpeg or sox for example, could not go back and write the length."""
+    whole = write(tmp_path / "whole.wav", SECOND, subtype=subtype)
+    content = bytearray(whole.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = struct.pack("<I", told)
+    content[4:8] = struct.pack("<I", told if of_whole is None else of_whole)
+    piped = tmp_path / "piped.wav"
+    piped.write_bytes(content)
+    assert read_header(str(piped)) == read_header(str(whole))
+    for first, last in ((0, None), (100, 5000)):
+        one, other = (read_mono(str(p), RATE, first, last) for p in (piped, whole))
+        assert np.array_equal(one, other) and len(one)
+
+
+def test_a_wav_without_samples_has_none(tmp_path):
+    """What follows an empty data chunk is no sound."""
+    empty = write(tmp_path / "empty.wav", SECOND[:0])
+    content = empty.read_bytes() + b"LIST" + struct.pack("<I", 400) + bytes(range(200)) * 2
+    content = content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
+    empty.write_bytes(content)
+    assert read_header(str(empty)).frames == 0 and not len(read_mono(str(empty), RATE))
+
+
+@pytest.mark.parametrize("content", [
+    b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata", b"RIFF\0\0\0\0AVI ",
+    b"RIFF\0\0\0\0WAVEdata\0\0\0\0\0\0", b"RIFF\0\0\0\0WAVEfmt \2\0\0\0\0\0data\5\0\0\0",
+    b"RIFF\0\0\0\0WAVEjunk\xff\xff\xff\xff\0",
+])  # fmt: skip
+def test_a_wav_header_without_sense_is_no_audio(tmp_path, content):
+    (tmp_path / "odd.wav").write_bytes(content)
+    with pytest.raises(AudioError, match="odd.wav: cannot be read as audio"):
+        read_header(str(tmp_path / "odd.wav"))
+
+
 def test_a_folder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
     (tmp_path / "secret").mkdir()
     write(tmp_path / "good.wav", SECOND)
@@ -129,15 +207,57 @@ def test_a_folder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
         find_audio(tmp_path)
 
 
-def test_a_folder_among_the_files_is_named(supernet, text, tmp_path):
+def test_what_is_no_file_is_named_as_what_it_is(supernet, text, tmp_path):
+    """Above all a pipe, which would be waited for."""
     good = write(tmp_path / "good.wav", SECOND, subtype="FLOAT")
     (tmp_path / "folder.wav").mkdir()
-    paths = [good, tmp_path / "folder.wav", tmp_path / "zero\0byte.wav"]
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "device.wav").symlink_to("/dev/null")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "broken.wav").symlink_to("moved.wav")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+        server.bind("socket.wav")  # a whole path could be too long for one
+    reasons = {
+        "folder": "is a folder, not a file", "pipe": "is a pipe, not a file",
+        "device": "is a device, not a file", "socket": "is a socket, not a file",
+        "loop": "is a link that leads to itself", "broken": "is a link to what is not there",
+        "zero\0byte": "no such file", "absent": "no such file",
+    }  # fmt: skip
+    paths = [good] + [tmp_path / f"{name}.wav" for name in reasons]
     (tmp_path / "paths").write_text("".join(f"{path}\n" for path in paths))
     texts, failed = decode(supernet, tmp_path / "paths", tmp_path / "out")
     assert texts == {"good": text}
-    assert {utt: why.rsplit(": ", 1)[1] for utt, why in failed.items()} == {
-        "folder": "no such file", "zero\0byte": "no such file"}  # fmt: skip
+    assert {utt: why.rsplit(": ", 1)[1] for utt, why in failed.items()} == reasons
+    found = find_audio(tmp_path)  # as a folder
+    assert {"pipe", "loop", "broken", "device", "socket"} < set(
+        found
+    ) and "folder" not in found
+    with pytest.raises(
+        AudioError, match="^input: .*pipe.wav is a pipe, not a file; give a fold"
+    ):
+        find_audio(tmp_path / "pipe.wav")
+    for name in ("pipe", "folder"):
+        with pytest.raises(AudioError, match=reasons[name]):
+            read_mono(str(tmp_path / f"{name}.wav"), RATE)
+
+
+def test_white_space_in_a_name_is_another_character_in_the_id(
+    supernet, text, tmp_path, caplog
+):
+    folder = tmp_path / "two\nlines"
+    folder.mkdir()
+    write(folder / "my  good\u3000talk.wav", SECOND, subtype="FLOAT")
+    (folder / "my bad\ttalk.wav").write_text("no audio")
+    texts, failed = decode(supernet, folder, tmp_path / "out")
+    assert texts == {"my__good_talk": text} and list(failed) == ["my_bad_talk"]
+    assert list(read(tmp_path / "out/failed")) == ["my_bad_talk"]
+    (notice,) = [r.getMessage() for r in caplog.records if "white space" in r.getMessage()]
+    assert "2 files have white space in their names" in notice
+    (folder / "my_bad_talk.wav").write_text("no audio")
+    with pytest.raises(
+        AudioError, match="would both be utterance my_bad_talk; give a wav.scp"
+    ):
+        find_audio(folder)
 
 
 # Name of the input, its content, and the ids found or what is said; {good} is a file.

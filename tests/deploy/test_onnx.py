@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet2.asr.ctc import CTC
 from espnet2.asr.frontend.default import DefaultFrontend
@@ -30,6 +31,18 @@ def make_model(kept=(1, 2, 6, 7), frontend=None, dim=12, **conf):
         encoder=encoder, ctc=ctc, frontend=frontend, normalize=UtteranceMVN(),
         preencoder=None, postencoder=None,
     )  # fmt: skip
+
+
+def noise(*samples):
+    """Waveforms padded with noise: nothing may see it."""
+    return torch.randn(len(samples), max(samples)) * 0.1, torch.tensor(samples)
+
+
+@torch.no_grad()
+def features(frontend, waves, lengths):
+    """Of each utterance alone, padded with zeros."""
+    rows = [frontend(w[None, :n], n[None])[0][0] for w, n in zip(waves, lengths)]
+    return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
 @torch.no_grad()
@@ -84,12 +97,33 @@ def test_features_are_those_of_espnet(conf):
     frontend = DefaultFrontend(**({"n_fft": 512, "win_length": 400, "hop_length": 160,
                                    "n_mels": 12} | conf))  # fmt: skip
     mine = modules.LogMel(frontend)
-    waves, lengths = torch.randn(3, 9000) * 0.1, torch.tensor([9000, 5123, 700])
-    for row, length in enumerate(lengths):
-        waves[row, length:] = 0.0
-    (got, n), (want, m) = mine(waves, lengths), frontend(waves, lengths)
+    waves, lengths = noise(9000, 5123, 8999, 700)
+    (got, n), (want, m) = mine(waves, lengths), features(frontend, waves, lengths)
     assert n.tolist() == m.tolist() and got.shape == want.shape
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+
+
+# From just enough for a frame of conv2d8; some end shortly before the longest.
+LENGTHS = (1120, 5000, 4999, 1700, 15990, 15900, 16000)
+
+
+@pytest.mark.parametrize(
+    "conf", [c for c in KINDS if c.get("rel_pos_type") != "legacy"], ids=str
+)
+def test_a_row_of_a_batch_is_the_row_alone(conf):
+    """With legacy positions it is not: they depend on the padding, as ESPnet's do."""
+    wide = 40 if "8" in str(conf) or "6" in str(conf) else conf.get("dim", 12)
+    frontend = DefaultFrontend(n_fft=256, hop_length=80, n_mels=wide)
+    model = make_model(**conf | {"dim": wide}, frontend=frontend)
+    graph = CTCGraph(copy.deepcopy(model), "waveform").double()
+    waves, lengths = noise(*LENGTHS)
+    waves = waves.double()
+    with torch.no_grad():
+        log_probs, out_lengths = graph(waves, lengths)
+        for row, n, wave, length in zip(log_probs, out_lengths, waves, lengths):
+            alone, m = graph(wave[None, :length], length[None])
+            assert m.item() == n.item() == alone.size(1)
+            torch.testing.assert_close(row[:n], alone[0], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +141,26 @@ def test_the_file_gives_the_model_at_every_length(tmp_path, input_layer, source)
     path = tmp_path / "model.onnx"
     export(CTCGraph(copy.deepcopy(model), source), path, {"tokens": ["a"]})
     loaded = session(path, threads=1)
-    for samples in ((16000,), (1700,), (30000, 9000, 1600), (5000, 4999)):
-        waves, lengths = torch.randn(len(samples), max(samples)), torch.tensor(samples)
-        with torch.no_grad():
-            feats, frames = frontend(waves, lengths)
-        want = expected(model, feats, frames)
+    for samples in ((16000,), (1700,), (30000, 9000, 1600), (5000, 4999), LENGTHS):
+        waves, lengths = noise(*samples)
+        feats, frames = features(frontend, waves, lengths)
         given = (waves, lengths) if source == "waveform" else (feats, frames)
-        assert_equal(run(loaded, *given), want, atol=1e-3)
+        together = run(loaded, *given)
+        assert_equal(together, expected(model, feats, frames), atol=1e-3)
+        # Beside PyTorch's of each alone, from the waveform.
+        for number, (wave, length) in enumerate(zip(waves, lengths)):
+            with torch.no_grad():
+                want = expected(model, *frontend(wave[None, :length], length[None]))
+            assert_equal([x[number, None] for x in together], want, atol=1e-3)
     assert loaded.get_modelmeta().custom_metadata_map["tokens"] == '["a"]'
+
+
+class OtherSubsampling(torch.nn.Module):
+    """Has what ESPnet's have, and is none of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = self.convs = torch.nn.ModuleList()
 
 
 def test_what_cannot_be_exported_is_said():
@@ -125,6 +171,10 @@ def test_what_cannot_be_exported_is_said():
     model = make_model()
     model.preencoder = object()
     with pytest.raises(ConfigError, match="preencoder"):
+        CTCGraph(model, "features")
+    model = make_model()
+    model.encoder.embed = OtherSubsampling()
+    with pytest.raises(ConfigError, match="input_layer: OtherSubsampling cannot be exported"):
         CTCGraph(model, "features")
     conv = {"pos_enc_layer_type": "conv", "selfattention_layer_type": "selfattn"}
     with pytest.raises(ConfigError, match="pos_enc_layer_type"):

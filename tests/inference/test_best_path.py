@@ -113,6 +113,16 @@ def test_a_batch_is_decoded_as_each_utterance_alone(decoder, folder):
     assert [len(runs) > 0 for runs in alone] == [True] * 9 + [False] * 4 + [True]
 
 
+def test_waves_of_several_channels_are_decoded_together(decoder):
+    """ESPnet takes the first one."""
+    decoder.model.set_size(8)
+    waves = [0.1 * torch.randn(n, 2) for n in (9000, 7000)]
+    alone = [decoder.runs([wave[:, 0]])[0] for wave in waves]
+    together = decoder.runs(waves)
+    assert [[t[:3] for t in runs] for runs in together] == [[t[:3] for t in r] for r in alone]
+    assert all(alone)
+
+
 def test_the_batch_size_changes_nothing(exp, folder, tmp_path):
     for size in (1, 7):
         decode(exp, folder, tmp_path / str(size), batch_size=size, size=5)
@@ -307,7 +317,7 @@ def test_an_error_of_the_model_is_that_of_one_utterance(exp, folder, tmp_path):
     ("wav.scp", "u1 a.wav\nu2\n", "wav.scp:2: 'u2' must be 'utt path'"),
     ("wav.scp", "u1 a.wav\nu1 b.wav\n", "wav.scp:2: utterance u1 occurs twice"),
     ("list", "x/a.wav\ny/a.flac\n", "x/a.wav and y/a.flac would both be utterance a; give a wav"),
-    ("list", "x/my file.wav\n", "has white space in its name"),
+    ("list", "x/my file.wav\ny/my_file.wav\n", "would both be utterance my_file; give a wav"),
     ("list", "u1 {folder}/part0/u0.wav\n", "looks like 'utt path'; call the file .scp"),
     ("list", "\n\n", "is empty"),
     ("list", b"\xff\xfe\x00", "cannot be read as a list"),

@@ -212,16 +212,27 @@ class Reference(NamedTuple):
 
 @torch.no_grad()
 def references(model, waves: list[torch.Tensor], source: str) -> list[Reference]:
-    """Each waveform alone, and all of them padded in a batch."""
+    """Each waveform alone, and all of them padded in a batch.
+
+    Features are those of each waveform alone in the batch, too: in ESPnet the last ones of an
+    utterance change with the padding after it, which the exported file is free of.
+    """
     out = []
-    for batch in [[wave] for wave in waves] + [waves]:
-        speech = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        lengths = torch.tensor([len(wave) for wave in batch])
-        encoded, out_lengths = model.encode(speech, lengths)
-        if source == "features":
-            speech, lengths = model.frontend(speech, lengths)
-        out.append(Reference(speech, lengths, model.ctc.log_softmax(encoded), out_lengths))
+    alone = [model.frontend(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
+    for some in [slice(i, i + 1) for i in range(len(waves))] + [slice(None)]:
+        speech, lengths = _padded(waves[some])
+        feats, frames = _padded(alone[some])
+        given = (speech, lengths) if source == "waveform" else (feats, frames)
+        if model.normalize is not None:
+            feats, frames = model.normalize(feats.clone(), frames)  # ESPnet's works in place
+        encoded, out_lengths, _ = model.encoder(feats, frames)
+        out.append(Reference(*given, model.ctc.log_softmax(encoded), out_lengths))
     return out
+
+
+def _padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
 
 def compare(session, references: list[Reference]) -> tuple[float, float]:

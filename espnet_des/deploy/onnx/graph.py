@@ -17,7 +17,8 @@ import torch
 
 from espnet_des.deploy.onnx import modules
 from espnet_des.errors import ConfigError
-from espnet_des.nn.encoder import LayeredConformerEncoder, Subsampled
+from espnet_des.nn.encoder import SUBSAMPLING, LayeredConformerEncoder, Subsampled
+from espnet_des.nn.vgg import VGGSubsampling
 from espnet_des.utils.files import write_atomically
 
 INPUTS, OUTPUTS = ("speech", "speech_lengths"), ("log_probs", "lengths")
@@ -82,12 +83,21 @@ class CTCGraph(torch.nn.Module):
 
 
 def front_end(embed: torch.nn.Module) -> torch.nn.Module:
-    """The front end in the form in which it is exported."""
-    if hasattr(embed, "convs"):
+    """The front end in the form in which it is exported.
+
+    Raises:
+        ConfigError: where it has none.
+    """
+    if isinstance(embed, VGGSubsampling):
         return modules.VGG(embed)
-    if hasattr(embed, "conv"):
+    if isinstance(embed, SUBSAMPLING):
         return modules.ConvSubsampling(embed)
-    return modules.LinearInput(embed)
+    if isinstance(embed, torch.nn.Sequential):
+        return modules.LinearInput(embed)
+    raise ConfigError(
+        f"encoder_conf: input_layer: {type(embed).__name__} cannot be exported; train with "
+        "vgg, linear, or one of conv2d, conv2d1, conv2d2, conv2d6 and conv2d8"
+    )
 
 
 def export(graph: CTCGraph, path: Path, metadata: dict[str, object]) -> None:

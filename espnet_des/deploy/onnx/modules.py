@@ -20,6 +20,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     ScaledPositionalEncoding,
 )
 from espnet_des.errors import ConfigError
+from espnet_des.nn.waveforms import mirror_ends
 
 
 def mask_of(lengths: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -211,7 +212,8 @@ def _as_linear(conv: torch.nn.Conv1d) -> torch.nn.Linear:
 class LogMel(torch.nn.Module):
     """ESPnet's default frontend: waveform to log-mel features.
 
-    The Fourier transform is a convolution with its windowed basis.
+    The Fourier transform is a convolution with its windowed basis. Each utterance of a batch
+    gives what it gives alone: it is mirrored at its own end, not at that of the batch.
     """
 
     def __init__(self, frontend: torch.nn.Module):
@@ -242,9 +244,9 @@ class LogMel(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """``(batch, samples)`` to ``(batch, frames, mels)``, and its lengths."""
+        x = mirror_ends(x, lengths, self.padding)[:, None]
         lengths = lengths + 2 * self.padding
         lengths = torch.div(lengths - self.n_fft, self.hop, rounding_mode="floor") + 1
-        x = pad(x[:, None], (self.padding, self.padding), mode="reflect")
         right = self.n_fft - self.offset - self.basis.size(-1)
         x = x[:, :, self.offset : x.size(2) - right]
         spectrum = torch.nn.functional.conv1d(x, self.basis, stride=self.hop)
