@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_des.corpus.kaldi import DataError
 from espnet_des.corpus.librispeech import prepare_librispeech
+from espnet_des.utils.command import as_command
 
 
 def main() -> int:
@@ -17,7 +18,8 @@ def main() -> int:
     args = parser.parse_args()
     joined = {name: sets.split(",") for name, sets in (j.split("=") for j in args.join)}
     try:
-        prepare_librispeech(args.corpus, args.data, args.sets, joined)
+        with as_command():
+            prepare_librispeech(args.corpus, args.data, args.sets, joined)
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_des.corpus.kaldi import DataError
 from espnet_des.corpus.tedlium2 import prepare_tedlium2
+from espnet_des.utils.command import as_command
 
 
 def main() -> int:
@@ -14,7 +15,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"))
     args = parser.parse_args()
     try:
-        prepare_tedlium2(args.corpus, args.data)
+        with as_command():
+            prepare_tedlium2(args.corpus, args.data)
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
