@@ -12,6 +12,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from espnet_des.utils.processes import end_with_parent
+
 USAGE = (
     "usage: python3 -m espnet_des [python options] (-m module | -c code | script.py) [args]"
 )
@@ -34,6 +36,7 @@ def main(argv):
     if flags:
         # Only a new interpreter can take its options.
         os.execv(sys.executable, [sys.executable, *flags, "-m", "espnet_des", *argv])
+    end_with_parent()
     what, rest = argv[0], argv[1:]
     if what[:2] in ("-m", "-c"):
         # Python takes the value behind a space, or right behind the letter.

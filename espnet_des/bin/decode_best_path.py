@@ -9,6 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
+from espnet_des.utils.command import as_command
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -34,11 +36,12 @@ def main() -> int:
     args = parser.parse_args()
     args.token_times = args.token_times == "true"
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Here, so that --help does not wait for ESPnet.
-    from espnet_des.inference.best_path import decode_best_path
-
     try:
-        failed = decode_best_path(**vars(args))
+        with as_command():
+            # Here, so that --help does not wait for ESPnet.
+            from espnet_des.inference.best_path import decode_best_path
+
+            failed = decode_best_path(**vars(args))
     except (RuntimeError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

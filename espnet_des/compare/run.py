@@ -18,6 +18,7 @@ import yaml
 
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.utils.files import write_atomically
+from espnet_des.utils.processes import lifeline
 
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
@@ -127,7 +128,9 @@ def train(run: Run, config: Path) -> None:
     command = ["./run.sh", "--stage", "11", "--stop_stage", "11", "--asr_tag", run.name,
                "--asr_config", str(config.relative_to(run.recipe))]  # fmt: skip
     with (run.exp / "run.log").open("a") as log:
-        code = subprocess.call(command, cwd=run.recipe, stdout=log, stderr=subprocess.STDOUT)
+        code = subprocess.call(
+            command, cwd=run.recipe, stdout=log, stderr=subprocess.STDOUT, **lifeline()
+        )
     if code:
         raise RuntimeError(f"{' '.join(command)} failed (exit {code}); see {log.name}")
 

@@ -1,7 +1,6 @@
 """Run all systems, several side by side; what is finished is not run again."""
 
 import concurrent.futures
-import multiprocessing
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from espnet_des.compare.run import Run, base_config, execute, quiet
 from espnet_des.compare.systems import System
 from espnet_des.recipe.process import say
+from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
 
 
@@ -41,9 +41,7 @@ def run_all(
     bar = progress(total=sum(epochs.values()), desc="epochs", unit="epoch")
     failed: dict[str, BaseException] = {}
     base, of_name = base_config(waiting[0].recipe), {s.name: s for s in systems}
-    # Spawned: a fork would copy the threads' locks of whatever runs here.
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, spawn, initializer=quiet) as pool:
+    with spawned(jobs, begin=quiet) as pool:
         running: dict[concurrent.futures.Future, Run] = {}
         while waiting or running:
             for run in list(waiting):
@@ -142,7 +140,7 @@ def prepare_data(recipe: Path) -> None:
     made_of += options.read_text() if options.exists() else ""
     if mark.exists() and mark.read_text() == made_of:
         return
-    code = subprocess.call(["./run.sh", "--stop_stage", "10"], cwd=recipe)
+    code = subprocess.call(["./run.sh", "--stop_stage", "10"], cwd=recipe, **lifeline())
     if code:
         raise RuntimeError(
             f"stages 1 to 10 of {recipe}/run.sh failed (exit {code}): see above"

@@ -28,6 +28,7 @@ from espnet_des.inference.named_files import check_tokenizer, found_files
 from espnet_des.nn.sizes import set_size, sizes_of
 from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import check_finite, check_shape
+from espnet_des.utils.partial import make_partial_folder
 from espnet_des.utils.signature import merge_signature
 
 Wave = torch.Tensor | np.ndarray
@@ -192,7 +193,7 @@ class Speech2Text(stock.Speech2Text):
             return cls(**kwargs | download_pretrained(str(model_tag)))
         # ESPnet would unpack into one folder in its cache at each load, also while
         # another process reads it.
-        folder = tempfile.mkdtemp(prefix="espnet_des.")
+        folder = str(make_partial_folder(Path(tempfile.gettempdir()), "espnet_des.model"))
         try:
             speech2text = cls(**kwargs | unpacked(archive, folder))
         except BaseException:

@@ -32,6 +32,7 @@ from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.subnet import ENCODER
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
+from espnet_des.utils.partial import partial_folder
 from espnet_des.utils.progress import progress
 
 
@@ -74,7 +75,7 @@ def report(
         rounds: timed recognitions of each model and number of threads.
         subnets: size to the model file that :func:`extract_subnet` returned,
             where that was done already; by default every size is extracted
-            into a temporary folder.
+            into a folder within output_dir, which is removed in the end.
 
     Returns:
         One object per model: ``name``, ``num_layers``, ``kept_layers``,
@@ -90,10 +91,10 @@ def report(
     """
     output_dir = Path(output_dir)
     check_arguments(output_dir, stock_blocks, seconds, rounds)
-    with tempfile.TemporaryDirectory(prefix="espnet_des_report_") as folder:
+    with partial_folder(output_dir, "report.models") as folder:
         candidates = [
-            *of_config(asr_train_config, asr_model_file, Path(folder), subnets),
-            *stock(asr_train_config, stock_blocks, Path(folder)),
+            *of_config(asr_train_config, asr_model_file, folder, subnets),
+            *stock(asr_train_config, stock_blocks, folder),
         ]
         rows = measure(candidates, seconds, rounds)
     about = {

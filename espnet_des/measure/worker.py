@@ -9,15 +9,16 @@ import functools
 import importlib
 import io
 import logging
-import multiprocessing
 import re
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from espnet_des.utils.processes import spawned
 
 
 class Macs(NamedTuple):
@@ -79,8 +80,7 @@ class Worker:
     """
 
     def __init__(self, config: Path, model_file: Path, seconds: float):
-        # Spawned, not forked: a fork would start with the parent's memory.
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._pool = spawned(1)
         self._what = f"{model_file}"
         #: What :func:`load_and_measure` returns, in the future.
         self.loaded: Future = self._pool.submit(load_and_measure, config, model_file, seconds)

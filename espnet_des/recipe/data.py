@@ -13,6 +13,7 @@ from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
 from espnet_des.utils.audio import read_header, read_mono, write_audio
+from espnet_des.utils.processes import lifeline
 from espnet_des.utils.progress import progress
 
 
@@ -21,7 +22,7 @@ def prepare(o: argparse.Namespace, at: Layout) -> None:
     script = Path("local/data.sh")
     if not script.exists():
         raise StageError(f"{script.resolve()} is missing: run this in a recipe's folder")
-    code = subprocess.call([str(script), *shlex.split(o.local_data_opts)])
+    code = subprocess.call([str(script), *shlex.split(o.local_data_opts)], **lifeline())
     if code:
         raise StageError(f"{script} failed (exit {code}); its message is above")
 

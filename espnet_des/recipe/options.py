@@ -163,11 +163,36 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
             text_cleaner(getattr(opts, name))
         except RuntimeError as error:
             parser.error(f"--{name} {getattr(opts, name)}: {error}")
+    check_names(parser, opts)
     check_sets(parser, opts)
     try:
         opts.sample_rate = parse_size(opts.fs)
     except Exception:
         parser.error(f"--fs {opts.fs}: must be a rate such as 16k or 16000")
+
+
+def check_names(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
+    """Refuse names of folders that would lead out of the folder in which they are made.
+
+    Options that name places (``--expdir``, ``--asr_exp``, ...) may lead anywhere.
+    """
+    for name in ("asr_tag", "lm_tag", "inference_tag", "lang", "bpemode"):
+        value = getattr(opts, name)
+        if "/" in value or value in (".", ".."):
+            parser.error(
+                f"--{name} {value}: must be the name of one folder, without '/', such as "
+                "first_try; where experiments go, --expdir says"
+            )
+    for name in ("train_set", "valid_set", "test_sets"):
+        value = getattr(opts, name)
+        for one in value.split():
+            if one.startswith("/") or {".", ".."} & set(one.split("/")):
+                parser.error(f"--{name} {value}: must name folders below data, such as train")
+    if not opts.inference_tag and ".." in opts.inference_args.split("/"):
+        parser.error(
+            f"--inference_args {opts.inference_args}: cannot be part of a folder's name, as it "
+            "is by default; name the folder with --inference_tag"
+        )
 
 
 def check_sets(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:

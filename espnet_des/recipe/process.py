@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from espnet_des.utils.processes import lifeline
+
 
 class StageError(RuntimeError):
     """A stage that cannot go on: says why and what to do next."""
@@ -21,7 +23,7 @@ def run_logged(
     on_line: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> None:
-    """Run a command; its output goes to ``log``.
+    """Run a command; its output goes to ``log``. It ends with this process.
 
     Args:
         on_line: called with every line of its output.
@@ -31,12 +33,14 @@ def run_logged(
         StageError: where it fails, with the end of its log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    ours = lifeline()
+    ours["pass_fds"] += tuple(pass_fds)
     with log.open("w", encoding="utf-8", errors="replace") as out:
         out.write(f"# {shlex.join(command)}\n")
         out.flush()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", pass_fds=pass_fds,
+            text=True, errors="replace", **ours,
         )  # fmt: skip
         try:
             for line in process.stdout:

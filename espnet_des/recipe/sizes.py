@@ -9,6 +9,7 @@ from espnet_des.method.layers import ranges
 from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, score
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, say
+from espnet_des.utils.files import write_atomically
 
 # Of a size's cost, what stands in the table of sizes.
 COSTS = ("macs_per_second", "rtf_1_thread", "rtf_all_threads", "model_file_bytes")
@@ -121,8 +122,9 @@ def write_sizes(
         of_kind = ", ".join(f"{n} of {kinds.count(k)} {k}" for k, n in counts.items())
         lines.append(f"- size {row['size']}: {of_kind}")
     lines += ["", f"Spread of the scores at the end of stage 1: {spread:.4g}"]
+    text, as_json = "\n".join(lines) + "\n", json.dumps(rows, indent=2) + "\n"
     for folder in folders:
-        (folder / "sizes.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "sizes.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print("\n".join(lines))
+        write_atomically(folder / "sizes.md", lambda p: p.write_text(text, "utf-8"))
+        write_atomically(folder / "sizes.json", lambda p: p.write_text(as_json))
+    print(text, end="")
     say(f"Written: sizes.md and sizes.json in {' and '.join(map(str, folders))}")

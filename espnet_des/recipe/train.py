@@ -96,7 +96,7 @@ def run_training(command: list[str], exp: Path) -> None:
         progress = TrainingProgress()
         say(f"Training; log: {log}")
         try:
-            # It holds the lock itself: it may live on where this process is killed.
+            # It holds the lock itself: where this process is killed it lives a little longer.
             run_logged(command, log, progress, [lock.fileno()])
         finally:
             progress.close()

@@ -1,8 +1,22 @@
 """What the commands in ``espnet_des/bin`` share: one call, errors without a traceback."""
 
+import contextlib
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
+
+from espnet_des.utils.processes import end_with_parent, stopped_by_signals
+
+
+@contextlib.contextmanager
+def as_command() -> Iterator[None]:
+    """What a command works in: it ends with what started it, and takes with it what it has
+    started.
+    """
+    end_with_parent()
+    with stopped_by_signals():
+        yield
 
 
 def call(target: str, arguments: dict) -> int:
@@ -17,7 +31,8 @@ def call(target: str, arguments: dict) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     module, function = target.split(":")
     try:
-        getattr(importlib.import_module(module), function)(**arguments)
+        with as_command():
+            getattr(importlib.import_module(module), function)(**arguments)
     except (RuntimeError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,19 +1,35 @@
 """Files that are there whole or not at all, and folders that one process writes."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from espnet_des.utils.partial import partial_name, remove_leftovers
+
 DYING_SECONDS = 10  # workers of a process that was killed hold its files a little longer
+# What file systems say that keep no order of names, or do not let folders be synced.
+CANNOT_SYNC = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EBADF,
+    errno.EACCES,
+    errno.EPERM,
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file (or link) beside ``path``, then put it in its place."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # of a run that was killed
+    """Let ``write`` make a file (or link) beside ``path``, then put it in its place.
+
+    Several may do so at once: the last one's stays, whole.
+    """
+    remove_leftovers(path)
+    partial = partial_name(path)
+    partial.unlink(missing_ok=True)  # of one with our number, before a restart of a container
     try:
         write(partial)
         if not partial.is_symlink():
@@ -21,8 +37,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlast a machine that stops, where its file system can."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not be listed
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

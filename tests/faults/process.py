@@ -89,7 +89,7 @@ def count_events(out: Path, death: Death | None) -> None:
         # It is called before the event happens.
         if name in FILE_EVENTS:
             path = os.fsdecode(details[0 if name == "os.remove" else 1])
-            tidies_up = name == "os.remove" and path.endswith(".partial")
+            tidies_up = name == "os.remove" and ".partial-" in path
             if not (path.startswith(str(out)) and ".pth" in path) or tidies_up:
                 return
         elif name not in (HALF_WRITTEN, UPDATE):

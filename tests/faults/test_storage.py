@@ -34,7 +34,7 @@ def test_a_full_disk_stops_the_training_and_loses_nothing(
     assert "make room on the disk and start again" in last_log(out)
     after = files(out / "exp")
     assert all(after[name] == before[name] for name in before if name.endswith(".pth"))
-    assert not list((out / "exp").glob("*.partial"))
+    assert not list((out / "exp").glob("*.partial*"))
     finish(data, out, changes)
     assert_same_training(undisturbed[0] / "exp", out / "exp")
     faults(1)

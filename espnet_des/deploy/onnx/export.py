@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from espnet_des.nn.encoder import SUBSAMPLING
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import find_audio, read_header, read_mono
+from espnet_des.utils.partial import partial_folder
 
 QUANTIZE = ("none", "int8")
 # Of log-probabilities, float32 against float32: other orders of summation.
@@ -92,8 +92,7 @@ def export_onnx(
     check_arguments(output, source, quantize, wav_scp, text)
     wavs = {} if text is None else find_audio(wav_scp)
     texts = {} if text is None else transcriptions(wavs, wav_scp, text)
-    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        partial = Path(folder)
+    with partial_folder(output.parent, f"{output.name}.export") as partial:
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
         rate = sampling_rate(args)
         about = metadata(model, args, source) | {"sampling_rate": rate}

@@ -6,7 +6,6 @@ are random: they do not change the time.
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from espnet_des.nn.block import add_branch
 from espnet_des.nn.subnet import SubnetConformerEncoder
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import describe
+from espnet_des.utils.partial import partial_folder
 
 FEATURES, FRAMES_PER_SECOND, VOCABULARY = 80, 100, 500
 
@@ -144,8 +144,8 @@ def benchmark_inference(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            bench = Bench(num_blocks, dim, seconds, Path(folder))
+        with partial_folder(output_dir, "benchmark.models") as folder, torch.inference_mode():
+            bench = Bench(num_blocks, dim, seconds, folder)
             rows = _measure(bench, rounds)
     finally:
         torch.set_num_threads(threads)
