@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
+from espnet_des.espnet_api import add_to_all, divide_all, multiply_all
+
 
 class _Computed(torch.autograd.Function):
     """A loss of which the gradients are known."""
@@ -26,7 +28,7 @@ class _Computed(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("a supernet's loss can be back-propagated only once")
-        torch._foreach_mul_(gradients, incoming)
+        multiply_all(gradients, incoming)
         return (None, None, *gradients)
 
 
@@ -69,7 +71,7 @@ class BackwardPerPass:
             i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None
         ]
         if both:
-            torch._foreach_add_([self._gradients[i] for i in both], [new[i] for i in both])
+            add_to_all([self._gradients[i] for i in both], [new[i] for i in both])
         first = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is None]
         for i, gradient in zip(first, _apart([new[i] for i in first])):
             self._gradients[i] = gradient
@@ -81,7 +83,7 @@ class BackwardPerPass:
             for leaf, gradient in zip(self._leaves, self._gradients)
         ]
         if self.scale != 1.0:
-            torch._foreach_div_(gradients, self.scale)
+            divide_all(gradients, self.scale)
         return _Computed.apply(self._loss, gradients, *self._inputs)
 
 

@@ -7,6 +7,7 @@ import numpy
 
 from espnet2.train.reporter import Reporter
 from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import epoch_file
 
 
 class StageReporter(Reporter):
@@ -63,7 +64,7 @@ class StageReporter(Reporter):
         """
         self.lost = {
             epoch for epoch in self.stats
-            if epoch != self.epoch and not (folder / f"{epoch}epoch.pth").exists()
+            if epoch != self.epoch and not (folder / epoch_file(epoch)).exists()
         }  # fmt: skip
 
     def is_ranked(self, epoch: int) -> bool:
