@@ -13,6 +13,7 @@ import yaml
 
 from espnet_des.deploy.recalibrate import read_batches, recalibrate
 from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
@@ -91,7 +92,7 @@ def extract_subnet(
     """
     config = read_config(asr_train_config)
     taken = [path.resolve().parent for path in (Path(asr_train_config), Path(asr_model_file))]
-    if Path(output_dir).resolve() in taken or (Path(output_dir) / "checkpoint.pth").exists():
+    if Path(output_dir).resolve() in taken or (Path(output_dir) / CHECKPOINT).exists():
         raise ConfigError(
             f"output_dir: {output_dir} is the folder of a training, whose config.yaml would be "
             f"overwritten; give the size one of its own, such as {taken[0]}_size{size}"

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_des.errors import ConfigError
+from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.utils.progress import progress
 
@@ -67,7 +68,7 @@ def recalibrate(
         module
         for number in blocks
         for module in model.encoder.encoders[number].conv_module.modules()
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, BATCH_NORMS)
     ]
     if not norms:
         raise ConfigError(

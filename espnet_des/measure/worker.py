@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from espnet_des.espnet_api import cpu_flash_attention
 from espnet_des.utils.processes import spawned
 
 
@@ -49,7 +50,7 @@ def count_macs(model: torch.nn.Module, speech: torch.Tensor) -> Macs:
         return sdpa_flop_count(query, key, value)
 
     # torch's table lacks the CPU's fused attention (encoder_conf: use_sdpa).
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    on_cpu = cpu_flash_attention()
     new_counter = functools.partial(
         FlopCounterMode, display=False, custom_mapping={on_cpu: attention}
     )

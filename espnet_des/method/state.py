@@ -117,15 +117,16 @@ class SelectionState(torch.nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict,
                               missing_keys, unexpected_keys, error_msgs):  # fmt: skip
+        own = dict(self.named_buffers())
         problem = self._why_not(
-            {k: state_dict[prefix + k] for k in self._buffers if prefix + k in state_dict}
+            {k: state_dict[prefix + k] for k in own if prefix + k in state_dict}
         )
         if problem:
             # Reported even with strict=False, which ESPnet's inference uses.
             error_msgs.append(problem)
             return
         for name in self.ADDED_LATER:
-            state_dict.setdefault(prefix + name, self._buffers[name])
+            state_dict.setdefault(prefix + name, own[name])
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

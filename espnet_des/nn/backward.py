@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
+from espnet_des.espnet_api import add_to_all, multiply_all
+
 
 class _Computed(torch.autograd.Function):
     """A loss of which the gradients are known."""
@@ -29,7 +31,7 @@ class _Computed(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("a supernet's loss can be back-propagated only once")
         # At once: divided by the scale first, small ones would be 0 in fp16.
-        torch._foreach_mul_(gradients, incoming / ctx.scale)
+        multiply_all(gradients, incoming / ctx.scale)
         return (None, None, None, *gradients)
 
 
@@ -72,7 +74,7 @@ class BackwardPerPass:
             i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None
         ]
         if both:
-            torch._foreach_add_([self._gradients[i] for i in both], [new[i] for i in both])
+            add_to_all([self._gradients[i] for i in both], [new[i] for i in both])
         first = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is None]
         for i, gradient in zip(first, _apart([new[i] for i in first])):
             self._gradients[i] = gradient

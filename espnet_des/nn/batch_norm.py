@@ -2,6 +2,9 @@
 
 import torch
 
+# Of what a Conformer's convolution may have. (The base that they share is private.)
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
+
 
 class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
     """BatchNorm that a batch with NaN or infinite values leaves as it was.

@@ -12,6 +12,7 @@ import torch
 
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 from espnet_des.method.layers import ORDERS, Layer
+from espnet_des.nn.batch_norm import BATCH_NORMS
 
 # What a block calls the module of a layer; None where it has none.
 ATTRIBUTES = {
@@ -198,9 +199,7 @@ def add_branch_to_rows(
     """
     if keep.count == x.size(0):
         return add_branch(block, kind, x, pos_emb, mask, factor)
-    if kind == "conv" and isinstance(
-        block.conv_module.norm, torch.nn.modules.batchnorm._BatchNorm
-    ):
+    if kind == "conv" and isinstance(block.conv_module.norm, BATCH_NORMS):
         rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
         rows[keep.rows] = factor
         return add_branch(block, kind, x, pos_emb, mask, rows)

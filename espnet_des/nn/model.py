@@ -17,6 +17,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_des.errors import ConfigError, is_number
+from espnet_des.espnet_api import attention_loss, extract_features, leave_to_the_ranks
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.method.state import METHOD_NAMES
@@ -155,9 +156,8 @@ class DESModel(ESPnetASRModel):
             self.ctc.ctc_lo, self.encoder, self.options.shared_output
         )
         # They stay on the CPU, and are equal on all ranks without DDP's help.
-        self._ddp_params_and_buffers_to_ignore = [
-            f"encoder.selection.{name}" for name, _ in self.state.named_buffers()
-        ]
+        own = [f"encoder.selection.{name}" for name, _ in self.state.named_buffers()]
+        leave_to_the_ranks(self, own)
         self.start_scores()
         self.tracker = SelectionTracker(self.state, self.selector, self.options)
         self.tracker.start_epoch(self.encoder.scores)
@@ -283,7 +283,7 @@ class DESModel(ESPnetASRModel):
         """
         speech, lengths = self._as_long_as_the_stft_needs(speech, lengths)
         with torch.amp.autocast("cuda", enabled=self.autocast_frontend, dtype=autocast_type):
-            feats, lengths = self._extract_feats(speech, lengths)
+            feats, lengths = extract_features(self, speech, lengths)
             if self.specaug is not None and self.training:
                 # ESPnet's time warp reads the lengths one by one.
                 feats, lengths = self.specaug(feats, lengths.cpu())
@@ -406,10 +406,7 @@ class DESModel(ESPnetASRModel):
             cer_ctc = self.error_calculator(best, text.cpu(), is_ctc=True)
             stats["cer_ctc"] = float("nan") if cer_ctc is None else cer_ctc
         if self.ctc_weight != 1.0:
-            # A copy: ESPnet changes the lengths in place with lang_token_id.
-            loss_att, acc, cer, wer = self._calc_att_loss(
-                out, lengths, text, text_lengths.clone()
-            )
+            loss_att, acc, cer, wer = attention_loss(self, out, lengths, text, text_lengths)
             loss = self.ctc_weight * loss + (1 - self.ctc_weight) * loss_att
             stats.update(loss_att=loss_att.detach(), acc=acc)
             if not self.training and self.error_calculator is not None:

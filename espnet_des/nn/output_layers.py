@@ -34,6 +34,7 @@ class SizedLinear(torch.nn.Linear):
         # In a tuple: the encoder is a neighbour, not a submodule.
         self._encoder = (encoder,)
         self.copy_full_to(encoder.sizes)
+        self.register_load_state_dict_pre_hook(self.before_loading)
 
     def copy_full_to(self, sizes: Sequence[int]) -> None:
         """Let these sizes go on from the full size's output layer."""
@@ -60,9 +61,12 @@ class SizedLinear(torch.nn.Linear):
             for p in head.parameters()
         ]
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A stock checkpoint has one output layer; before the first update the
-        # sizes that it does not bring follow it. (The encoder is loaded first.)
+    def before_loading(self, _, state_dict, prefix, *rest) -> None:
+        """Let the sizes that a checkpoint does not bring follow the one that it brings.
+
+        A stock checkpoint has one output layer. After the first update they are what
+        they have learned. (The encoder is loaded first.)
+        """
         is_new = not self._encoder[0].selection.updates
         for name, head in self.heads.items() if is_new else ():
             for part in ("weight", "bias"):
@@ -73,7 +77,6 @@ class SizedLinear(torch.nn.Linear):
                 )
                 if loaded is not None and untouched:
                     state_dict[key] = loaded
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def ctc_of_size(ctc: CTC, size: int) -> CTC:

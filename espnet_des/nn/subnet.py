@@ -67,11 +67,15 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         self.encoders = type(self.encoders)(*blocks)
         self.interctc_layer_idx = exits
         self.set_layers(layer_order)
+        self.register_load_state_dict_pre_hook(self.before_loading)
 
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict,
-                              missing_keys, unexpected_keys, error_msgs):  # fmt: skip
-        # ESPnet's inference loads with strict=False: what is missing would
-        # silently stay random, what is too much silently be left out.
+    def before_loading(self, _, state_dict, prefix, metadata, strict,
+                       missing_keys, unexpected_keys, error_msgs) -> None:  # fmt: skip
+        """Refuse a checkpoint of other layers.
+
+        ESPnet's inference loads with strict=False: what is missing would silently stay
+        random, what is too much silently be left out.
+        """
         own = {prefix + key for key in self.state_dict()}
         given = {key for key in state_dict if key.startswith(prefix)}
         for problem, keys in (("lacks", own - given), ("has besides", given - own)):
@@ -80,9 +84,6 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
                     f"the checkpoint {problem} {len(keys)} of the encoder's weights "
                     f"({', '.join(sorted(keys)[:3])}...); use the config.yaml beside it"
                 )
-        super()._load_from_state_dict(
-            state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
 
 def check_kept(kept: Sequence[int], num_layers: int) -> list[int]:

@@ -15,16 +15,15 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from unittest import mock
 
 import torch
 import yaml
 
 from espnet_des.errors import ConfigError, OtherTrainingError, is_of_machine
+from espnet_des.espnet_api import CHECKPOINT, epoch_file, own_save
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.ranks import rank
 
-NAME = "checkpoint.pth"
 PREVIOUS, DAMAGED = "checkpoint.previous.pth", "checkpoint.damaged.pth"
 # What torch's writer says of a full disk; it does not pass the system's error on.
 WRITER = re.compile("PytorchStreamWriter|inline_container")
@@ -46,7 +45,7 @@ def whole_files():
 
         def write(partial: Path) -> None:
             save(obj, partial, *args, **kwargs)
-            if path.name == NAME and path.exists():
+            if path.name == CHECKPOINT and path.exists():
                 write_atomically(path.with_name(PREVIOUS), lambda p: second_name(path, p))
 
         try:
@@ -59,7 +58,7 @@ def whole_files():
                 "make room on the disk and start again, which goes on from the last one"
             ) from error
 
-    with mock.patch.object(torch, "save", save_atomically):
+    with own_save(save_atomically):
         yield
 
 
@@ -76,7 +75,7 @@ def check_start(folder: Path, resume: bool) -> None:
     Raises:
         RuntimeError: saying how to go on, or to begin anew.
     """
-    there = [name for name in (NAME, PREVIOUS) if (folder / name).exists()]
+    there = [name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
     if there and not resume:
         raise RuntimeError(
             f"{folder} holds a training ({', '.join(there)}), over which --resume false would "
@@ -85,8 +84,9 @@ def check_start(folder: Path, resume: bool) -> None:
         )
     if there == [PREVIOUS]:
         raise RuntimeError(
-            f"{folder / NAME} is missing, but {PREVIOUS} is there. To go on from it, rename it "
-            f"to {NAME}; to begin anew, give another output_dir, or move this one away"
+            f"{folder / CHECKPOINT} is missing, but {PREVIOUS} is there. To go on from it, "
+            f"rename it to {CHECKPOINT}; to begin anew, give another output_dir, or move this "
+            "one away"
         )
 
 
@@ -143,7 +143,7 @@ def config_of_checkpoint(folder: Path):
 def times_of_checkpoints(folder: Path) -> dict[str, int]:
     return {
         name: (folder / name).stat().st_mtime_ns
-        for name in (NAME, PREVIOUS) if (folder / name).exists()
+        for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()
     }  # fmt: skip
 
 
@@ -272,12 +272,12 @@ def finish_epoch(
         epoch: of the checkpoint.
         best: name of a criterion to its best epoch so far.
     """
-    if not holds(folder / f"{epoch}epoch.pth", weights):
-        torch.save(weights, folder / f"{epoch}epoch.pth")
+    if not holds(folder / epoch_file(epoch), weights):
+        torch.save(weights, folder / epoch_file(epoch))
     links = {"latest": epoch} | {f"{name}.best": number for name, number in best.items()}
     for name, number in links.items():
         write_atomically(
-            folder / f"{name}.pth", lambda link: link.symlink_to(f"{number}epoch.pth")
+            folder / f"{name}.pth", lambda link: link.symlink_to(epoch_file(number))
         )
 
 
@@ -298,7 +298,7 @@ def remove_epochs(folder: Path, last: int, keep: Iterable[int]) -> None:
     ESPnet does so at the end of each epoch; a kill in that of the last leaves them.
     """
     for epoch in set(range(1, last)) - set(keep):
-        (folder / f"{epoch}epoch.pth").unlink(missing_ok=True)
+        (folder / epoch_file(epoch)).unlink(missing_ok=True)
 
 
 # A scheduler may change them as it goes on.

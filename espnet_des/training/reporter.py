@@ -7,6 +7,7 @@ import numpy
 import torch
 
 from espnet2.train.reporter import Reporter
+from espnet_des.espnet_api import epoch_file
 from espnet_des.nn.model import DESModel
 
 # What ESPnet's Trainer reports of an epoch's updates, beside the model's own.
@@ -66,7 +67,7 @@ class StageReporter(Reporter):
         """
         self.lost = {
             epoch for epoch in self.stats
-            if epoch != self.epoch and not (folder / f"{epoch}epoch.pth").exists()
+            if epoch != self.epoch and not (folder / epoch_file(epoch)).exists()
         }  # fmt: skip
 
     def is_ranked(self, epoch: int) -> bool:

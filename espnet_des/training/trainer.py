@@ -5,13 +5,13 @@ import logging
 import warnings
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
 
 import espnet2.train.trainer as stock
 from espnet_des.errors import HOW_TO_GO_ON, ConfigError
+from espnet_des.espnet_api import CHECKPOINT, own_reporter, was_left_out
 from espnet_des.method.options import check_fits
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
@@ -75,7 +75,7 @@ class SupernetTrainer(stock.Trainer):
         training = type(cls.__name__, (cls,), own)
         folder = Path(opts.output_dir)
         check_start(folder, opts.resume)
-        if not (folder / "checkpoint.pth").exists():
+        if not (folder / CHECKPOINT).exists():
             check_one_cycle(schedulers[0], length.total, begun=False)
             start_selection(model, optimizers[0], schedulers[0], length, opts.seed)
         hooks = register_hooks(model, optimizers[0])
@@ -87,7 +87,7 @@ class SupernetTrainer(stock.Trainer):
 
         try:
             # ESPnet's run() makes its Reporter itself; nothing hands it one.
-            with mock.patch.object(stock, "Reporter", new_reporter), quiet_reporter():
+            with own_reporter(new_reporter), quiet_reporter():
                 with alone(folder), whole_files():
                     super(SupernetTrainer, training).run(
                         model=model, optimizers=optimizers, schedulers=schedulers,
@@ -218,8 +218,7 @@ def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
     def after_step(*_):
         scores.after_step()
         # Fused optimizers are called by AMP even for a step that they then skip.
-        skipped = getattr(optimizer, "found_inf", None)
-        if skipped is None or not skipped.item():
+        if not was_left_out(optimizer):
             model.after_step()
 
     return [

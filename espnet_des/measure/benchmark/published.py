@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from espnet_des.espnet_api import attention_loss
 from espnet_des.method.selection import rank, relaxed_topk
 from espnet_des.nn.block import branch, scale
 from espnet_des.nn.encoder import Subsampled
@@ -130,5 +131,5 @@ def _loss(model, size: int, out, front: Subsampled, text, text_lengths) -> torch
     loss = ctc_of_size(model.ctc, size)(out, lengths, text, text_lengths)
     if model.ctc_weight == 1.0:
         return loss
-    attention = model._calc_att_loss(out, lengths, text, text_lengths.clone())[0]
+    attention = attention_loss(model, out, lengths, text, text_lengths).loss
     return model.ctc_weight * loss + (1.0 - model.ctc_weight) * attention
