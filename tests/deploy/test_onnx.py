@@ -1,9 +1,11 @@
 """ONNX: the exported form is the model, at every length, alone and in a batch."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
+import onnx
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,6 +18,7 @@ from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.errors import ConfigError
 from espnet_des.nn.subnet import SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS
+from tests.train import ROOT
 
 
 def make_model(kept=(1, 2, 6, 7), frontend=None, dim=12, **conf):
@@ -181,12 +184,55 @@ def test_what_cannot_be_exported_is_said():
         CTCGraph(make_model(**conv, output_size=16), "features")
 
 
+def described(message):
+    """All that describes a part of an ONNX file, at any depth."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            yield value
+        elif field.message_type:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from described(part)
+
+
+def test_a_file_tells_nothing_of_the_machine(tmp_path):
+    """Nor of how it was made; its own metadata stay."""
+    from espnet_des.deploy.onnx.int8 import quantize
+
+    frontend = DefaultFrontend(n_fft=128, hop_length=80, n_mels=40)
+    wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
+    model = make_model(frontend=frontend, dim=40, **wide)
+    plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(CTCGraph(copy.deepcopy(model), "waveform"), plain, {"tokens": ["a"]})
+    quantize(plain, small)
+    for file in (plain, small):
+        found = onnx.load(file)
+        del found.metadata_props[:]
+        assert not list(described(found))
+        content = file.read_bytes()
+        for path in (str(ROOT), str(tmp_path), str(Path.home()), torch.__path__[0], ".py"):
+            assert path.encode() not in content
+        assert session(file).get_modelmeta().custom_metadata_map["tokens"] == '["a"]'
+    # The mel filters stay in float.
+    kinds = {node.name: node.op_type for node in onnx.load(small).graph.node}
+    assert "MatMul" in {kind for name, kind in kinds.items() if name.startswith("frontend.")}
+
+
+def test_int8_that_would_change_nothing_is_refused(tmp_path):
+    from espnet_des.deploy.onnx.int8 import quantize
+
+    plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(CTCGraph(make_model(), "features"), plain, {})
+    with pytest.raises(
+        ConfigError, match="quantize: int8 would leave everything in float: no m"
+    ):
+        quantize(plain, small)
+    assert [p.name for p in tmp_path.iterdir()] == ["float.onnx"]
+
+
 @pytest.mark.parametrize(
     "input_layer", ["conv2d", pytest.param("vgg", marks=pytest.mark.thorough)]
 )
 def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
-    import onnx
-
     from espnet_des.deploy.onnx.int8 import quantize
 
     wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
@@ -209,3 +255,6 @@ def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     )
     for row, count in enumerate(n):
         assert numpy.abs(a[row, :count] - b[row, :count]).mean() < 0.05
+        # Not the same as alone: the batch's range sets the steps of each.
+        alone, _ = run(session(small, 1), feats[row, None, : lengths[row]], lengths[row, None])
+        assert numpy.abs(alone[0] - b[row, :count]).mean() < 0.05

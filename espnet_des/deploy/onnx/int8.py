@@ -5,7 +5,8 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from espnet_des.deploy.onnx.graph import quiet
+from espnet_des.deploy.onnx.graph import is_of_frontend, quiet
+from espnet_des.errors import ConfigError
 from espnet_des.utils.files import write_atomically
 
 # Products with weights narrower than this stay in float: they cost little.
@@ -17,6 +18,9 @@ def quantize(source: Path, target: Path) -> None:
 
     Weights have 7 bits and a scale per output: with 8 the products overflow on
     x86 processors without VNNI, silently. The spectrum stays in float.
+
+    Raises:
+        ConfigError: where there is nothing to quantise. The target is not written then.
     """
     model = onnx.load(source)
     shapes = {weight.name: weight.dims for weight in model.graph.initializer}
@@ -24,7 +28,7 @@ def quantize(source: Path, target: Path) -> None:
         name
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm")
-        and (_is_of_frontend(node) or _smaller_side(node, shapes) < MIN_SIDE)
+        and (is_of_frontend(node.name) or _smaller_side(node, shapes) < MIN_SIDE)
         for name in (node.name, node.name + "_MatMul")  # what the quantiser makes of Gemm
     ]
 
@@ -35,17 +39,16 @@ def quantize(source: Path, target: Path) -> None:
                 reduce_range=True, weight_type=QuantType.QInt8, nodes_to_exclude=in_float,
             )  # fmt: skip
         quantized = onnx.load(partial)
+        if not any(node.op_type == "MatMulInteger" for node in quantized.graph.node):
+            raise ConfigError(
+                "quantize: int8 would leave everything in float: no matrix product of this "
+                f"model has weights of {MIN_SIDE} or more inputs and outputs (encoder_conf: "
+                "output_size and linear_units); give --quantize none"
+            )
         quantize_before_gathering(quantized.graph)
         onnx.save(quantized, partial)
 
     write_atomically(target, write)
-
-
-def _is_of_frontend(node) -> bool:
-    scopes = {p.key: p.value for p in node.metadata_props}.get(
-        "pkg.torch.onnx.name_scopes", ""
-    )
-    return "'frontend" in scopes
 
 
 def _smaller_side(node, shapes: dict[str, tuple[int, ...]]) -> float:
