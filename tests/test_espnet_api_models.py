@@ -369,7 +369,8 @@ def test_onnx_nodes_name_their_module(tmp_path):
         program = torch.onnx.export(
             Whole().eval(), (torch.zeros(1, 2),), dynamo=True, verbose=False
         )
-    from espnet_des.deploy.onnx.int8 import _is_of_frontend
-
     nodes = [n for n in program.model_proto.graph.node if n.op_type in ("Gemm", "MatMul")]
-    assert [_is_of_frontend(node) for node in nodes] == [True, False]
+    scopes = [
+        p.value for n in nodes for p in n.metadata_props if p.key.endswith("name_scopes")
+    ]
+    assert ["frontend" in scope for scope in scopes] == [True, False]
