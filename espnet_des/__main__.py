@@ -21,8 +21,8 @@ USAGE = (
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
 
-def main(argv):
-    flags = []
+def main(argv: list[str]) -> None:
+    flags: list[str] = []
     while (
         argv and argv[0].startswith("-") and argv[0][:2] not in ("-m", "-c") and argv[0] != "-"
     ):

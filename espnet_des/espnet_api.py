@@ -15,7 +15,7 @@ Nothing is imported before it is needed: modules that must be quick may import t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def leave_to_the_ranks(model: torch.nn.Module, names: Iterable[str]) -> None:
     Args:
         names: as in ``model.named_buffers()``.
     """
-    model._ddp_params_and_buffers_to_ignore = list(names)  # type: ignore[assignment]
+    model._ddp_params_and_buffers_to_ignore = list(names)  # type: ignore[assignment]  # no tensor
 
 
 def was_left_out(optimizer: torch.optim.Optimizer) -> bool:
@@ -154,14 +154,14 @@ def cpu_flash_attention() -> Any:
 # these for private use only.
 
 
-def multiply_all(tensors: Sequence[torch.Tensor], factor: torch.Tensor) -> None:
+def multiply_all(tensors: list[torch.Tensor], factor: torch.Tensor) -> None:
     """``tensor *= factor`` for each, in place."""
     import torch
 
     torch._foreach_mul_(tensors, factor)
 
 
-def add_to_all(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> None:
+def add_to_all(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> None:
     """``tensor += other`` for each pair, in place."""
     import torch
 

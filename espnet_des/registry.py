@@ -43,5 +43,6 @@ class _Finder(importlib.abc.MetaPathFinder):
             # worker does, to unpickle its class), it is complete by then.
             importlib.import_module(PLUGIN)
 
-        spec.loader.exec_module = exec_module
+        # Of this one loader: a class of its own would have to pass on all else.
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ REFUSED_OPTIONS = {
     "lightning_conf": "Lightning replaces the Trainer that advances the selection",
 }
 # Kept while the plugin's own stands in its place.
-STOCK_TASK = asr.ASRTask
+STOCK_TASK: Any = asr.ASRTask
 MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf")
 
 
@@ -83,7 +84,7 @@ class SupernetTask(ASRTask):
 
     @classmethod
     def build_optimizers(
-        cls, args: argparse.Namespace, model: torch.nn.Module
+        cls, args: argparse.Namespace, model: DESModel
     ) -> list[torch.optim.Optimizer]:
         """As ESPnet's, with a parameter group of their own for the scores.
 
@@ -154,7 +155,7 @@ def put_in_place(task: type) -> None:
     for name, module in list(sys.modules.items()):
         # Some programs put other objects than modules there.
         if getattr(module, "__dict__", {}).get("ASRTask") is STOCK_TASK and name != __name__:
-            module.ASRTask = task
+            module.ASRTask = task  # type: ignore[attr-defined]  # found there by its name
 
 
 asr.encoder_choices.classes[ENCODER] = DESConformerEncoder

@@ -11,7 +11,9 @@ def ablations(base: Config) -> list[System]:
     total = sizes[-1] - sizes[0]
     systems = []
 
-    def ask(what: str, value: str, name: str, encoder_conf: dict = None, **model_conf) -> None:
+    def ask(
+        what: str, value: str, name: str, encoder_conf: dict | None = None, **model_conf
+    ) -> None:
         systems.append(
             System(name, f"{what}: {value}",
                    lambda b, s, k: supernet(b, encoder_conf, **model_conf), sizes,

@@ -2,12 +2,11 @@
 
 import copy
 
-import torch
-
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.method.layers import ORDERS
 
 
-def exit_of(model: torch.nn.Module, size: int) -> torch.nn.Module:
+def exit_of(model: ESPnetASRModel, size: int) -> ESPnetASRModel:
     """The model whose encoder ends after ``size`` layers.
 
     Exact: ESPnet's interctc passes the output of a block through the last norm and the

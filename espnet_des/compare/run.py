@@ -57,6 +57,13 @@ class Run(NamedTuple):
         """What the run gave; None where it is not finished."""
         return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
+    def finished(self) -> dict:
+        """What a finished run gave."""
+        found = self.result()
+        if found is None:
+            raise RuntimeError(f"{self.exp} is not finished")
+        return found
+
     def as_yaml(self, config: dict) -> str:
         return yaml.safe_dump(config | {"seed": self.seed}, sort_keys=False)
 
@@ -75,7 +82,7 @@ class Run(NamedTuple):
 
     def kept_layers(self) -> dict[int, list[int]]:
         """Size to layers, of a finished run."""
-        return {int(size): found["kept"] for size, found in self.result()["sizes"].items()}
+        return {int(size): found["kept"] for size, found in self.finished()["sizes"].items()}
 
     def epochs_done(self) -> int:
         logs = sorted(self.exp.glob("train*.log"), key=lambda p: p.stat().st_mtime)
@@ -117,7 +124,7 @@ def execute(run: Run, config: dict) -> dict:
         "system": run.system, "seed": run.seed, "config_sha256": run.config_hash(config),
         "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
-        "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
+        "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
     }  # fmt: skip
     write_atomically(run.result_file, lambda p: p.write_text(json.dumps(result) + "\n"))
     return result
@@ -213,13 +220,13 @@ def _cpu() -> float:
 def summed_cost(run: Run) -> dict[str, dict[str, float] | None]:
     """Seconds by what was done; None where a run was killed and its cost is not known."""
     lines = [json.loads(line) for line in (run.exp / "cost.jsonl").read_text().splitlines()]
-    costs = {}
+    costs: dict[str, dict[str, float] | None] = {}
     for what in ("train", "decode"):
         mine = [line for line in lines if line["what"] == what]
         ended = [line for line in mine if "cpu" in line]
         known = 2 * len(ended) == len(mine)
-        costs[what] = {key: sum(line[key] for line in ended) for key in ("wall", "cpu")}
-        costs[what] = costs[what] if known else None
+        sums = {key: sum(line[key] for line in ended) for key in ("wall", "cpu")}
+        costs[what] = sums if known else None
     return costs
 
 

@@ -66,11 +66,12 @@ def run_all(
             )
             for future in ended:
                 run = running.pop(future)
-                if future.exception() is None:
+                error = future.exception()
+                if error is None:
                     bar.write(f"{run.name}: {_describe(run)}")
                 else:
-                    failed[run.name] = future.exception()
-                    bar.write(f"{run.name} failed: {future.exception()}")
+                    failed[run.name] = error
+                    bar.write(f"{run.name} failed: {error}")
                 done[run.name] = epochs[run.name]
                 after_each()
             for run in running.values():
@@ -118,7 +119,7 @@ def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
 
 def _describe(run: Run) -> str:
     """WER at each size over all test sets."""
-    found = run.result()
+    found = run.finished()
     words = sum(sum(s["words"]) for s in found["sets"].values())
     rates = {
         size: 100 * sum(map(sum, of_size["errors"].values())) / words

@@ -109,4 +109,5 @@ def difference(one: Counts, other: Counts, seed: int = 0) -> Difference | None:
         )
         half = scipy.stats.t.ppf(0.975, freedom) * variance**0.5
     low, high = mean * numpy.exp([-half, half])
-    return Difference(*(100.0 * (x - 1.0) for x in (mean, low, high)), len(common))
+    middle, lowest, highest = (100.0 * (x - 1.0) for x in (mean, low, high))
+    return Difference(middle, lowest, highest, len(common))

@@ -33,7 +33,7 @@ class System(NamedTuple):
 
     name: str
     title: str
-    config: Callable[[Config, int, dict[int, list[int]] | None], Config]
+    config: Callable[..., Config]
     sizes: Sequence[int]
     needs: str | None = None
     group: str | None = None

@@ -148,7 +148,9 @@ class Table:
                     means.append(statistics.mean(known) if known else None)
                 finished = all(self.results.get(system.name) for system in systems)
                 unknown = "not known" if finished else OPEN
-                cells.append(unknown if None in means else f"{sum(means) / 60:.1f}")
+                of_each = [mean for mean in means if mean is not None]
+                is_known = len(of_each) == len(means)
+                cells.append(f"{sum(of_each) / 60:.1f}" if is_known else unknown)
             names = "+".join(str(s.sizes[0]) for s in systems) if len(systems) > 1 else "all"
             rows.append([self._title(group), names, *cells])
         head = [

@@ -30,7 +30,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     for file in files:
         found |= {(result["system"], result["seed"]): (file, result) for result in _read(file)}
     base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
-    sets = next((run.result()["sets"] for run in runs if run.result() is not None), None)
+    sets = next((run.finished()["sets"] for run in runs if run.result() is not None), None)
     number = 0
     for run in runs:
         if (run.system, run.seed) not in found or run.result() is not None:

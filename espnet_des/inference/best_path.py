@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
@@ -54,7 +55,7 @@ class Run(NamedTuple):
 
     token: str
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple's method
     confidence: float
 
 
@@ -115,7 +116,7 @@ class BestPathDecoder:
             sentencepiece model is not there.
     """
 
-    def __init__(self, model: torch.nn.Module, train_args: argparse.Namespace):
+    def __init__(self, model: ESPnetASRModel, train_args: argparse.Namespace):
         if getattr(model, "ctc", None) is None:
             raise ConfigError(
                 "model_conf: ctc_weight: 0.0: the model was trained without a CTC output "

@@ -14,7 +14,7 @@ from espnet_des.inference.named_files import found_files, say_missing
 LEARNED_BUFFER = re.compile(r"\.(running_mean|running_var)$|\bselection\.")
 
 
-def read_config(path: Path) -> dict:
+def read_config(path: Path | str) -> dict:
     """The ``config.yaml`` of a training.
 
     Raises:
@@ -37,7 +37,7 @@ def read_config(path: Path) -> dict:
 
 
 @contextlib.contextmanager
-def named_errors(config: Path, model_file: Path):
+def named_errors(config: Path | str, model_file: Path | str):
     """Errors of building and loading a model name its files, or what else is at fault.
 
     Only tensors are loaded from the file (ESPnet's safe_torch_load).
@@ -74,7 +74,7 @@ def named_errors(config: Path, model_file: Path):
         ) from error
 
 
-def load_model(config: Path, model_file: Path, device: str = "cpu"):
+def load_model(config: Path | str, model_file: Path | str, device: str = "cpu"):
     """Build a trained model; returns it and its training arguments.
 
     Files that the config names are found from any working directory, and are whole paths
@@ -92,7 +92,7 @@ def load_model(config: Path, model_file: Path, device: str = "cpu"):
     return model, train_args
 
 
-def check_trained(model, model_file: Path) -> None:
+def check_trained(model, model_file: Path | str) -> None:
     """Refuse a file that did not bring the model what it must have learned.
 
     ESPnet's inference loads with strict=False: what is missing stays random, and

@@ -26,7 +26,7 @@ PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postencod
          "joint_net", "ctc", "model", "adapter")  # fmt: skip
 
 
-def with_found_files(config: dict, config_file: Path) -> dict:
+def with_found_files(config: dict, config_file: Path | str) -> dict:
     """The config with whole paths of those files that the working directory has not.
 
     Raises:
@@ -43,7 +43,7 @@ def with_found_files(config: dict, config_file: Path) -> dict:
     return _changed(config, replace)
 
 
-def with_files_for(config: dict, config_file: Path, folder: Path) -> dict:
+def with_files_for(config: dict, config_file: Path | str, folder: Path) -> dict:
     """The config as it is to be written into another folder.
 
     A path stays as it is where it leads to the same file from there; else it becomes whole.
@@ -60,7 +60,7 @@ def with_files_for(config: dict, config_file: Path, folder: Path) -> dict:
 
 
 @contextlib.contextmanager
-def found_files(config: dict, config_file: Path) -> Iterator[Path]:
+def found_files(config: dict, config_file: Path | str) -> Iterator[Path]:
     """A config file that ESPnet can build from: that one, or a copy with whole paths.
 
     Raises:
@@ -76,7 +76,7 @@ def found_files(config: dict, config_file: Path) -> Iterator[Path]:
         yield copied
 
 
-def find(key: str, path: str, config_file: Path) -> Path | None:
+def find(key: str, path: str, config_file: Path | str) -> Path | None:
     """The file that a path of a config means; None where there is none.
 
     It is the working directory's, as for ESPnet, or one of a folder above the config.
@@ -98,7 +98,7 @@ def find(key: str, path: str, config_file: Path) -> Path | None:
     return found[0] if found else None
 
 
-def say_missing(config: dict, config_file: Path, file: str) -> str:
+def say_missing(config: dict, config_file: Path | str, file: str) -> str:
     """What to say of a file that was looked for and is not there."""
     keys = [
         k for k, path in _paths(config) if os.path.normpath(path) == os.path.normpath(file)
@@ -125,7 +125,7 @@ def check_tokenizer(tokenizer) -> None:
         )
 
 
-def _candidates(path: str, config_file: Path) -> list[Path]:
+def _candidates(path: str, config_file: Path | str) -> list[Path]:
     """The files of that name below the folders above a config, the nearest first."""
     # Its own place, and the one that a link leads to; of a path with .. the latter alone is right.
     own = Path(config_file).absolute()
@@ -160,7 +160,12 @@ def _changed(config: dict, replace: Callable[[str, str], str]) -> dict:
 
 def _paths(config: dict) -> list[tuple[str, str]]:
     found = []
-    _changed(config, lambda key, path: found.append((key, path)) or path)
+
+    def note(key: str, path: str) -> str:
+        found.append((key, path))
+        return path
+
+    _changed(config, note)
     return found
 
 

@@ -51,7 +51,7 @@ def plot_all(
             f"asr_train_config: {config}: encoder: {train_args.encoder} has one size only; "
             "give the config.yaml of a supernet"
         )
-    if rows is not None:
+    if rows is not None and sizes_json is not None:
         _check_rows(rows, sizes_json, model)
 
     output_dir.mkdir(parents=True, exist_ok=True)

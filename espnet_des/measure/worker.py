@@ -13,13 +13,16 @@ import re
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from espnet_des.espnet_api import cpu_flash_attention
 from espnet_des.utils.processes import spawned
+
+if TYPE_CHECKING:
+    from espnet2.asr.espnet_model import ESPnetASRModel
 
 
 class Macs(NamedTuple):
@@ -34,7 +37,7 @@ class Macs(NamedTuple):
     front_end: int
 
 
-def count_macs(model: torch.nn.Module, speech: torch.Tensor) -> Macs:
+def count_macs(model: "ESPnetASRModel", speech: torch.Tensor) -> Macs:
     """Count the MACs of recognising one utterance, from its features on.
 
     Counted by torch's FlopCounterMode: matrix products, convolutions and
@@ -156,7 +159,7 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
         "model_params": sum(p.numel() for p in model.parameters()),
         "macs_per_second": round(macs.total / seconds),
         "front_end_macs_per_second": round(macs.front_end / seconds),
-        "peak_memory_bytes": None if None in (before, most) else most - before,
+        "peak_memory_bytes": None if before is None or most is None else most - before,
     }
 
 
@@ -167,6 +170,7 @@ def timed_recognition(threads: int) -> float:
     """
     from torch.utils.benchmark import Timer  # here, where its remarks are silenced
 
+    assert _loaded is not None, "load_and_measure comes first"
     timer = Timer("decoder([wave])", globals=_loaded._asdict(), num_threads=threads)
     return timer.blocked_autorange().median
 

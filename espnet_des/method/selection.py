@@ -145,8 +145,7 @@ class SimpleTopK:
     ) -> tuple[torch.Tensor, ZeroOuts] | None:
         return None
 
-    @staticmethod
-    def ranking(scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
+    def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
         """All layers, most important first; a size keeps the first of them."""
         return rank(scores)
 
@@ -259,7 +258,7 @@ class FixedRanking(SimpleTopK):
         return self.order
 
 
-METHODS = {
+METHODS: dict[str, type[SimpleTopK] | type[IterativeZeroOut]] = {
     "simple_top_k": SimpleTopK,
     "iterative_zero_out": IterativeZeroOut,
     "fixed": FixedRanking,

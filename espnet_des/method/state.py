@@ -33,6 +33,19 @@ class SelectionState(torch.nn.Module):
     # What checkpoints of older versions do not have: they load without it.
     ADDED_LATER = ("seed",)
 
+    # The buffers.
+    updates: torch.Tensor
+    score_lr_factor: torch.Tensor
+    method: torch.Tensor
+    seed: torch.Tensor
+    layer_order: torch.Tensor
+    sizes: torch.Tensor
+    schedule: torch.Tensor
+    zeroed_at: torch.Tensor
+    zeroed_score: torch.Tensor
+    score_sum: torch.Tensor
+    ranking: torch.Tensor
+
     def __init__(self, sizes: list[int], layer_order: str):
         super().__init__()
         num_layers = sizes[-1]

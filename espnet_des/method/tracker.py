@@ -38,7 +38,8 @@ class SelectionTracker:
 
     def __init__(self, state: SelectionState, selector, options: SelectionOptions):
         self.state, self.selector, self.options = state, selector, options
-        self.swaps, self._chosen = 0, set()
+        self.swaps = 0
+        self._chosen: set[int] = set()
 
     def start_epoch(self, scores: torch.Tensor) -> None:
         """Count the changes of the selection anew.
@@ -73,6 +74,7 @@ class SelectionTracker:
 
     def _choose(self, scores: torch.Tensor, t: int) -> None:
         state, schedule = self.state, self.state.get_schedule()
+        assert schedule is not None, "nothing is trained without a schedule"
         now = scores.detach().cpu()
         if not now.isfinite().all():
             raise RuntimeError(
@@ -115,6 +117,7 @@ class SelectionTracker:
         state = self.state
         final, record = scores.detach().cpu().double(), state.record
         if state.score_sum.any():
-            done = int(state.updates)
-            final = state.score_sum / self.options.count_averaged(state.get_schedule(), done)
+            schedule, done = state.get_schedule(), int(state.updates)
+            assert schedule is not None, "nothing is summed without a schedule"
+            final = state.score_sum / self.options.count_averaged(schedule, done)
         return torch.where(record.at > 0, record.score, final)

@@ -70,11 +70,10 @@ class BackwardPerPass:
             new = torch.autograd.grad(loss * self.scale, self._leaves, allow_unused=True)
         if torch.is_autocast_enabled(loss.device.type):
             torch.clear_autocast_cache()  # casts of weights, which belong to that graph
-        both = [
-            i for i, g in enumerate(new) if g is not None and self._gradients[i] is not None
-        ]
+        known = zip(self._gradients, new)
+        both = [(old, g) for old, g in known if old is not None and g is not None]
         if both:
-            add_to_all([self._gradients[i] for i in both], [new[i] for i in both])
+            add_to_all([old for old, _ in both], [g for _, g in both])
         first = [i for i, g in enumerate(new) if g is not None and self._gradients[i] is None]
         for i, gradient in zip(first, _apart([new[i] for i in first])):
             self._gradients[i] = gradient

@@ -22,7 +22,7 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
             return torch.nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        statistics = self.running_mean, self.running_var
+        statistics = [v for v in (self.running_mean, self.running_var) if v is not None]
         before = [value.clone() for value in statistics]
         y = super().forward(x)
         for now, old in zip(statistics, before):

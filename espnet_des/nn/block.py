@@ -176,7 +176,7 @@ class RowDraw(NamedTuple):
     """Which utterances keep a layer: their numbers, on the device, and how many."""
 
     rows: torch.Tensor
-    count: int
+    number: int
 
 
 def add_branch_to_rows(
@@ -197,13 +197,13 @@ def add_branch_to_rows(
         keep: the rows that keep the layer.
         factor: what the kept branch is multiplied with, 1 / (1 - p).
     """
-    if keep.count == x.size(0):
+    if keep.number == x.size(0):
         return add_branch(block, kind, x, pos_emb, mask, factor)
     if kind == "conv" and isinstance(block.conv_module.norm, BATCH_NORMS):
         rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
         rows[keep.rows] = factor
         return add_branch(block, kind, x, pos_emb, mask, rows)
-    if not keep.count:
+    if not keep.number:
         params = [p for m in modules(block, kind) for p in m.parameters()]
         return touch(x, params)
     out = branch(block, kind, x[keep.rows], pos_emb, mask[keep.rows])

@@ -6,7 +6,7 @@ names and arithmetic as ESPnet's, but any set of layers can be run.
 
 import inspect
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,7 +49,7 @@ SUBSAMPLING = (
     Conv2dSubsampling8,
 )
 # Stock keys that cannot be meant: values that are accepted, and why.
-REFUSED = {
+REFUSED: dict[str, tuple[Any, str]] = {
     "interctc_use_conditioning": (False, "exits would change what follows them"),
     "ctc_trim": (False, "sizes must give outputs of the same length"),
     "normalize_before": (
@@ -86,7 +86,9 @@ class LayeredConformerEncoder(ConformerEncoder):
             may also be ``vgg``.
     """
 
-    REFUSED = REFUSED
+    REFUSED: dict[str, tuple[Any, str]] = REFUSED
+    embed: Any  # ESPnet's: a class of its own for each kind of subsampling
+    encoders: Any  # ESPnet's blocks, one behind the other
 
     def __init__(
         self,
@@ -156,9 +158,8 @@ class LayeredConformerEncoder(ConformerEncoder):
         return None
 
     def extra_repr(self) -> str:
-        active = range(self.num_layers)
-        if self.active_layers() is not None:
-            active = self.active_layers()
+        kept = self.active_layers()
+        active = range(self.num_layers) if kept is None else kept
         lines = [f"{len(active)} of {self.num_layers} layers active:"]
         for number, layers in enumerate(self._of_block):
             names = [f"{q}:{self.layers[q].kind}" for q in layers if q in active]
@@ -169,11 +170,11 @@ class LayeredConformerEncoder(ConformerEncoder):
         self,
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
-        prev_states: torch.Tensor = None,
-        masks: torch.Tensor = None,
+        prev_states: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
         ctc=None,
         return_all_hs: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | tuple, torch.Tensor, None]:
         """Encode with the active layers; arguments and results as in ESPnet.
 
         Args:
@@ -183,11 +184,15 @@ class LayeredConformerEncoder(ConformerEncoder):
             return_all_hs: also return the output of every block.
 
         Returns:
-            Output ``(batch, time, dim)``, lengths ``(batch,)``, None.
+            Output ``(batch, time, dim)``, in a tuple with the exits or the blocks' outputs
+            where there are such; lengths ``(batch,)``; None.
         """
         front = self.subsample(xs_pad, ilens, masks)
-        hidden = [] if return_all_hs or self.interctc_layer_idx else None
-        out = self.run_layers(front, kept=self.active_layers(), hidden=hidden)
+        hidden: list[torch.Tensor] = []
+        wanted = return_all_hs or self.interctc_layer_idx
+        out = self.run_layers(
+            front, kept=self.active_layers(), hidden=hidden if wanted else None
+        )
         lengths = front.mask.squeeze(1).sum(1)
         if self.interctc_layer_idx:
             # Exits for the losses of ESPnet's interctc_weight, numbered from 1.
@@ -196,7 +201,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         return ((out, hidden) if hidden else out), lengths, None
 
     def subsample(
-        self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor = None
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor | None = None
     ) -> Subsampled:
         """Run the front end, which no size goes without.
 
@@ -206,7 +211,7 @@ class LayeredConformerEncoder(ConformerEncoder):
             masks: True on padding, ``(batch, time)``; by default from ilens.
         """
         padding = masks
-        if masks is None:
+        if padding is None:
             # ESPnet's own is only as wide as the longest utterance, and waits for its length.
             padding = torch.arange(xs_pad.size(1), device=ilens.device) >= ilens[:, None]
         mask = (~padding[:, None, :]).to(xs_pad.device)
@@ -258,7 +263,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
             keep_rows = draw_rows(dropped, x.size(0), drop_rate, x.device)
-        gate_of = None if gates is None else gates.unbind()
+        gate_of = () if gates is None else gates.unbind()
         # ESPnet's stochastic_depth_rate means blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):
@@ -275,8 +280,8 @@ class LayeredConformerEncoder(ConformerEncoder):
                     continue
                 kind = self.layers[q].kind
                 if q in keep_rows:
-                    factor = coeff / (1.0 - drop_rate)
-                    x = add_branch_to_rows(block, kind, x, pos_emb, mask, keep_rows[q], factor)
+                    more = coeff / (1.0 - drop_rate)
+                    x = add_branch_to_rows(block, kind, x, pos_emb, mask, keep_rows[q], more)
                 elif q in closed:
                     x = add_closed_branch(block, kind, x, pos_emb, mask, gate_of[q])
                 elif gates is not None and q not in faint:

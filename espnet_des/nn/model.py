@@ -57,8 +57,8 @@ def to_cpu(*tensors: torch.Tensor) -> list[torch.Tensor]:
             on the device.
     """
     device = tensors[0].device
-    flat = [t.detach().to(device, non_blocking=True).flatten().double() for t in tensors]
-    flat = torch.cat(flat).cpu()
+    moved = [t.detach().to(device, non_blocking=True).flatten().double() for t in tensors]
+    flat = torch.cat(moved).cpu()
     parts = flat.split([t.numel() for t in tensors])
     return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors)]
 
@@ -132,6 +132,8 @@ class DESModel(ESPnetASRModel):
             of ESPnetASRModel.
     """
 
+    error_calculator: Any  # ESPnet's; None where nothing is reported
+
     def __init__(self, **kwargs):
         known = inspect.signature(type(self)).parameters
         for key, value in kwargs.items():
@@ -156,8 +158,8 @@ class DESModel(ESPnetASRModel):
             self.ctc.ctc_lo, self.encoder, self.options.shared_output
         )
         # They stay on the CPU, and are equal on all ranks without DDP's help.
-        own = [f"encoder.selection.{name}" for name, _ in self.state.named_buffers()]
-        leave_to_the_ranks(self, own)
+        names = [f"encoder.selection.{name}" for name, _ in self.state.named_buffers()]
+        leave_to_the_ranks(self, names)
         self.start_scores()
         self.tracker = SelectionTracker(self.state, self.selector, self.options)
         self.tracker.start_epoch(self.encoder.scores)
@@ -322,7 +324,7 @@ class DESModel(ESPnetASRModel):
                 "through python3 -m espnet_des, whose Trainer sets it"
             )
         t = int(self.state.updates)
-        stats = self._missing_stats()
+        stats: dict[str, Any] = self._missing_stats()
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
         *earlier, last = self.passes(t, scores)
         for p in earlier:

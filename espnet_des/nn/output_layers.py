@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from espnet2.asr.ctc import CTC
+from espnet_des.nn.encoder import DESConformerEncoder
 
 
 class SizedLinear(torch.nn.Linear):
@@ -21,7 +23,9 @@ class SizedLinear(torch.nn.Linear):
         shared: one output layer for all sizes.
     """
 
-    def __init__(self, full: torch.nn.Linear, encoder: torch.nn.Module, shared: bool = False):
+    def __init__(
+        self, full: torch.nn.Linear, encoder: DESConformerEncoder, shared: bool = False
+    ):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = full.in_features, full.out_features
         self.weight, self.bias = full.weight, full.bias
@@ -44,7 +48,8 @@ class SizedLinear(torch.nn.Linear):
 
     def of_size(self, size: int) -> torch.nn.Linear:
         name = f"size{size}"
-        return self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
+        found = self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
+        return cast(torch.nn.Linear, found)  # or what quantisation put in its place
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""

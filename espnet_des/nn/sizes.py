@@ -2,20 +2,19 @@
 
 import numbers
 
-import torch
-
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
 from espnet_des.nn.block import list_layers
 from espnet_des.nn.model import DESModel
 
 
-def is_supernet(model: torch.nn.Module) -> bool:
+def is_supernet(model: ESPnetASRModel) -> bool:
     """True of a model that can run at several sizes."""
     return isinstance(model, DESModel)
 
 
-def sizes_of(model: torch.nn.Module) -> list[int]:
+def sizes_of(model: ESPnetASRModel) -> list[int]:
     """Numbers of layers at which a model can run, ascending.
 
     A model that is no supernet has one, its own number of layers; none where
@@ -28,7 +27,7 @@ def sizes_of(model: torch.nn.Module) -> list[int]:
     return []
 
 
-def set_size(model: torch.nn.Module, size: int | None) -> None:
+def set_size(model: ESPnetASRModel, size: int | None) -> None:
     """Run a model at a size from now on.
 
     Args:

@@ -5,6 +5,8 @@ max-pool of 2 in time, and a linear layer to the model's dimension
 (Xu et al. 2024, section 4.1; the layout of their public configs).
 """
 
+from typing import Any
+
 import torch
 
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
@@ -20,6 +22,7 @@ class VGGSubsampling(torch.nn.Module):
     """
 
     MIN_FRAMES = 4
+    convs: Any  # a list of four Conv2d
 
     def __init__(self, idim: int, odim: int, pos_enc: torch.nn.Module):
         super().__init__()

@@ -80,7 +80,9 @@ def _mark_zero_outs(axes: Axes, schedule: Schedule) -> None:
     # Where zero-outs are dense, every n-th has its number.
     step = -(-len(schedule.ends) // 20)
     top = axes.secondary_xaxis("top")
-    top.set_xticks(schedule.ends[step - 1 :: step], schedule.zeroed[step - 1 :: step])
+    top.set_xticks(
+        schedule.ends[step - 1 :: step], [str(n) for n in schedule.zeroed[step - 1 :: step]]
+    )
     top.set_xlabel("zero-outs (dotted): number of layers set to a score of -5")
     top.tick_params(labelsize=8)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
 
 from espnet_des.errors import ConfigError, is_number
 from espnet_des.plot.style import COLOURS, look
@@ -98,7 +100,9 @@ def draw_wer(rows: list[dict], title: str = "") -> Figure:
             axes.set_axisbelow(True)
         drawn[0].set_ylim(0, 1.1 * max(max(row["wer"].values()) for row in rows) or 1.0)
         drawn[0].set_ylabel("WER (%)")
-        figure.get_layout_engine().set(wspace=0.06)
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)  # look() asks for it
+        engine.set(wspace=0.06)
         figure.suptitle(title or "WER of each size", x=0.01, ha="left")
         handles, labels = drawn[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
@@ -114,7 +118,7 @@ def _name_sizes(figure: Figure, axes: Axes, names: list[tuple[float, str]]) -> N
     """
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
-    lines = defaultdict(list)
+    lines: dict[int, list[Bbox]] = defaultdict(list)
     for x, name in names:
         axes.axvline(x, color="0.75", linewidth=0.8, linestyle=":", zorder=0)
         text = axes.annotate(

@@ -38,7 +38,7 @@ def perturb(o: argparse.Namespace, at: Layout) -> None:
     names = ["wav.scp", "text", "utt2spk"]
     names += ["segments"] if (source / "segments").exists() else []
     tables = {name: read_table(source / name) for name in names}
-    out = {name: {} for name in [*names, "rec2speed"]}
+    out: dict[str, dict[str, str]] = {name: {} for name in [*names, "rec2speed"]}
     for factor in dict.fromkeys(float(f) for f in o.speed_perturb_factors.split()):
         prefix = "" if factor == 1.0 else f"sp{factor:g}-"
         for name, table in tables.items():
@@ -47,8 +47,8 @@ def perturb(o: argparse.Namespace, at: Layout) -> None:
                     value = prefix + value
                 elif name == "segments":
                     recording, *times = parse_segment(key, value, source)
-                    times = (f"{t / factor:.3f}" for t in times)
-                    value = " ".join([prefix + recording, *times])
+                    scaled = (f"{t / factor:.3f}" for t in times)
+                    value = " ".join([prefix + recording, *scaled])
                 elif name == "wav.scp":
                     out["rec2speed"][prefix + key] = f"{factor:g}"
                 out[name][prefix + key] = value
@@ -121,6 +121,7 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
     recordings = read_table(source / "wav.scp")
     speed_file, segments = source / "rec2speed", source / "segments"
     speeds = read_table(speed_file) if speed_file.exists() else {}
+    pieces: dict[str, tuple[str, float | None, float | None]]
     pieces = {utt: (utt, None, None) for utt in recordings}
     if segments.exists():
         rows = read_table(segments)

@@ -28,7 +28,7 @@ def asr_model(o: argparse.Namespace, exp: Path) -> Path:
     return model
 
 
-def decode(o: argparse.Namespace, at: Layout, exp: Path = None) -> None:
+def decode(o: argparse.Namespace, at: Layout, exp: Path | None = None) -> None:
     """Stage 12: espnet2.bin.asr_inference over every test set."""
     exp = exp or at.asr_exp
     model = asr_model(o, exp)
@@ -143,7 +143,7 @@ def write_results(exp: Path, rows: dict[str, dict[str, Errors]]) -> None:
     (exp / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def pack(o: argparse.Namespace, at: Layout, exp: Path = None) -> None:
+def pack(o: argparse.Namespace, at: Layout, exp: Path | None = None) -> None:
     """Stage 14: config, model and what they need as one zip file."""
     exp = exp or at.asr_exp
     model = asr_model(o, exp)

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
@@ -31,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
 
-    target = parser
+    target: Any = parser  # or a group of its options
 
     def group(title: str):
         nonlocal target

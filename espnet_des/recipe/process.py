@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,6 +43,7 @@ def run_logged(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", **ours,
         )  # fmt: skip
+        assert process.stdout is not None  # it is a pipe
         try:
             for line in process.stdout:
                 out.write(line)
@@ -81,6 +83,7 @@ class TrainingProgress:
             )  # fmt: skip
         if results and self._bar is not None:
             stage = self.STAGE.search(results[2])
+            values: dict[str, Any]
             values = {n.replace("cer_ctc", "cer"): f"{100 * float(v):.1f}%"
                       for n, v in self.CER.findall(results[2])}  # fmt: skip
             if stage:

@@ -45,7 +45,7 @@ class StageReporter(Reporter):
     def __init__(self, best_model_criterion: Sequence[Sequence[str]] = ()):
         super().__init__()
         self.criteria = [tuple(criterion) for criterion in best_model_criterion]
-        self.lost = set()
+        self.lost: set[int] = set()
 
     def kept_epochs(self, nbest: int) -> set[int]:
         """Those that are among the n best of a criterion."""
@@ -88,12 +88,12 @@ class StageReporter(Reporter):
         finite = [pair for pair in found if numpy.isfinite(pair[1])]
         return sorted(finite, key=lambda pair: pair[1], reverse=mode == "max")
 
-    def has(self, key: str, key2: str, epoch: int = None) -> bool:
+    def has(self, key: str, key2: str, epoch: int | None = None) -> bool:
         """True where ESPnet may ask for the best epoch by this value."""
         found = super().has(key, key2, epoch)
         return found and bool(self.sort_epochs_and_values(key, key2, "min"))
 
-    def get_value(self, key: str, key2: str, epoch: int = None):
+    def get_value(self, key: str, key2: str, epoch: int | None = None):
         """The value itself, which schedulers need in every epoch."""
         epoch = self.get_epoch() if epoch is None else epoch
         if not super().has(key, key2, epoch):

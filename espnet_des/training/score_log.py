@@ -15,6 +15,7 @@ training tells the same ones. In stage 2 nothing moves, and nothing is told.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -128,7 +129,7 @@ def read_history(folder: Path) -> History:
             "use_tensorboard: false, by an older espnet_des, or from a supernet whose "
             "layers were chosen already"
         )
-    points = []
+    points: list[Any] = []  # events of TensorBoard
     for event in sorted(found, key=lambda event: event.wall_time):
         # What was told after the checkpoint that a resume began at, or by an
         # earlier training in this folder, did not lead to this model.

@@ -11,6 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ def sum_of_learning_rates(
         share_at: of the rate that is used, by number of the update, from 0.
     """
     stand_in = stand_in_for(optimizer)
-    ahead = copy.copy(scheduler)
+    ahead: Any = copy.copy(scheduler)
     if ahead is not None:
         ahead.optimizer = stand_in
     total = 0.0

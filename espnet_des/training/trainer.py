@@ -4,7 +4,7 @@ import contextlib
 import logging
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class SupernetTrainer(stock.Trainer):
         per_epoch = count_updates(train_iter_factory, opts.accum_grad)
         length = Length(per_epoch, per_epoch and per_epoch * opts.max_epoch)
         own = {"length": length, "skipped": SkippedUpdates(model.options.max_skipped_updates)}
-        training = type(cls.__name__, (cls,), own)
+        training: Any = type(cls.__name__, (cls,), own)
         folder = Path(opts.output_dir)
         check_start(folder, opts.resume)
         if not (folder / CHECKPOINT).exists():
@@ -275,7 +275,7 @@ def tell_schedule(model: DESModel, length: Length, epochs: int = 0) -> None:
     logging.info(
         f"Selection schedule: {describe(schedule)}; the run has {length.total} updates."
     )
-    if per_epoch:
+    if per_epoch and length.total:
         tell_first_whole_epoch(
             schedule, per_epoch, length.total // per_epoch, int(model.state.updates), epochs
         )

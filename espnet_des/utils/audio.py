@@ -86,8 +86,10 @@ def find_audio(source: Path) -> dict[str, str]:
             "with one path a line, a wav.scp, or a folder of audio files"
         ) from error
     is_table = source.suffix == ".scp"
-    pairs = _table_lines(lines, source) if is_table else _list_lines(lines, source)
-    found = pairs if is_table else _with_ids(pairs.values(), source)
+    found = (
+        _table_lines(lines, source) if is_table
+        else _with_ids(_list_lines(lines, source).values(), source)
+    )  # fmt: skip
     if not found:
         raise AudioError(f"input: {source} is empty; it must name at least one audio file")
     return found
@@ -296,7 +298,7 @@ def _opened(path: str) -> Iterator[tuple[soundfile.SoundFile, int]]:
     try:
         sound = find_sound(path)
         with contextlib.ExitStack() as stack:
-            source = path
+            source: str | WithLength = path
             if sound is not None and sound.is_untold:
                 source = stack.enter_context(WithLength(path, sound))
             f = stack.enter_context(soundfile.SoundFile(source))

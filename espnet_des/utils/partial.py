@@ -74,7 +74,7 @@ def _mark() -> str:
 def _machine() -> str:
     """Where numbers of processes mean the same: a machine until it restarts, or a container."""
     try:
-        parts = (
+        parts: tuple[str, ...] = (
             Path("/proc/sys/kernel/random/boot_id").read_text(),
             os.readlink("/proc/self/ns/pid"),
         )
@@ -84,7 +84,7 @@ def _machine() -> str:
 
 
 def _is_left_over(found: os.DirEntry, machine: str | None, process: str | None) -> bool:
-    if machine == _machine():
+    if machine == _machine() and process is not None:
         return not _lives(int(process))
     return time.time() - found.stat(follow_symlinks=False).st_mtime > OLD_SECONDS
 

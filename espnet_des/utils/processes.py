@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
+from typing import Any
 
 # Descriptor, device and inode: with files closed and opened in between, the number alone
 # could be that of another one.
@@ -91,6 +92,7 @@ def stopped_by_signals() -> Iterator[None]:
     SystemExit, or KeyboardInterrupt: so that what was begun is tidied up. Signals that are
     ignored or handled already stay so; outside of the main thread it does nothing.
     """
+    ours: dict[signal.Signals, Any]  # and what handles them
     ours = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     if threading.current_thread() is not threading.main_thread():
         ours = {}

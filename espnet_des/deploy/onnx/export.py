@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy
 import torch
 
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     TooShortUttError,
     check_short_utt,
@@ -90,8 +91,8 @@ def export_onnx(
         ConfigError: where something does not fit, or the outputs differ.
     """
     check_arguments(output, source, quantize, wav_scp, text)
-    wavs = {} if text is None else find_audio(wav_scp)
-    texts = {} if text is None else transcriptions(wavs, wav_scp, text)
+    wavs = {} if text is None or wav_scp is None else find_audio(wav_scp)
+    texts = {} if text is None or wav_scp is None else transcriptions(wavs, wav_scp, text)
     with partial_folder(output.parent, f"{output.name}.export") as partial:
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
         rate = sampling_rate(args)
@@ -195,7 +196,7 @@ def checking_audio(model, wav_scp: Path | None, rate: int) -> list[torch.Tensor]
             seconds[path] = header.frames / header.rate
     if not seconds:
         raise ConfigError(f"wav_scp: {wav_scp} has no audio longer than {shortest:.2f} s")
-    wavs = sorted(seconds, key=seconds.get)
+    wavs = sorted(seconds, key=lambda path: seconds[path])
     steps = numpy.linspace(len(wavs) - 1, 0, min(NUM_CHECKED, len(wavs))).round().astype(int)
     return [torch.from_numpy(read_mono(wavs[i], rate)) for i in steps]
 
@@ -218,7 +219,8 @@ def references(model, waves: list[torch.Tensor], source: str) -> list[Reference]
     """
     out = []
     alone = [model.frontend(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
-    for some in [slice(i, i + 1) for i in range(len(waves))] + [slice(None)]:
+    batches: list[slice] = [slice(i, i + 1) for i in range(len(waves))]
+    for some in [*batches, slice(None)]:
         speech, lengths = _padded(waves[some])
         feats, frames = _padded(alone[some])
         given = (speech, lengths) if source == "waveform" else (feats, frames)
@@ -252,7 +254,7 @@ def compare(session, references: list[Reference]) -> tuple[float, float]:
 class _SessionAsModel:
     """What BestPathDecoder asks of a model, answered by an ONNX file."""
 
-    def __init__(self, session, model: torch.nn.Module, source: str):
+    def __init__(self, session, model: ESPnetASRModel, source: str):
         self.session, self.source = session, source
         self.frontend, self.blank_id = model.frontend, model.blank_id
         self.parameters, self.modules = model.parameters, model.modules

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy
 import torch
 
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.deploy.onnx import modules
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoder import SUBSAMPLING, LayeredConformerEncoder, Subsampled
@@ -36,7 +37,7 @@ class CTCGraph(torch.nn.Module):
             normalisation.
     """
 
-    def __init__(self, model: torch.nn.Module, source: str = "waveform"):
+    def __init__(self, model: ESPnetASRModel, source: str = "waveform"):
         super().__init__()
         encoder = model.encoder
         if not isinstance(encoder, LayeredConformerEncoder):
@@ -121,6 +122,7 @@ def export(graph: CTCGraph, path: Path, metadata: dict[str, object]) -> None:
             input_names=INPUTS, output_names=OUTPUTS,
             dynamic_shapes=({0: "batch", 1: "time"}, {0: "batch"}),
         )  # fmt: skip
+    assert program is not None  # it is with dynamo
     strip(program.model)
     for key, value in metadata.items():
         program.model.metadata_props[key] = json.dumps(value)

@@ -68,7 +68,11 @@ def quantize_before_gathering(graph) -> None:
             continue
         reshape = made_by.get(node.input[0])
         gather = reshape and made_by.get(reshape.input[0])
-        if not gather or (reshape.op_type, gather.op_type) != ("Reshape", "Gather"):
+        if (
+            reshape is None
+            or gather is None
+            or (reshape.op_type, gather.op_type) != ("Reshape", "Gather")
+        ):
             continue
         floats, quantized = gather.input[0], node.output[0]
         node.input[0] = floats

@@ -6,6 +6,7 @@ products, which ONNX Runtime computes in int8.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -19,7 +20,9 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     RelPositionalEncoding,
     ScaledPositionalEncoding,
 )
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import Conv2dSubsampling
 from espnet_des.errors import ConfigError
+from espnet_des.nn.vgg import VGGSubsampling
 from espnet_des.nn.waveforms import mirror_ends
 
 
@@ -35,7 +38,10 @@ class Positions(torch.nn.Module):
     constants: that export is wrong at every other length.
     """
 
-    def __init__(self, encoding: torch.nn.Module):
+    frequencies: torch.Tensor
+    alpha: Any  # of the scaled kind alone
+
+    def __init__(self, encoding: PositionalEncoding | RelPositionalEncoding):
         super().__init__()
         self.kind = type(encoding)
         if self.kind not in (PositionalEncoding, ScaledPositionalEncoding,
@@ -83,9 +89,9 @@ class PatchConv2d(torch.nn.Module):
 
     def __init__(self, conv: torch.nn.Conv2d):
         super().__init__()
-        self.kernel, self.stride, self.padding = (
-            value[0] for value in (conv.kernel_size, conv.stride, conv.padding)
-        )
+        assert not isinstance(conv.padding, str) and conv.bias is not None  # ESPnet's have
+        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
+        self.padding = conv.padding[0]
         self.together = 2 if (self.kernel, self.stride, self.padding) == (3, 1, 1) else 1
         width = self.kernel + self.together - 1
         channels_out, channels_in = conv.weight.shape[:2]
@@ -119,7 +125,9 @@ class PatchConv2d(torch.nn.Module):
 class ConvSubsampling(torch.nn.Module):
     """ESPnet's ``conv2d``, ``conv2d1``, 2, 6 and 8."""
 
-    def __init__(self, embed: torch.nn.Module):
+    convs: Any  # a list of PatchConv2d
+
+    def __init__(self, embed: Conv2dSubsampling):
         super().__init__()
         self.convs = torch.nn.ModuleList(
             PatchConv2d(m) for m in embed.conv if isinstance(m, torch.nn.Conv2d)
@@ -139,7 +147,9 @@ class ConvSubsampling(torch.nn.Module):
 class VGG(torch.nn.Module):
     """The authors' front end, ``input_layer: vgg``."""
 
-    def __init__(self, embed: torch.nn.Module):
+    convs: Any  # a list of PatchConv2d
+
+    def __init__(self, embed: VGGSubsampling):
         super().__init__()
         self.convs = torch.nn.ModuleList(PatchConv2d(conv) for conv in embed.convs)
         self.out = _channels_last(embed.linear, self.convs[-1].channels)
@@ -161,7 +171,7 @@ class VGG(torch.nn.Module):
 class LinearInput(torch.nn.Module):
     """``input_layer: linear`` and none: no subsampling."""
 
-    def __init__(self, embed: torch.nn.Module):
+    def __init__(self, embed: torch.nn.Sequential):
         super().__init__()
         self.layers, self.pos_enc = embed[:-1], Positions(embed[-1])
 
@@ -186,7 +196,8 @@ class ChannelsLastConvolution(torch.nn.Module):
         self.first, self.second = (
             _as_linear(conv) for conv in (module.pointwise_conv1, module.pointwise_conv2)
         )
-        self.depthwise, self.norm = module.depthwise_conv, torch.nn.Identity()
+        self.depthwise = module.depthwise_conv
+        self.norm: torch.nn.Module = torch.nn.Identity()
         if isinstance(module.norm, torch.nn.BatchNorm1d):
             self.depthwise = fuse_conv_bn_eval(self.depthwise, module.norm)
         else:
@@ -216,7 +227,9 @@ class LogMel(torch.nn.Module):
     gives what it gives alone: it is mirrored at its own end, not at that of the batch.
     """
 
-    def __init__(self, frontend: torch.nn.Module):
+    basis: torch.Tensor
+
+    def __init__(self, frontend: DefaultFrontend):
         super().__init__()
         stft = getattr(frontend, "stft", None)
         enhancer = getattr(frontend, "frontend", None)

@@ -148,7 +148,8 @@ class Meter:
         if is_cuda(self.bench.setting.device):
             return None
         growth = [peak_growth(step) for step in case.steps]
-        return None if None in growth else max(growth)
+        known = [g for g in growth if g is not None]
+        return max(known) if len(known) == len(growth) else None
 
 
 def peak_memory(bench: Bench, step: Step) -> int:

@@ -7,7 +7,7 @@ in plain steps of the same point (see :mod:`espnet_des.measure.benchmark.cost`).
 import gc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from espnet_des.measure.benchmark.cost import Meter, Row, Shares, describe_with, one_thread
 from espnet_des.measure.benchmark.steps import MODULES_PER_BLOCK, Bench, Setting
@@ -65,10 +65,10 @@ def benchmark_growth(
 
     def of_depth(number: int, count: int = 3, **more) -> Setting:
         layers = even_sizes(count, MODULES_PER_BLOCK * number)
-        own = {"dim": 144} | setting | {"num_blocks": number, "sizes": layers}
+        own: dict[str, Any] = {"dim": 144} | setting | {"num_blocks": number, "sizes": layers}
         return Setting(**own | more)
 
-    plan = {
+    plan: dict[str, list[tuple[float, Setting]]] = {
         "sizes": [(count, of_depth(blocks[0], count)) for count in sizes],
         "blocks": [(number, of_depth(number)) for number in blocks],
         "seconds": [(length, of_depth(blocks[0], seconds=length)) for length in seconds],
@@ -87,7 +87,7 @@ def benchmark_growth(
     )
     for what, sentence in SENTENCES.items():
         text += f"\n## By {what}\n\n{table(what, points[what])}\n{sentence(points[what])}\n"
-    content = {
+    content: dict[str, Any] = {
         what: [point._asdict() | {
             "setting": point.setting._asdict(), "shares": point.shares._asdict(),
             "rows": [row._asdict() for row in point.rows],

@@ -7,6 +7,7 @@ are random: they do not change the time.
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -96,14 +97,14 @@ class Bench:
         whole = self._add(f"subnet, {len(kept)} layers, {name}, conv2d", encoder)
         front = encoder.subsample(self.x, self.lengths)
         x, pos_emb, mask = front
-        parts = {"front end": lambda: encoder.subsample(self.x, self.lengths)}
+        parts: dict[str, Callable[[], object]] = {
+            "front end": lambda: encoder.subsample(self.x, self.lengths)
+        }
         for q, layer in enumerate(encoder.layers):
             block = encoder.encoders[layer.block]
-            parts[f"layer {q}"] = lambda b=block, k=layer.kind: add_branch(
-                b, k, x, pos_emb, mask
-            )
+            parts[f"layer {q}"] = partial(add_branch, block, layer.kind, x, pos_emb, mask)
         for number, block in enumerate(encoder.encoders):
-            parts[f"norm {number}"] = lambda b=block: b.norm_final(x)
+            parts[f"norm {number}"] = partial(block.norm_final, x)
         parts["last norm"] = lambda: encoder.after_norm(x)
         parts["output layer"] = lambda: self.ctc.log_softmax(x)
         names = [f"{whole}: {part}" for part in parts]

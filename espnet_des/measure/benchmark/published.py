@@ -15,7 +15,7 @@ import torch
 from espnet_des.espnet_api import attention_loss
 from espnet_des.method.selection import rank, relaxed_topk
 from espnet_des.nn.block import branch, scale
-from espnet_des.nn.encoder import Subsampled
+from espnet_des.nn.encoder import DESConformerEncoder, Subsampled
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.output_layers import ctc_of_size
 
@@ -85,7 +85,7 @@ def published_loss(
 
 
 def all_layers(
-    encoder: torch.nn.Module,
+    encoder: DESConformerEncoder,
     front: Subsampled,
     *,
     kept: Sequence[int] | None = None,
@@ -125,7 +125,9 @@ def all_layers(
     return encoder.after_norm(x)
 
 
-def _loss(model, size: int, out, front: Subsampled, text, text_lengths) -> torch.Tensor:
+def _loss(
+    model: DESModel, size: int, out, front: Subsampled, text, text_lengths
+) -> torch.Tensor:
     """CTC, and attention in a hybrid model, of one pass at the output layer of ``size``."""
     lengths = front.mask.squeeze(1).sum(1)
     loss = ctc_of_size(model.ctc, size)(out, lengths, text, text_lengths)

@@ -9,6 +9,7 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -94,14 +95,14 @@ def _measure(rank: int, setting: Setting, rounds: int, folder: str) -> None:
     parallel = torch.nn.parallel.DistributedDataParallel(model)
 
     def run(kind: type) -> None:
-        espnet_des.nn.model.BackwardPerPass = kind
+        espnet_des.nn.model.BackwardPerPass = kind  # type: ignore[assignment,misc]  # on purpose
         parallel(**bench.batch)[0].backward()
         torch.distributed.barrier()  # the slower of the two counts
         model.zero_grad()
 
     runs = {"last pass left": BackwardPerPass, "all at once": AllAtOnce}
     times = measure(
-        {name: lambda kind=kind: run(kind) for name, kind in runs.items()},
+        {name: partial(run, kind) for name, kind in runs.items()},
         rounds, time.perf_counter,
     )  # fmt: skip
     if rank == 0:

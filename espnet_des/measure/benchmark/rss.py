@@ -18,13 +18,15 @@ def peak_growth(step: Callable[[], object]) -> int | None:
         # What was freed earlier is given back first, or the step would reuse it unseen.
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text("5")  # forget the highest mark
+        before = _status("VmRSS")
     except (OSError, AttributeError):
         return None
-    before = _status("VmRSS")
     step()
     return _status("VmHWM") - before
 
 
 def _status(key: str) -> int:
     found = re.search(rf"^{key}:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"{_PROCESS}/status has no {key}")
     return 1024 * int(found[1])
