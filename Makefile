@@ -1,6 +1,6 @@
 # make demo    train a supernet on spoken digits and show every size (15 minutes)
 # make test    run the tests (17 minutes)
-# make lint    ruff (seconds)
+# make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
@@ -36,6 +36,7 @@ test: .venv/.ready
 lint: .venv/.ready
 	.venv/bin/ruff check espnet_des tests setup.py
 	.venv/bin/ruff format --check espnet_des tests setup.py
+	.venv/bin/mypy espnet_des
 
 docs: .venv/.ready
 	.venv/bin/python -c 'import sphinx, myst_parser, furo, sphinx_copybutton' 2>/dev/null || \
