@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from espnet_des.utils.processes import spawned
+from espnet_des.utils.threads import as_applications_wait
 
 
 class Macs(NamedTuple):
@@ -82,8 +83,11 @@ class Worker:
     def __init__(self, config: Path, model_file: Path, seconds: float):
         self._pool = spawned(1)
         self._what = f"{model_file}"
-        #: What :func:`load_and_measure` returns, in the future.
-        self.loaded: Future = self._pool.submit(load_and_measure, config, model_file, seconds)
+        with as_applications_wait():
+            #: What :func:`load_and_measure` returns, in the future.
+            self.loaded: Future = self._pool.submit(
+                load_and_measure, config, model_file, seconds
+            )
 
     def facts(self) -> dict:
         """Wait for the model; returns what :func:`load_and_measure` does."""
