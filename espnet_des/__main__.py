@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from espnet_des.utils.processes import end_with_parent
+from espnet_des.utils.threads import wait_asleep
 
 USAGE = (
     "usage: python3 -m espnet_des [python options] (-m module | -c code | script.py) [args]"
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     if flags:
         # Only a new interpreter can take its options.
         os.execv(sys.executable, [sys.executable, *flags, "-m", "espnet_des", *argv])
+    wait_asleep()
     end_with_parent()
     what, rest = argv[0], argv[1:]
     if what[:2] in ("-m", "-c"):

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from espnet_des.espnet_api import cpu_flash_attention
 from espnet_des.utils.processes import spawned
+from espnet_des.utils.threads import as_applications_wait
 
 if TYPE_CHECKING:
     from espnet2.asr.espnet_model import ESPnetASRModel
@@ -86,8 +87,11 @@ class Worker:
     def __init__(self, config: Path, model_file: Path, seconds: float):
         self._pool = spawned(1)
         self._what = f"{model_file}"
-        #: What :func:`load_and_measure` returns, in the future.
-        self.loaded: Future = self._pool.submit(load_and_measure, config, model_file, seconds)
+        with as_applications_wait():
+            #: What :func:`load_and_measure` returns, in the future.
+            self.loaded: Future = self._pool.submit(
+                load_and_measure, config, model_file, seconds
+            )
 
     def facts(self) -> dict:
         """Wait for the model; returns what :func:`load_and_measure` does."""

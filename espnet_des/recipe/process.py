@@ -1,5 +1,6 @@
 """Run a command with its output in a log file and its progress on screen."""
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -7,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from espnet_des.utils.processes import lifeline
+from espnet_des.utils.progress import least_seconds
 
 
 class StageError(RuntimeError):
@@ -64,32 +65,72 @@ def run_logged(
 
 
 class TrainingProgress:
-    """Shows ESPnet's training log as a bar over epochs."""
+    """Shows ESPnet's training log as a bar over epochs, which moves within them, too.
 
+    Args:
+        config: the ``config.yaml`` that the training writes before it begins.
+    """
+
+    BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
+    OTHER_BATCHES = re.compile(r"^num_iters_per_epoch: (\d+)$", re.MULTILINE)
     STARTED = re.compile(r"(\d+)/(\d+)epoch started")
+    # Every log_interval batches; validation tells nothing before its end.
+    TRAINED = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch:")
     RESULTS = re.compile(r"(\d+)epoch results: .*?\[valid\] (.*?)(?:, \[|$)")
     CER = re.compile(r"\b(cer_ctc(?:_size\d+)?)=([\d.e+-]+)")
     STAGE = re.compile(r"\bstage=([\d.e+-]+)")
 
-    def __init__(self):
-        self._bar = None
+    def __init__(self, config: Path):
+        self._config = config
+        self._bar: tqdm | None = None
+        self._batches: int | None = None  # of an epoch, where that is known
+        self._values: dict[str, object] = {}
+        self._shown = 0.0
 
     def __call__(self, line: str) -> None:
-        started, results = self.STARTED.search(line), self.RESULTS.search(line)
-        if started and self._bar is None:
+        if found := self.BATCHES.search(line):
+            self._batches = int(found[1])
+        elif found := self.STARTED.search(line):
+            self._start(int(found[1]), int(found[2]))
+        elif self._bar is None:
+            return
+        elif found := self.TRAINED.search(line):
+            self._move_within(self._bar, int(found[1]), int(found[2]))
+        elif found := self.RESULTS.search(line):
+            self._move_to_end(self._bar, int(found[1]), found[2])
+
+    def _start(self, epoch: int, epochs: int) -> None:
+        if self._bar is None:
+            # The log does not tell whether an epoch is one pass over the data.
+            with contextlib.suppress(OSError):
+                if found := self.OTHER_BATCHES.search(self._config.read_text("utf-8")):
+                    self._batches = int(found[1])
+            # What it forecasts is made of the mean speed: validation comes in lumps.
             self._bar = tqdm(
-                total=int(started[2]), initial=int(started[1]) - 1,
-                desc="training", unit="epoch", file=sys.stdout, mininterval=0,
+                total=epochs, initial=epoch - 1, desc="training", unit="epoch",
+                file=sys.stdout, mininterval=0, miniters=0, smoothing=0,
             )  # fmt: skip
-        if results and self._bar is not None:
-            stage = self.STAGE.search(results[2])
-            values: dict[str, Any]
-            values = {n.replace("cer_ctc", "cer"): f"{100 * float(v):.1f}%"
-                      for n, v in self.CER.findall(results[2])}  # fmt: skip
-            if stage:
-                values = {"stage": int(float(stage[1]))} | values
-            self._bar.set_postfix(values)
-            self._bar.update()
+
+    def _move_within(self, bar: tqdm, epoch: int, batch: int) -> None:
+        of = "" if self._batches is None else f"/{self._batches}"
+        bar.set_postfix({"batch": f"{batch}{of}"} | self._values, refresh=False)
+        if self._batches is not None:
+            bar.n = round(epoch - 1 + min(1.0, batch / self._batches), 2)
+        if time.monotonic() - self._shown >= least_seconds(sys.stdout):
+            self._show(bar)
+
+    def _move_to_end(self, bar: tqdm, epoch: int, results: str) -> None:
+        stage = self.STAGE.search(results)
+        self._values = {} if stage is None else {"stage": int(float(stage[1]))}
+        self._values |= {n.replace("cer_ctc", "cer"): f"{100 * float(v):.1f}%"
+                         for n, v in self.CER.findall(results)}  # fmt: skip
+        bar.set_postfix(self._values, refresh=False)
+        bar.n = epoch
+        self._show(bar)
+
+    def _show(self, bar: tqdm) -> None:
+        self._shown = time.monotonic()
+        bar.update(0)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -93,7 +93,7 @@ def run_training(command: list[str], exp: Path) -> None:
     with alone_in(exp, "training") as lock:
         if log.exists():
             log.replace(_next_free(log))
-        progress = TrainingProgress()
+        progress = TrainingProgress(exp / "config.yaml")
         say(f"Training; log: {log}")
         try:
             # It holds the lock itself: where this process is killed it lives a little longer.

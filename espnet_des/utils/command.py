@@ -7,13 +7,17 @@ import sys
 from collections.abc import Iterator
 
 from espnet_des.utils.processes import end_with_parent, stopped_by_signals
+from espnet_des.utils.threads import wait_asleep
 
 
 @contextlib.contextmanager
 def as_command() -> Iterator[None]:
-    """What a command works in: it ends with what started it, and takes with it what it has
-    started.
+    """What a command works in; torch must not be imported yet.
+
+    Its threads share the processors with others, it ends with what started it, and takes with
+    it what it has started.
     """
+    wait_asleep()
     end_with_parent()
     with stopped_by_signals():
         yield

@@ -185,6 +185,7 @@ def test_batchnorm_statistics_are_of_the_size_itself():
         recalibrate(make_model(), batches)
 
 
+@pytest.mark.thorough
 def test_extraction_recalibrates_with_audio(tmp_path):
     from espnet_des.inference.loading import load_model
 

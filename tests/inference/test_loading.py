@@ -102,6 +102,7 @@ def test_commands_work_outside_of_the_recipe(recipe, tmp_path, command, caplog):
         assert f"stats_file: {STATS} is taken from {recipe / STATS}" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_report_works_outside_of_the_recipe(recipe, tmp_path):
     report(*files(recipe), tmp_path / "report", stock_blocks=[1], seconds=1.0, rounds=1)
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from espnet_des.measure.benchmark.published import published_loss
 from espnet_des.measure.benchmark.ranks import AllAtOnce, benchmark_ranks
 from espnet_des.measure.benchmark.saved import count_saved
 from espnet_des.measure.benchmark.steps import Bench, Setting, balanced_ranking
+from espnet_des.measure.benchmark.threads import benchmark_threads, cases, environment
 from espnet_des.measure.benchmark.training import benchmark_training
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.backward import BackwardPerPass
@@ -228,3 +231,31 @@ def test_the_benchmark_of_two_processes_runs(tmp_path, capsys):
     assert (tmp_path / "ranks.md").read_text() in capsys.readouterr().out
     with pytest.raises(ConfigError, match="num_blocks: 2 must be a multiple of 3"):
         benchmark_ranks(tmp_path, num_blocks=2, dim=64, seconds=0.5, utterances=1, rounds=1)
+
+
+def test_the_benchmark_of_threads_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # of the user: not of the cases
+    before = dict(os.environ)
+    rows = benchmark_threads(tmp_path, rounds=2, busy=1, setting=Setting(**TINY))
+    assert dict(os.environ) == before
+    assert [(row.key, row.is_busy) for row in rows] == [
+        (key, is_busy) for key in ("1", "spinning", "asleep") for is_busy in (False, True)
+    ]
+    assert rows[0].to_one_thread == rows[1].to_one_thread == rows[2].to_alone == 1.0
+    assert all(0 < row.lowest <= row.seconds <= row.highest for row in rows)
+    text = (tmp_path / "benchmark_threads.md").read_text()
+    assert all(f"| {row.name} |" in text for row in rows) and "| 1 busy |" in text
+    content = json.loads((tmp_path / "benchmark_threads.json").read_text())
+    assert len(content["times"]["asleep busy"]) == 2 and content["setting"]["dim"] == 8
+
+
+def test_each_case_of_threads_has_its_own_settings_and_no_other():
+    seen = []
+    for case in cases(3):
+        with environment(case):
+            seen.append([os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")])
+    assert seen == [["1", None], ["3", None], ["3", "PASSIVE"]]
+    for key in ("threads", "busy", "rounds"):
+        with pytest.raises(ConfigError, match=f"^{key}: 0 must be at least"):
+            benchmark_threads(Path("never"), **{key: 0})
+    assert not Path("never").exists()

@@ -80,6 +80,7 @@ def test_what_is_told_is_bounded_however_long_the_training(step_last):
     assert sum(is_told(schedule, step, points=100) for step in told) <= 103
 
 
+@pytest.mark.thorough
 def test_a_killed_and_resumed_training_has_every_step_once(data, zero_outs, tmp_path):
     process = start(data, tmp_path, **ZERO_OUTS)
     kill_when(process, tmp_path / "log0.txt", "3epoch:train:4-4batch")

@@ -230,6 +230,7 @@ def test_markdown_json_and_screen_say_the_same(supernet, reported, rows):
 # ---- the function -----------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_extracted_sizes_can_be_handed_over_and_reported_alone(supernet, rows, tmp_path):
     from espnet_des.measure.report import report
 

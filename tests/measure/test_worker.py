@@ -1,11 +1,15 @@
 """Killed while it measures, a report leaves neither processes nor folders behind."""
 
+import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
+from espnet_des.measure.worker import Worker
+from espnet_des.utils.threads import SETTINGS, wait_asleep
 from tests.living import children, wait_for_the_end, wait_until
 from tests.train import make_data, train_here
 
@@ -22,6 +26,17 @@ def supernet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("supernet")
     make_data(folder)
     return train_here(folder, folder, max_epoch=3)
+
+
+def test_a_worker_waits_as_applications_do(supernet):
+    files = supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth"
+    with mock.patch.dict(os.environ):
+        for name in SETTINGS:
+            os.environ.pop(name, None)
+        wait_asleep()
+        with Worker(*files, seconds=1.0) as worker:
+            assert worker._pool.submit(os.getenv, "OMP_WAIT_POLICY").result() is None
+            assert worker.recognise(threads=1) > 0
 
 
 def test_a_killed_report_leaves_nothing(supernet, tmp_path):

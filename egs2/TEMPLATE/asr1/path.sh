@@ -18,6 +18,8 @@ if [ -d /usr/lib/sctk/bin ]; then # Debian keeps sclite off the PATH
     PATH="${PATH}:/usr/lib/sctk/bin"
 fi
 export PATH LC_ALL=C PYTHONIOENCODING=UTF-8 PYTHONUTF8=1
+# Several threads of a small model lose to one as soon as anything else runs: they wait for
+# each other. How they wait, espnet_des/utils/threads.py says.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if ! command -v spm_train >/dev/null; then # pip's sentencepiece brings no command
     spm_train() { python3 -m espnet_des.bin.spm_train "$@"; }
