@@ -1,5 +1,5 @@
-# make demo    train a supernet on spoken digits and show every size (15 minutes)
-# make test    run the tests (17 minutes)
+# make demo    train a supernet on spoken digits and show every size (10 minutes)
+# make test    run the tests (8 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
