@@ -15,8 +15,7 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.distributed_utils import get_rank
 from espnet_des.errors import ConfigError
-from espnet_des.nn import subnet
-from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.encoders import SUBNETS, SUPERNETS, check_swap
 from espnet_des.nn.model import DESModel
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
@@ -27,7 +26,7 @@ from espnet_des.training.settings import (
 )
 from espnet_des.training.trainer import SupernetTrainer
 
-ENCODER, MODEL = "des_conformer", "des"
+MODEL = "des"
 # Options that would train the supernet without its Trainer or its counter.
 REFUSED_OPTIONS = {
     "use_deepspeed": "DeepSpeed replaces the Trainer that advances the selection",
@@ -108,7 +107,7 @@ class SupernetTask(ASRTask):
 
 
 def needs_supernet(args: argparse.Namespace) -> bool:
-    return getattr(args, "encoder", None) == ENCODER
+    return getattr(args, "encoder", None) in SUPERNETS
 
 
 def leave_out_plots(args: argparse.Namespace) -> None:
@@ -126,21 +125,22 @@ def use_supernet_model(args: argparse.Namespace) -> None:
     name = getattr(args, "model", "espnet")
     if name not in ("espnet", MODEL):
         raise ConfigError(
-            f"model: {name!r} cannot be used with encoder: {ENCODER}; "
+            f"model: {name!r} cannot be used with encoder: {args.encoder}; "
             f"use model: {MODEL} (model: espnet is taken for it)"
         )
     args.model = MODEL
     check_mappings(args, MAPPINGS)
+    check_swap(args.encoder, args.encoder_conf)
     if getattr(args, "decoder", None) == "transducer":
         raise ConfigError(
-            f"decoder: 'transducer' cannot be used with encoder: {ENCODER}; use decoder: "
+            f"decoder: 'transducer' cannot be used with encoder: {args.encoder}; use decoder: "
             "transformer, or leave it out with model_conf: ctc_weight: 1.0"
         )
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):
             raise ConfigError(
-                f"{key}: {value!r} cannot be used with encoder: {ENCODER} ({why}); "
+                f"{key}: {value!r} cannot be used with encoder: {args.encoder} ({why}); "
                 "leave it out"
             )
     if getattr(args, "ngpu", 0) > 1 and not getattr(args, "distributed", True):
@@ -158,7 +158,6 @@ def put_in_place(task: type) -> None:
             module.ASRTask = task  # type: ignore[attr-defined]  # found there by its name
 
 
-asr.encoder_choices.classes[ENCODER] = DESConformerEncoder
-asr.encoder_choices.classes[subnet.ENCODER] = subnet.SubnetConformerEncoder
+asr.encoder_choices.classes.update(SUPERNETS | SUBNETS)
 asr.model_choices.classes[MODEL] = DESModel
 put_in_place(ASRTask)

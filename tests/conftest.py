@@ -23,6 +23,31 @@ TINY = {
     "input_layer": "conv2d2",
 }
 
+TWO_BRANCHES = {
+    "output_size": 8,
+    "attention_heads": 2,
+    "cgmlp_linear_units": 12,
+    "cgmlp_conv_kernel": 3,
+    "num_blocks": 2,
+    "input_layer": "conv2d2",
+}
+# Of the other encoders, as small.
+TINY_OF = {
+    "des_conformer": TINY,
+    "des_transformer": {
+        key: TINY[key] for key in TINY if key not in ("macaron_style", "cnn_module_kernel",
+                                                      "rel_pos_type")
+    },
+    "des_branchformer": TWO_BRANCHES,
+    "des_e_branchformer": TWO_BRANCHES | {
+        "use_ffn": True, "macaron_ffn": True, "linear_units": 8, "merge_conv_kernel": 3
+    },
+    "des_multiconv_conformer": {k: v for k, v in TINY.items() if k != "cnn_module_kernel"} | {
+        "cgmlp_linear_units": 16, "multicgmlp_kernel_sizes": "3,5",
+        "multicgmlp_merge_conv_kernel": 3,
+    },
+}  # fmt: skip
+
 # Of properties and fuzzed input: the same examples in every run; or (make test-thorough, with
 # HYPOTHESIS_PROFILE=thorough) many times as many, other ones in every run.
 # Never by the clock: what a slow machine takes says nothing about the code.
@@ -52,10 +77,10 @@ def reference(name: str):
     return json.loads((DATA / name).read_text())
 
 
-def make_encoder(input_size=12, **conf):
-    from espnet_des.nn.encoder import DESConformerEncoder
+def make_encoder(encoder="des_conformer", input_size=12, **conf):
+    from espnet_des.nn.encoders import SUPERNETS
 
-    return DESConformerEncoder(input_size, **(TINY | conf))
+    return SUPERNETS[encoder](input_size, **(TINY_OF[encoder] | conf))
 
 
 def make_model(encoder_conf=None, schedule=None, decoder=False, **model_conf):

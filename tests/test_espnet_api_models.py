@@ -13,13 +13,14 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.legacy.nets.pytorch_backend.transformer import embedding, subsampling
 from espnet_des.deploy.onnx.modules import LogMel, Positions
-from espnet_des.method.layers import ORDERS
-from espnet_des.nn.block import ATTRIBUTES, add_branch, list_layers, modules
-from espnet_des.nn.encoder import SUBSAMPLING
+from espnet_des.nn.encoders import BLOCK_TYPES
+from espnet_des.nn.front_end import SUBSAMPLING
+from espnet_des.nn.residual import Branch, add_branch
 from espnet_des.recipe import evaluate, jobs, lm, train
 from espnet_des.training.checkpoints import WRITER
 from tests.conftest import TINY, TOKENS, make_batch
@@ -192,13 +193,13 @@ def test_unpack_names_the_files(tmp_path):
 
 def test_conformer_block_has_its_modules_by_name():
     block = stock_block(concat_after=True)
-    for kind, name in ATTRIBUTES.items():
-        assert isinstance(getattr(block, name), torch.nn.Module)
-        assert len(modules(block, kind)) == 2 + (kind == "mhsa")
+    conformer = BLOCK_TYPES["conformer"]
+    for kind, names in conformer.parts.items():
+        assert all(isinstance(getattr(block, name), torch.nn.Module) for name in names)
+        assert len(conformer.modules(block, kind)) == 2 + (kind == "mhsa")
     children = {name for name, _ in block.named_children()}
     assert children == {
-        *ATTRIBUTES.values(), "norm_ff_macaron", "norm_mha", "norm_conv", "norm_ff",
-        "norm_final", "dropout", "concat_linear",
+        *(name for names in conformer.parts.values() for name in names), "norm_final", "dropout",
     }  # fmt: skip
     assert (block.ff_scale, block.stochastic_depth_rate) == (0.5, 0.0)
     plain = stock_block(macaron_style=False, use_cnn_module=False, stochastic_depth_rate=0.25)
@@ -213,10 +214,12 @@ def test_conformer_block_adds_its_layers_in_this_order(conf):
     x, pos_emb = torch.randn(2, 6, 8).double(), torch.randn(1, 11, 8).double()
     mask = torch.arange(6)[None, None] < torch.tensor([6, 4])[:, None, None]
     (expected, _), _ = block((x, pos_emb), mask)
-    for layer in list_layers([block], "espnet"):
-        x = add_branch(block, layer.kind, x, pos_emb, mask)
+    conformer = BLOCK_TYPES["conformer"]
+    layers = conformer.layers(torch.nn.ModuleList([block]))
+    for layer in layers:
+        x = add_branch(x, Branch(conformer, block, layer.kind, x, pos_emb, mask))
     torch.testing.assert_close(block.norm_final(x), expected, rtol=1e-12, atol=1e-12)
-    assert set(ORDERS["espnet"]) == set(ATTRIBUTES)
+    assert len(layers) == len(conformer.parts) - (conf.get("macaron_style") is False)
 
 
 def test_conformer_has_its_parts_by_name():
@@ -259,10 +262,11 @@ def test_attention_has_switches():
 
 
 def test_short_input_is_refused_by_its_length():
-    kinds = {"conv2d": 7, "conv2d1": 5, "conv2d2": 7, "conv2d6": 11, "conv2d8": 15}
+    kinds = {"conv2d": 7, "conv2d1": 5, "conv2d2": 7, "conv2d6": 11, "conv2d8": 15,
+             "conv1d1": 5, "conv1d2": 5, "conv1d3": 7}  # fmt: skip
     found = []
     for name, limit in kinds.items():
-        encoder = ConformerEncoder(20, **(TINY | {"input_layer": name}))
+        encoder = EBranchformerEncoder(20, output_size=8, input_layer=name, num_blocks=1)
         found.append(type(encoder.embed))
         assert subsampling.check_short_utt(encoder.embed, limit - 1) == (True, limit)
         assert subsampling.check_short_utt(encoder.embed, limit)[0] is False

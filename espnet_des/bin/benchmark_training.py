@@ -14,6 +14,9 @@ def main() -> int:
         "--input_layer", choices=("conv2d", "vgg"), nargs="+", default=("conv2d", "vgg"),
         dest="input_layers",
     )  # fmt: skip
+    parser.add_argument(
+        "--encoder", choices=("des_conformer", "des_e_branchformer"), default="des_conformer"
+    )
     parser.add_argument("--num_blocks", type=int, default=12)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--sizes", type=int, nargs="+", default=(16, 32, 48))

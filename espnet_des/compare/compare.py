@@ -106,10 +106,12 @@ def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run
 
 def base_layers(recipe: Path) -> list:
     """What each layer of the full encoder is."""
-    from espnet_des.method.layers import ORDERS, Layer
+    from espnet_des.method.layers import Layer
+    from espnet_des.nn.encoders import SUPERNETS
 
-    conf = base_config(recipe)["encoder_conf"]
-    kinds = ORDERS[conf.get("layer_order", "espnet")]
+    base = base_config(recipe)
+    conf, kind = base["encoder_conf"], SUPERNETS[base["encoder"]].block_type
+    kinds = kind.kinds(conf.get("layer_order", "espnet"))
     return [Layer(number, kind) for number in range(conf["num_blocks"]) for kind in kinds]
 
 

@@ -3,7 +3,6 @@
 import copy
 
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet_des.method.layers import ORDERS
 
 
 def exit_of(model: ESPnetASRModel, size: int) -> ESPnetASRModel:
@@ -13,10 +12,11 @@ def exit_of(model: ESPnetASRModel, size: int) -> ESPnetASRModel:
     one CTC output layer, as the end of the encoder.
 
     Args:
-        model: an ESPnet model with ``encoder: des_conformer_subnet`` of whole blocks.
+        model: an ESPnet model with a subnet encoder of whole blocks, whose exits are normalised.
         size: number of layers; whole blocks.
     """
-    blocks, rest = divmod(size, len(ORDERS["espnet"]))
+    per_block = model.encoder.num_layers // len(model.encoder.encoders)
+    blocks, rest = divmod(size, per_block)
     if rest or not 0 < blocks <= len(model.encoder.encoders):
         raise ValueError(f"size {size} is not a number of whole blocks of this encoder")
     model = copy.deepcopy(model)

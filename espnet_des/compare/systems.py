@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy
 
-from espnet_des.method.layers import ORDERS
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import LEARNED, METHODS
 
@@ -55,7 +54,7 @@ def single(base: Config, **encoder_conf) -> Config:
     """The supernet's encoder, or some of its layers, trained by itself."""
     config = copy.deepcopy(base)
     own = SelectionOptions.keys()
-    config["encoder"], config["model"] = "des_conformer_subnet", "espnet"
+    config["encoder"], config["model"] = f"{config['encoder']}_subnet", "espnet"
     config["encoder_conf"] = {
         key: value for key, value in config["encoder_conf"].items() if key != "sizes"
     } | encoder_conf
@@ -110,7 +109,6 @@ def comparison(base: Config) -> list[System]:
     """The systems of the comparison, in the order in which they are trained."""
     sizes = base["encoder_conf"]["sizes"]
     full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
-    assert len(ORDERS["espnet"]) == per_block, "whole blocks are counted in four layers"
     blocks = [size // per_block for size in sizes]
     titles = {name: METHODS[name].title for name in LEARNED}
     systems = [

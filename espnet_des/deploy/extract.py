@@ -17,9 +17,8 @@ from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.block import modules
+from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
-from espnet_des.nn.subnet import ENCODER
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.files import write_atomically
 
@@ -29,7 +28,7 @@ def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     own = SelectionOptions.keys()
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "sizes"}
     return config | {
-        "encoder": ENCODER,
+        "encoder": f"{config['encoder']}_subnet",
         "encoder_conf": encoder_conf | {"kept_layers": model.encoder.kept_layers(size)},
         "model": "espnet",
         "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
@@ -40,22 +39,13 @@ def subnet_config(config: dict, model: DESModel, size: int) -> dict:
 
 def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:
     """The parameters and buffers that one size needs, under stock names."""
-    encoder, head = model.encoder, f"ctc.ctc_lo.heads.size{size}."
-    absent = set(range(encoder.num_layers)) - set(encoder.kept_layers(size))
-    gone = {
-        id(value)
-        for q in absent
-        for module in modules(
-            encoder.encoders[encoder.layers[q].block], encoder.layers[q].kind
-        )
-        for value in module.state_dict(keep_vars=True).values()
-    }
-    state = {}
-    for key, value in model.state_dict(keep_vars=True).items():
-        own = key.startswith(("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads."))
-        if not own and id(value) not in gone:
-            state[key] = value.detach()
-    for key, value in model.state_dict().items():
+    head, blocks = f"ctc.ctc_lo.heads.size{size}.", "encoder.encoders."
+    others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
+    whole = model.state_dict()
+    state = {key: value for key, value in whole.items() if not key.startswith(others)}
+    for key, value in model.encoder.blocks_of_size(size).state_dict(prefix=blocks).items():
+        state[key] = value.detach()
+    for key, value in whole.items():
         if key.startswith(head):
             state["ctc.ctc_lo." + key.removeprefix(head)] = value
     return state
@@ -97,10 +87,10 @@ def extract_subnet(
             f"output_dir: {output_dir} is the folder of a training, whose config.yaml would be "
             f"overwritten; give the size one of its own, such as {taken[0]}_size{size}"
         )
-    if config.get("encoder") != "des_conformer":
+    if config.get("encoder") not in SUPERNETS:
         raise ConfigError(
             f"{asr_train_config}: encoder: {config.get('encoder')!r} is no supernet; "
-            "give the config.yaml of a training with encoder: des_conformer"
+            f"give the config.yaml of a training with one of {list(SUPERNETS)}"
         )
     model, train_args = load_model(asr_train_config, asr_model_file)
     model.set_size(size)

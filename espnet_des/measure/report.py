@@ -21,7 +21,6 @@ import torch
 import yaml
 
 import espnet2.tasks.asr as asr
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
@@ -29,7 +28,7 @@ from espnet_des.inference.named_files import with_files_for
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.subnet import ENCODER
+from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS, stock_name
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
@@ -149,7 +148,7 @@ def of_config(
     """The sizes of a supernet, extracted if need be; another model as it is."""
     content = read_config(config)
     encoder = content["encoder"]
-    if encoder in ("conformer", ENCODER) and not subnets:
+    if encoder in {**BLOCK_TYPES, **SUBNETS} and not subnets:
         if content["encoder_conf"].get("interctc_layer_idx"):
             raise ConfigError(
                 f"{config}: encoder_conf: interctc_layer_idx cannot be measured: the "
@@ -164,11 +163,11 @@ def of_config(
         kept = content["encoder_conf"].get("kept_layers")
         name = encoder if kept is None else f"size {len(kept)}"
         return [Candidate(name, Path(model_file), Path(config), kept)]
-    if encoder != "des_conformer":
+    if encoder not in SUPERNETS:
         raise ConfigError(
             f"{config}: encoder: {encoder!r} cannot be measured; give the config.yaml of a "
-            f"training with encoder: des_conformer, or of one with conformer or {ENCODER}"
-            + (" alone, without subnets" if subnets else "")
+            f"training with one of {list(SUPERNETS)}, or of one with ESPnet's own form of these "
+            + ("alone, without subnets" if subnets else "or an extracted size")
         )
     if subnets is None:
         model, _ = load_model(config, model_file)
@@ -190,7 +189,7 @@ def of_config(
 
 
 def stock(config: Path, blocks: Sequence[int], folder: Path) -> list[Candidate]:
-    """ESPnet's own Conformers of so many blocks, in files."""
+    """ESPnet's own encoders of so many blocks, in files."""
     candidates = []
     for number in sorted(set(blocks)):
         file, note = save_stock(config, number, folder / f"stock{number}")
@@ -311,7 +310,9 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
     Keys of the plugin are left out. Stock blocks have BatchNorm and ESPnet's
     order of modules; ``input_layer: vgg``, which stock lacks, becomes conv2d.
     """
-    known = inspect.signature(ConformerEncoder).parameters
+    name = stock_name(config["encoder"])
+    assert name is not None  # only such are measured
+    known = inspect.signature(BLOCK_TYPES[name].stock).parameters
     conf = {k: v for k, v in config["encoder_conf"].items() if k in known}
     # A rate per block would not fit another number of blocks.
     conf.pop("stochastic_depth_rate", None)
@@ -320,7 +321,7 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
         conf["input_layer"], note = "conv2d", " (conv2d front end)"
     own = SelectionOptions.keys()
     stock = config | {
-        "encoder": "conformer",
+        "encoder": name,
         "encoder_conf": conf | {"num_blocks": num_blocks},
         "model": "espnet",
         "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
@@ -331,10 +332,10 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
 
 
 def save_stock(config: Path, num_blocks: int, folder: Path) -> tuple[Path, str]:
-    """Write a stock Conformer with random weights: config.yaml and model.pth.
+    """Write a stock encoder's model with random weights: config.yaml and model.pth.
 
     Args:
-        config: ``config.yaml`` of a supernet, or of another Conformer.
+        config: ``config.yaml`` of a supernet, or of another model with such an encoder.
         num_blocks: its number of blocks.
         folder: where the two files go.
 
@@ -352,7 +353,7 @@ def save_stock(config: Path, num_blocks: int, folder: Path) -> tuple[Path, str]:
         model = asr.ASRTask.build_model(args)
     except Exception as error:  # ESPnet's checks of types raise nothing narrower
         raise ConfigError(
-            f"stock_blocks: {num_blocks}: ESPnet's Conformer cannot be built with the "
+            f"stock_blocks: {num_blocks}: ESPnet's encoder cannot be built with the "
             f"settings of {config} ({type(error).__name__}: {error}); leave stock_blocks out"
         ) from error
     folder.mkdir(parents=True)

@@ -143,7 +143,7 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
         importlib.import_module("espnet2.tasks.asr")
         from espnet_des.inference.best_path import BestPathDecoder
         from espnet_des.inference.loading import load_model
-        from espnet_des.nn.block import list_layers
+        from espnet_des.nn.sizes import layers_of
 
     torch.set_num_threads(1)
     reset_peak_memory()
@@ -158,7 +158,7 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     _loaded = _Loaded(decoder, wave)
     macs = count_macs(model, wave[None])
     return {
-        "num_layers": len(list_layers(model.encoder.encoders, "espnet")),
+        "num_layers": len(layers_of(model.encoder)),
         "encoder_params": sum(p.numel() for p in model.encoder.parameters()),
         "model_params": sum(p.numel() for p in model.parameters()),
         "macs_per_second": round(macs.total / seconds),

@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-# Position of the modules in a block: ESPnet's order, and that of the paper.
-ORDERS = {
-    "espnet": ("ff_macaron", "mhsa", "conv", "ff"),
-    "paper": ("ff_macaron", "conv", "mhsa", "ff"),
-}
+# Orders in which the layers of a block can run: ESPnet's, and that of the paper where a
+# block type has it (nn/blocks). Checkpoints hold the number of the order.
+ORDERS = ("espnet", "paper")
 
 
 class Layer(NamedTuple):

@@ -29,7 +29,7 @@ class SelectionState(torch.nn.Module):
         layer_order: name of the order in which the layers are numbered.
     """
 
-    LAYER_ORDERS = tuple(ORDERS)
+    LAYER_ORDERS = ORDERS
     # What checkpoints of older versions do not have: they load without it.
     ADDED_LATER = ("seed",)
 

@@ -1,153 +1,83 @@
-"""ESPnet's Conformer encoder, run layer by layer.
+"""ESPnet's encoders, run layer by layer, and the supernet made of one.
 
-The base of the supernet and of the encoders extracted from it: same parameter
-names and arithmetic as ESPnet's, but any set of layers can be run.
+The same parameter names and arithmetic as ESPnet's, but any set of layers can be run.
+Which layers there are, a block type says (``nn/blocks``).
 """
 
-import inspect
+import copy
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-    TooShortUttError,
-    check_short_utt,
-)
 from espnet_des.errors import ConfigError
-from espnet_des.method.layers import ORDERS
 from espnet_des.method.options import check_sizes
 from espnet_des.method.selection import SimpleTopK
 from espnet_des.method.state import SelectionState
-from espnet_des.nn.batch_norm import FiniteBatchNorm1d
-from espnet_des.nn.block import (
+from espnet_des.nn.blocks.base import BlockType
+from espnet_des.nn.encoder_conf import check_keys
+from espnet_des.nn.front_end import Subsampled, subsample
+from espnet_des.nn.residual import (
+    Branch,
+    Run,
     add_branch,
-    add_branch_to_rows,
-    add_closed_branch,
-    add_gated_branch,
     draw_rows,
-    list_layers,
-    modules,
     touch,
 )
-from espnet_des.nn.encoder_conf import check_values
 from espnet_des.nn.vgg import VGGSubsampling
-from espnet_des.utils.signature import merge_signature
-
-SUBSAMPLING = (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-)
-# Stock keys that cannot be meant: values that are accepted, and why.
-REFUSED: dict[str, tuple[Any, str]] = {
-    "interctc_use_conditioning": (False, "exits would change what follows them"),
-    "ctc_trim": (False, "sizes must give outputs of the same length"),
-    "normalize_before": (
-        True,
-        "in a post-norm block the norm stands on the residual "
-        "path, so a layer cannot be left out",
-    ),  # fmt: skip
-}
 
 
-class Subsampled(NamedTuple):
-    """Output of the front end, shared by all sizes of one step.
+class LayeredEncoder(torch.nn.Module):
+    """Base of encoders of which any layers can be run; ESPnet's own comes behind it.
 
-    Attributes:
-        x: ``(batch, time, dim)``.
-        pos_emb: relative positions ``(1, 2 * time - 1, dim)``, or None.
-        mask: True on real frames, ``(batch, 1, time)``.
-    """
-
-    x: torch.Tensor
-    pos_emb: torch.Tensor | None
-    mask: torch.Tensor
-
-
-@merge_signature(ConformerEncoder)
-class LayeredConformerEncoder(ConformerEncoder):
-    """ESPnet's Conformer encoder of which any layers can be run.
+    ``nn/encoders.py`` makes the classes: this base, and ESPnet's encoder.
 
     Args:
         input_size: number of features.
-        layer_order: ``espnet`` or ``paper``, the order of the modules in a block.
-        conv_norm: ``layer_norm`` over channels, or ESPnet's ``batch_norm``.
-        **conformer: arguments of ESPnet's ConformerEncoder; ``input_layer``
-            may also be ``vgg``.
+        **conf: ``encoder_conf``: the keys of ESPnet's encoder, where ``input_layer`` may
+            also be ``vgg``, and those of the block type.
     """
 
-    REFUSED: dict[str, tuple[Any, str]] = REFUSED
-    embed: Any  # ESPnet's: a class of its own for each kind of subsampling
-    encoders: Any  # ESPnet's blocks, one behind the other
+    block_type: ClassVar[BlockType]
+    # Keys that this class cannot mean besides: values that are accepted, and why.
+    refused: ClassVar[dict[str, tuple[Any, str]]] = {}
 
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        layer_order: str = "espnet",
-        conv_norm: str = "layer_norm",
-        **conformer,
-    ):
-        self._check_keys(layer_order, conv_norm, conformer)
-        vgg = conformer.get("input_layer") == "vgg"
+    # Of ESPnet's encoder.
+    embed: Any
+    encoders: Any
+    after_norm: Any
+    conditioning_layer: Any
+    output_size: Any
+
+    def __init__(self, input_size: int, **conf: Any):
+        kind = self.block_type
+        stock = {key: value for key, value in conf.items() if key not in kind.own_keys}
+        own = kind.own_keys | {key: conf[key] for key in kind.own_keys if key in conf}
+        check_keys(type(self), conf)
+        vgg = conf.get("input_layer") == "vgg"
         # ESPnet does not know vgg: it builds a linear layer, replaced below.
-        super().__init__(
-            input_size, **(conformer | {"input_layer": "linear"} if vgg else conformer)
-        )
+        super().__init__(input_size, **(stock | {"input_layer": "linear"} if vgg else stock))
         self.input_size = input_size
         if vgg:
             self.embed = VGGSubsampling(input_size, self.output_size(), self.embed[-1])
-        for block in self.encoders:
-            if block.conv_module is not None:
-                block.conv_module.norm = (
-                    LayerNorm(self.output_size(), dim=1)
-                    if conv_norm == "layer_norm"
-                    else FiniteBatchNorm1d(self.output_size())
-                )
-        self.set_layers(layer_order)
+        # Some of ESPnet's encoders have no exits, or None.
+        self.interctc_layer_idx = list(getattr(self, "interctc_layer_idx", None) or [])
+        kind.prepare(self, **own)
+        self.set_layers(own.get("layer_order", "espnet"))
 
     def set_layers(self, layer_order: str) -> None:
         """Number the layers that the blocks have."""
         self.layer_order = layer_order
-        self.layers = list_layers(self.encoders, layer_order)
-        self._of_block = [
-            [q for q, layer in enumerate(self.layers) if layer.block == number]
-            for number in range(len(self.encoders))
+        self.layers = self.block_type.layers(self.encoders, layer_order)
+        numbers = iter(range(len(self.layers)))
+        # Numbers of the layers, those side by side together, of each block.
+        self.groups = [
+            [
+                [next(numbers) for _ in group]
+                for group in self.block_type.side_by_side(block, layer_order)
+            ]
+            for block in self.encoders
         ]
-
-    @classmethod
-    def _check_keys(cls, layer_order, conv_norm, conformer):
-        known = inspect.signature(cls).parameters
-        for key in conformer:
-            if key not in known:
-                raise ConfigError(
-                    f"encoder_conf: {key}: {conformer[key]!r} is unknown; "
-                    f"the encoder takes {list(known)}"
-                )
-        for key, (right, why) in cls.REFUSED.items():
-            if conformer.get(key, right) != right:
-                raise ConfigError(
-                    f"encoder_conf: {key}: {conformer[key]!r} cannot be meant "
-                    f"here ({why}); leave it at {right!r}"
-                )
-        if not isinstance(layer_order, str) or layer_order not in ORDERS:
-            raise ConfigError(
-                f"encoder_conf: layer_order: {layer_order!r} must be one of {list(ORDERS)}"
-            )
-        norms = ["layer_norm", "batch_norm"]
-        if conv_norm not in norms:
-            raise ConfigError(f"encoder_conf: conv_norm: {conv_norm!r} must be one of {norms}")
-        check_values({k: conformer.get(k, p.default) for k, p in known.items()})
 
     @property
     def num_layers(self) -> int:
@@ -161,7 +91,8 @@ class LayeredConformerEncoder(ConformerEncoder):
         kept = self.active_layers()
         active = range(self.num_layers) if kept is None else kept
         lines = [f"{len(active)} of {self.num_layers} layers active:"]
-        for number, layers in enumerate(self._of_block):
+        for number, groups in enumerate(self.groups):
+            layers = [q for group in groups for q in group]
             names = [f"{q}:{self.layers[q].kind}" for q in layers if q in active]
             lines.append(f"  block {number}: {' '.join(names) or '-'}")
         return "\n".join(lines)
@@ -191,14 +122,23 @@ class LayeredConformerEncoder(ConformerEncoder):
         hidden: list[torch.Tensor] = []
         wanted = return_all_hs or self.interctc_layer_idx
         out = self.run_layers(
-            front, kept=self.active_layers(), hidden=hidden if wanted else None
+            front, kept=self.active_layers(), hidden=hidden if wanted else None, ctc=ctc
         )
         lengths = front.mask.squeeze(1).sum(1)
         if self.interctc_layer_idx:
-            # Exits for the losses of ESPnet's interctc_weight, numbered from 1.
-            exits = [(n, self.after_norm(hidden[n - 1])) for n in self.interctc_layer_idx]
-            return (out, exits), lengths, None
+            return (out, self.exits(hidden)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
+
+    def exits(self, hidden: list[torch.Tensor]) -> list[tuple[int, torch.Tensor]]:
+        """Outputs of the blocks in ``interctc_layer_idx``, with their numbers from 1.
+
+        Args:
+            hidden: the output of every block, ``(batch, time, dim)``.
+        """
+        return [(n, self._exit(hidden[n - 1])) for n in self.interctc_layer_idx]
+
+    def _exit(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after_norm(x) if self.block_type.exits_are_normalised else x
 
     def subsample(
         self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor | None = None
@@ -215,21 +155,7 @@ class LayeredConformerEncoder(ConformerEncoder):
             # ESPnet's own is only as wide as the longest utterance, and waits for its length.
             padding = torch.arange(xs_pad.size(1), device=ilens.device) >= ilens[:, None]
         mask = (~padding[:, None, :]).to(xs_pad.device)
-        if isinstance(self.embed, SUBSAMPLING):
-            too_short, limit = check_short_utt(self.embed, xs_pad.size(1))
-            if too_short:
-                raise TooShortUttError(
-                    f"has {xs_pad.size(1)} frames and is too short for subsampling (it "
-                    f"needs more than {limit} frames), return empty results",
-                    xs_pad.size(1),
-                    limit,
-                )
-        if isinstance(self.embed, SUBSAMPLING + (VGGSubsampling,)):
-            x, mask = self.embed(xs_pad, mask)
-        else:
-            x = self.embed(xs_pad)
-        x, pos_emb = x if isinstance(x, tuple) else (x, None)
-        return Subsampled(x, pos_emb, mask)
+        return subsample(self.embed, xs_pad, mask)
 
     def run_layers(
         self,
@@ -242,6 +168,7 @@ class LayeredConformerEncoder(ConformerEncoder):
         dropped: Sequence[int] = (),
         drop_rate: float = 0.0,
         hidden: list[torch.Tensor] | None = None,
+        ctc: Any = None,
     ) -> torch.Tensor:
         """Run the layers once.
 
@@ -254,77 +181,94 @@ class LayeredConformerEncoder(ConformerEncoder):
             dropped: layers with stochastic depth, drawn per utterance.
             drop_rate: probability with which each of them is dropped.
             hidden: a list that takes the output of every block.
+            ctc: ESPnet's, with the output layer of this size; asked at the exits where
+                ``interctc_use_conditioning`` is on.
 
         Returns:
             Output ``(batch, time, dim)``.
         """
-        x, pos_emb, mask = front
+        x = front.x
         runs = set(range(self.num_layers) if kept is None else kept)
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
             keep_rows = draw_rows(dropped, x.size(0), drop_rate, x.device)
-        gate_of = () if gates is None else gates.unbind()
-        # ESPnet's stochastic_depth_rate means blocks of the full encoder.
+        split = None if gates is None else gates.unbind()
+        run = Run(runs, split, closed, faint, keep_rows, 1.0 / (1.0 - drop_rate))
+        # ESPnet's stochastic_depth_rate and layer_drop_rate mean blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):
-            coeff, rate = 1.0, block.stochastic_depth_rate
-            if self.training and is_full_pass and rate > 0:
-                coeff = 1.0 / (1.0 - rate)
-                if torch.rand(1).item() < rate:
-                    x = touch(x, list(block.parameters()))
-                    if hidden is not None:
-                        hidden.append(x)
-                    continue
-            for q in self._of_block[number]:
-                if q not in runs:
-                    continue
-                kind = self.layers[q].kind
-                if q in keep_rows:
-                    more = coeff / (1.0 - drop_rate)
-                    x = add_branch_to_rows(block, kind, x, pos_emb, mask, keep_rows[q], more)
-                elif q in closed:
-                    x = add_closed_branch(block, kind, x, pos_emb, mask, gate_of[q])
-                elif gates is not None and q not in faint:
-                    x = add_gated_branch(block, kind, x, pos_emb, mask, gate_of[q])
-                else:
-                    factor = coeff if gates is None else gate_of[q]
-                    x = add_branch(block, kind, x, pos_emb, mask, factor)
-            if hasattr(block, "norm_final"):
-                x = block.norm_final(x)
+            is_dropped, coeff = False, 1.0
+            if self.training and is_full_pass:
+                is_dropped, coeff = self._draw_block(block)
+            if is_dropped:
+                x = touch(x, list(block.parameters()))
+            else:
+                for group in self.groups[number]:
+                    x = self._add_group(block, group, front._replace(x=x), run, coeff)
+                x = self.block_type.after_block(block, x)
             if hidden is not None:
                 hidden.append(x)
+            if self._is_conditioned_after(number):
+                x = x + self.conditioning_layer(ctc.softmax(self._exit(x)))
         return self.after_norm(x)
 
+    def _add_group(
+        self, block: Any, group: list[int], read: Subsampled, run: Run, coeff: float
+    ) -> torch.Tensor:
+        """Run a layer, or the layers that stand side by side.
 
-@merge_signature(LayeredConformerEncoder)
-class DESConformerEncoder(LayeredConformerEncoder):
-    """Drop-in for ESPnet's ``conformer`` that can run at several sizes.
+        Args:
+            group: their numbers.
+            read: what they read, with positions and mask.
+            coeff: what their branches are multiplied with.
+        """
+        source, pos_emb, mask = read
+        x = source
+        runs = [q for q in group if q in run.runs]
+        branch = Branch(self.block_type, block, "", source, pos_emb, mask)
+        if len(group) > 1 and runs == group and run.adds_plainly(group):
+            return add_branch(x, branch._replace(is_group=True), coeff)
+        for q in runs:
+            # Side by side they share a bias. The first brings it, but where there are gates.
+            with_bias = len(group) == 1 or (run.gates is None and q == runs[0])
+            kind = self.layers[q].kind
+            x = run.add(x, branch._replace(kind=kind, with_bias=with_bias), q, coeff)
+        if len(group) > 1 and run.gates is not None:
+            # It is as open as the widest gate.
+            gates = [run.gates[q] for q in runs if q not in run.closed]
+            if gates:
+                x = x + torch.stack(gates).max() * self.block_type.shared_bias(block)
+        return x
+
+    def _draw_block(self, block: Any) -> tuple[bool, float]:
+        """Draw what ESPnet draws of a block: whether it is dropped, and its factor if not."""
+        rate = getattr(block, "stochastic_depth_rate", 0.0)
+        if rate > 0 and torch.rand(1).item() < rate:
+            return True, 1.0
+        whole = self.block_type.block_drop_rate(self)
+        return whole > 0 and torch.rand(1).item() < whole, 1.0 / (1.0 - rate)
+
+    def _is_conditioned_after(self, block: int) -> bool:
+        conditions = getattr(self, "interctc_use_conditioning", False)
+        return conditions and block + 1 in self.interctc_layer_idx
+
+
+class SupernetEncoder(LayeredEncoder):
+    """Drop-in for one of ESPnet's encoders that can run at several sizes.
 
     Args:
         input_size: number of features.
         sizes: numbers of layers, ascending, the last one all of them; by
             default a third, two thirds and all.
-        layer_order: ``espnet`` or ``paper``, the order of the modules in a block.
-        **conformer: see :class:`LayeredConformerEncoder`.
+        **conf: see :class:`LayeredEncoder`.
     """
 
-    REFUSED = LayeredConformerEncoder.REFUSED | {
-        "interctc_layer_idx": ([], "use sizes: every size has a CTC loss of its own"),
-    }
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        sizes: Sequence[int] | None = None,
-        layer_order: str = "espnet",
-        **conformer,
-    ):
-        super().__init__(input_size, layer_order=layer_order, **conformer)
+    def __init__(self, input_size: int, *, sizes: Sequence[int] | None = None, **conf: Any):
+        super().__init__(input_size, **conf)
         self.sizes = check_sizes(sizes, self.num_layers)
         self.size = self.sizes[-1]
         self.scores = torch.nn.Parameter(torch.full((self.num_layers,), 0.5))
-        self.selection = SelectionState(self.sizes, layer_order)
+        self.selection = SelectionState(self.sizes, self.layer_order)
         self.rank_by(SimpleTopK())
 
     def rank_by(self, selector) -> None:
@@ -362,13 +306,26 @@ class DESConformerEncoder(LayeredConformerEncoder):
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
 
+    def blocks_of_size(self, size: int) -> torch.nn.Module:
+        """The blocks with the layers of this size only; they share their parameters.
+
+        Where half of a module stays, its parameters are copies.
+        """
+        # The blocks are copied, but no tensor is: not the parameters, and not what ESPnet's
+        # modules remember of their last run.
+        parts = [value for m in self.encoders.modules() for value in vars(m).values()]
+        tensors = [*self.encoders.parameters(), *self.encoders.buffers()]
+        tensors += [value for value in parts if isinstance(value, torch.Tensor)]
+        blocks = copy.deepcopy(self.encoders, {id(t): t for t in tensors})
+        for q in set(range(self.num_layers)) - set(self.kept_layers(size)):
+            self.block_type.remove(blocks[self.layers[q].block], self.layers[q].kind)
+        return blocks
+
     def count_parameters(self, size: int) -> int:
         """Number of parameters of the encoder of this size alone."""
-        absent = set(range(self.num_layers)) - set(self.kept_layers(size))
-        gone = sum(
-            p.numel()
-            for q in absent
-            for m in modules(self.encoders[self.layers[q].block], self.layers[q].kind)
-            for p in m.parameters()
-        )
-        return sum(p.numel() for p in self.parameters()) - self.scores.numel() - gone
+
+        def count(module: torch.nn.Module) -> int:
+            return sum(p.numel() for p in module.parameters())
+
+        gone = count(self.encoders) - count(self.blocks_of_size(size))
+        return count(self) - self.scores.numel() - gone

@@ -1,5 +1,6 @@
 """Values of ``encoder_conf`` that ESPnet would meet deep inside, or not at all."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,15 +8,51 @@ from espnet_des.errors import ConfigError, is_number
 
 COUNTS = (
     "output_size", "attention_heads", "linear_units", "num_blocks", "cnn_module_kernel",
-    "max_pos_emb_len",
+    "max_pos_emb_len", "cgmlp_linear_units", "cgmlp_conv_kernel", "merge_conv_kernel",
 )  # fmt: skip
 DROPOUTS = (
     "dropout_rate", "positional_dropout_rate", "attention_dropout_rate", "layer_drop_rate"
 )  # fmt: skip
 
+# Keys that may have a value for each block.
+PER_BLOCK = ("stochastic_depth_rate", "cgmlp_weight", "attn_branch_drop_rate")
+
+
+def check_keys(encoder: Any, conf: Mapping[str, Any]) -> None:
+    """Refuse keys that an encoder does not have, and what it cannot mean.
+
+    Args:
+        encoder: a class of ``nn/encoders.py``.
+        conf: what it is to be built with.
+
+    Raises:
+        ConfigError: naming the key, its value and what would be right.
+    """
+    kind, known = encoder.block_type, inspect.signature(encoder).parameters
+    for key in conf:
+        if key not in known:
+            raise ConfigError(
+                f"encoder_conf: {key}: {conf[key]!r} is unknown; "
+                f"the encoder takes {list(known)}"
+            )
+    for key, (right, why) in (kind.refused | encoder.refused).items():
+        if conf.get(key, right) != right:
+            raise ConfigError(
+                f"encoder_conf: {key}: {conf[key]!r} cannot be meant "
+                f"here ({why}); leave it at {right!r}"
+            )
+    values = {key: conf.get(key, p.default) for key, p in known.items()}
+    order = values.get("layer_order", "espnet")
+    if not isinstance(order, str) or order not in kind.orders:
+        raise ConfigError(
+            f"encoder_conf: layer_order: {order!r} must be one of {list(kind.orders)}"
+        )
+    kind.check(values)
+    check_values(values)
+
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Refuse what no Conformer can be built with.
+    """Refuse what no encoder can be built with.
 
     Args:
         values: of the encoder's keys; of those that are not there nothing is checked.
@@ -48,14 +85,22 @@ def check_values(values: Mapping[str, Any]) -> None:
         # Half of the positions' values are sines, half are cosines.
         fits = values["output_size"] % heads == 0 == values["output_size"] % 2
         need(fits, "output_size", f"even, and a multiple of attention_heads: {heads}")
-    if values.get("use_cnn_module"):
+    for key in ("cgmlp_conv_kernel", "merge_conv_kernel"):
+        if key in values:
+            need(values[key] % 2 == 1, key, "odd")
+    if "cgmlp_linear_units" in values:
+        need(
+            values["cgmlp_linear_units"] % 2 == 0, "cgmlp_linear_units", "even: half are gates"
+        )
+    if values.get("use_cnn_module") and "cnn_module_kernel" in values:
         need(values["cnn_module_kernel"] % 2 == 1, "cnn_module_kernel", "odd")
-    if {"pos_enc_layer_type", "selfattention_layer_type"} <= values.keys():
-        kind = str(values["selfattention_layer_type"])
+    # Conformers and Branchformers name it in two ways; the Transformer has one kind only.
+    names = {"selfattention_layer_type", "attention_layer_type"} & values.keys()
+    for key in names if "pos_enc_layer_type" in values else ():
+        kind = str(values[key])
         is_relative = "rel_pos" in str(values["pos_enc_layer_type"])
         need(
             is_relative == ("rel_selfattn" in kind),
             "pos_enc_layer_type",
-            "rel_pos with selfattention_layer_type: rel_selfattn, abs_pos with selfattn; "
-            f"it is {kind}",
+            f"rel_pos with {key}: rel_selfattn, abs_pos with selfattn; it is {kind}",
         )

@@ -23,7 +23,8 @@ from espnet_des.method.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.encoder import DESConformerEncoder, Subsampled
+from espnet_des.nn.encoder import SupernetEncoder
+from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.output_layers import SizedLinear, ctc_of_size
 from espnet_des.nn.waveforms import mirrored_samples
 from espnet_des.utils.ranks import warn_of_data
@@ -125,7 +126,7 @@ class ErrorRates:
 @merge_signature(SelectionOptions)
 @merge_signature(ESPnetASRModel)
 class DESModel(ESPnetASRModel):
-    """ESPnet's CTC or hybrid CTC/attention model over ``des_conformer``.
+    """ESPnet's CTC or hybrid CTC/attention model over a supernet encoder.
 
     Args:
         **kwargs: the settings of :class:`SelectionOptions` and the arguments
@@ -391,7 +392,7 @@ class DESModel(ESPnetASRModel):
         encoder = self.encoder
         out = encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
-            dropped=p.dropped, drop_rate=p.drop_rate,
+            dropped=p.dropped, drop_rate=p.drop_rate, ctc=ctc_of_size(self.ctc, p.size),
         )  # fmt: skip
         text, text_lengths, lengths = targets[:3]
         if self.postencoder is not None:
@@ -481,8 +482,10 @@ def check_arguments(values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key, its value and what would be right.
     """
-    if not isinstance(values["encoder"], DESConformerEncoder):
-        raise ConfigError("model: des needs encoder: des_conformer")
+    if not isinstance(values["encoder"], SupernetEncoder):
+        raise ConfigError(
+            "model: des needs a supernet encoder, such as encoder: des_conformer"
+        )
     if values.get("joint_network") is not None:
         raise ConfigError("model: des has no transducer: leave out decoder: transducer")
     if isinstance(values.get("decoder"), LinearDecoder):

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from espnet2.asr.ctc import CTC
-from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.encoder import SupernetEncoder
 
 
 class SizedLinear(torch.nn.Linear):
@@ -23,9 +23,7 @@ class SizedLinear(torch.nn.Linear):
         shared: one output layer for all sizes.
     """
 
-    def __init__(
-        self, full: torch.nn.Linear, encoder: DESConformerEncoder, shared: bool = False
-    ):
+    def __init__(self, full: torch.nn.Linear, encoder: SupernetEncoder, shared: bool = False):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = full.in_features, full.out_features
         self.weight, self.bias = full.weight, full.bias

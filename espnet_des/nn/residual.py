@@ -1,94 +1,59 @@
-"""One residual layer of an ESPnet Conformer block, run on its own.
+"""Adding the branch of a residual layer: plainly, through a gate, to some utterances."""
 
-A *layer* is one residual module with its pre-norm. ESPnet keeps the modules of
-a block together in ``EncoderLayer``; here they are called one at a time, with
-the same modules, names and arithmetic.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
-from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
-from espnet_des.method.layers import ORDERS, Layer
 from espnet_des.nn.batch_norm import BATCH_NORMS
-
-# What a block calls the module of a layer; None where it has none.
-ATTRIBUTES = {
-    "ff_macaron": "feed_forward_macaron",
-    "mhsa": "self_attn",
-    "conv": "conv_module",
-    "ff": "feed_forward",
-}
+from espnet_des.nn.blocks.base import BlockType
 
 
-def list_layers(blocks: list[EncoderLayer], order: str) -> list[Layer]:
-    """All layers of an encoder in the order in which they run."""
-    return [
-        Layer(number, kind)
-        for number, block in enumerate(blocks)
-        for kind in ORDERS[order]
-        if getattr(block, ATTRIBUTES[kind]) is not None
-    ]
+class Branch(NamedTuple):
+    """f of ``x + scale * f(source)``: a layer, and what it reads.
 
-
-def scale(block: EncoderLayer, kind: str) -> float:
-    """Residual scale: 0.5 for feed-forwards in macaron style, else 1."""
-    return block.ff_scale if kind in ("ff", "ff_macaron") else 1.0
-
-
-def modules(block: EncoderLayer, kind: str) -> list[torch.nn.Module]:
-    """Modules that belong to the layer: they go where it goes."""
-    if kind == "ff_macaron":
-        return [block.norm_ff_macaron, block.feed_forward_macaron]
-    if kind == "conv":
-        return [block.norm_conv, block.conv_module]
-    if kind == "ff":
-        return [block.norm_ff, block.feed_forward]
-    extra = [block.concat_linear] if block.concat_after else []
-    return [block.norm_mha, block.self_attn] + extra
-
-
-def branch(
-    block: EncoderLayer,
-    kind: str,
-    x: torch.Tensor,
-    pos_emb: torch.Tensor | None,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    """f(x) of ``x + scale * f(x)``: pre-norm, module, dropout.
-
-    Args:
-        x: ``(batch, time, dim)``.
+    Attributes:
+        type, block, kind: whose layer, and which.
+        source: what it reads, ``(batch, time, dim)``: x itself, but for the second of two
+            layers side by side.
         pos_emb: relative positions ``(1, 2 * time - 1, dim)``, or None.
         mask: True on real frames, ``(batch, 1, time)``.
+        with_bias: see :meth:`BlockType.branch`.
+        is_group: the layers side by side, all of them, as ESPnet computes them at once.
     """
-    if kind == "ff_macaron":
-        return block.dropout(block.feed_forward_macaron(block.norm_ff_macaron(x)))
-    if kind == "ff":
-        return block.dropout(block.feed_forward(block.norm_ff(x)))
-    if kind == "conv":
-        return block.dropout(block.conv_module(block.norm_conv(x), mask_pad=mask))
-    x = block.norm_mha(x)
-    args = (mask,) if pos_emb is None else (pos_emb, mask)
-    attended = block.self_attn(x, x, x, *args)
-    if block.concat_after:
-        return block.concat_linear(torch.cat((x, attended), dim=-1))
-    return block.dropout(attended)
+
+    type: BlockType
+    block: torch.nn.Module
+    kind: str
+    source: torch.Tensor
+    pos_emb: torch.Tensor | None
+    mask: torch.Tensor
+    with_bias: bool = True
+    is_group: bool = False
+
+    @property
+    def scale(self) -> float:
+        return self.type.scale(self.block, self.kind)
+
+    def modules(self) -> list[torch.nn.Module]:
+        return self.type.modules(self.block, self.kind)
+
+    def out(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Run it, on all utterances or on these: ``(batch, time, dim)``."""
+        x, mask = self.source, self.mask
+        if rows is not None:
+            x, mask = x[rows], mask[rows]
+        if self.is_group:
+            return self.type.together(self.block, x, self.pos_emb, mask)
+        return self.type.branch(self.block, self.kind, x, self.pos_emb, mask, self.with_bias)
 
 
 def add_branch(
-    block: EncoderLayer,
-    kind: str,
-    x: torch.Tensor,
-    pos_emb: torch.Tensor | None,
-    mask: torch.Tensor,
-    factor: float | torch.Tensor = 1.0,
+    x: torch.Tensor, branch: Branch, factor: float | torch.Tensor = 1.0
 ) -> torch.Tensor:
-    """``x + factor * scale * f(x)``, all ``(batch, time, dim)``."""
-    out = branch(block, kind, x, pos_emb, mask)
-    factor = factor * scale(block, kind)
+    """``x + factor * scale * f(source)``, all ``(batch, time, dim)``."""
+    out = branch.out()
+    factor = factor * branch.scale
     if isinstance(factor, float) and factor == 1.0:
         return x + out
     return x + factor * out
@@ -119,19 +84,12 @@ class _OpenGate(torch.autograd.Function):
         return grad, of_gate, (gate * ctx.factor) * grad, None
 
 
-def add_gated_branch(
-    block: EncoderLayer,
-    kind: str,
-    x: torch.Tensor,
-    pos_emb: torch.Tensor | None,
-    mask: torch.Tensor,
-    gate: torch.Tensor,
-) -> torch.Tensor:
+def add_gated_branch(x: torch.Tensor, branch: Branch, gate: torch.Tensor) -> torch.Tensor:
     """:func:`add_branch` with a gate of at least ``FAINT``, in less memory."""
-    out = branch(block, kind, x, pos_emb, mask)
+    out = branch.out()
     if not (x.dtype == out.dtype == gate.dtype and x.dtype in FINE):
-        return x + (gate * scale(block, kind)) * out  # y would be rounded too coarsely
-    return _OpenGate.apply(x, gate, out, scale(block, kind))
+        return x + (gate * branch.scale) * out  # y would be rounded too coarsely
+    return _OpenGate.apply(x, gate, out, branch.scale)
 
 
 class _ClosedGate(torch.autograd.Function):
@@ -151,25 +109,18 @@ class _ClosedGate(torch.autograd.Function):
         return grad, ctx.factor * of_gate, None, None
 
 
-def add_closed_branch(
-    block: EncoderLayer,
-    kind: str,
-    x: torch.Tensor,
-    pos_emb: torch.Tensor | None,
-    mask: torch.Tensor,
-    gate: torch.Tensor,
-) -> torch.Tensor:
+def add_closed_branch(x: torch.Tensor, branch: Branch, gate: torch.Tensor) -> torch.Tensor:
     """:func:`add_branch` with a hard gate of 0: x stays, and the gate learns.
 
     Through the branch no gradient flows back (its factor is 0), so it is run
-    without recording a graph. The gate's gradient is <dy, scale * f(x)>.
+    without recording a graph. The gate's gradient is <dy, scale * f(source)>.
 
     Args:
         gate: its value is 0; a scalar.
     """
     with torch.no_grad():
-        out = branch(block, kind, x, pos_emb, mask)
-    return _ClosedGate.apply(x, gate, out, scale(block, kind))
+        out = branch.out()
+    return _ClosedGate.apply(x, gate, out, branch.scale)
 
 
 class RowDraw(NamedTuple):
@@ -180,13 +131,7 @@ class RowDraw(NamedTuple):
 
 
 def add_branch_to_rows(
-    block: EncoderLayer,
-    kind: str,
-    x: torch.Tensor,
-    pos_emb: torch.Tensor | None,
-    mask: torch.Tensor,
-    keep: RowDraw,
-    factor: float,
+    x: torch.Tensor, branch: Branch, keep: RowDraw, factor: float
 ) -> torch.Tensor:
     """Stochastic depth: the branch is added to the kept utterances only.
 
@@ -198,16 +143,16 @@ def add_branch_to_rows(
         factor: what the kept branch is multiplied with, 1 / (1 - p).
     """
     if keep.number == x.size(0):
-        return add_branch(block, kind, x, pos_emb, mask, factor)
-    if kind == "conv" and isinstance(block.conv_module.norm, BATCH_NORMS):
+        return add_branch(x, branch, factor)
+    modules = branch.modules()
+    if any(isinstance(m, BATCH_NORMS) for module in modules for m in module.modules()):
         rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
         rows[keep.rows] = factor
-        return add_branch(block, kind, x, pos_emb, mask, rows)
+        return add_branch(x, branch, rows)
     if not keep.number:
-        params = [p for m in modules(block, kind) for p in m.parameters()]
-        return touch(x, params)
-    out = branch(block, kind, x[keep.rows], pos_emb, mask[keep.rows])
-    return x.index_add(0, keep.rows, (factor * scale(block, kind)) * out.to(x.dtype))
+        return touch(x, [p for module in modules for p in module.parameters()])
+    out = branch.out(keep.rows)
+    return x.index_add(0, keep.rows, (factor * branch.scale) * out.to(x.dtype))
 
 
 def draw_rows(
@@ -248,3 +193,43 @@ def touch(x: torch.Tensor, params: list[torch.nn.Parameter]) -> torch.Tensor:
     of every parameter in every update, also of those that had nothing to do.
     """
     return _Touch.apply(x, *params) if params and torch.is_grad_enabled() else x
+
+
+class Run(NamedTuple):
+    """How the layers of one pass are run.
+
+    Attributes:
+        runs: numbers of the layers that run at all.
+        gates: multiplies each layer's branch, ``(num_layers,)``, or None.
+        closed: layers whose gate is exactly 0; they only teach the gate.
+        faint: those whose gate is below ``FAINT``, and not 0.
+        keep_rows: of layers with stochastic depth, the utterances that keep them.
+        more: what the branch is multiplied with for these, 1 / (1 - p).
+    """
+
+    runs: Collection[int]
+    gates: Sequence[torch.Tensor] | None
+    closed: Collection[int]
+    faint: Collection[int]
+    keep_rows: Mapping[int, RowDraw]
+    more: float
+
+    def adds_plainly(self, layers: Sequence[int]) -> bool:
+        """True where nothing is done to these layers' branches."""
+        return self.gates is None and not any(q in self.keep_rows for q in layers)
+
+    def add(self, x: torch.Tensor, branch: Branch, q: int, coeff: float) -> torch.Tensor:
+        """Add the branch of layer q, ``(batch, time, dim)``.
+
+        Args:
+            coeff: what it is multiplied with besides.
+        """
+        if q in self.keep_rows:
+            return add_branch_to_rows(x, branch, self.keep_rows[q], coeff * self.more)
+        if self.gates is None:
+            return add_branch(x, branch, coeff)
+        if q in self.closed:
+            return add_closed_branch(x, branch, self.gates[q])
+        if q in self.faint:
+            return add_branch(x, branch, self.gates[q])
+        return add_gated_branch(x, branch, self.gates[q])

@@ -1,11 +1,13 @@
 """Sizes of a loaded model, whichever it is: supernet, extracted size or stock."""
 
 import numbers
+from typing import Any
 
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
-from espnet_des.nn.block import list_layers
+from espnet_des.method.layers import Layer
+from espnet_des.nn.encoder import LayeredEncoder
+from espnet_des.nn.encoders import BLOCK_TYPES
 from espnet_des.nn.model import DESModel
 
 
@@ -14,17 +16,27 @@ def is_supernet(model: ESPnetASRModel) -> bool:
     return isinstance(model, DESModel)
 
 
+def layers_of(encoder: Any) -> list[Layer]:
+    """Layers of an encoder that has a supernet form, ours or ESPnet's; of others none."""
+    if isinstance(encoder, LayeredEncoder):
+        return encoder.layers
+    for kind in BLOCK_TYPES.values():
+        if isinstance(encoder, kind.stock):
+            blocks: Any = encoder.encoders
+            return kind.layers(blocks)
+    return []
+
+
 def sizes_of(model: ESPnetASRModel) -> list[int]:
     """Numbers of layers at which a model can run, ascending.
 
     A model that is no supernet has one, its own number of layers; none where
-    the encoder is no Conformer, whose layers are not counted.
+    nothing is known of the encoder's blocks.
     """
     if is_supernet(model):
         return list(model.encoder.sizes)
-    if isinstance(model.encoder, ConformerEncoder):
-        return [len(list_layers(model.encoder.encoders, "espnet"))]
-    return []
+    layers = layers_of(model.encoder)
+    return [len(layers)] if layers else []
 
 
 def set_size(model: ESPnetASRModel, size: int | None) -> None:

@@ -1,22 +1,16 @@
-"""ESPnet's Conformer with the layers of one size only."""
+"""ESPnet's encoders with the layers of one size only."""
 
 from collections.abc import Sequence
-
-import torch
+from typing import Any
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.layers import ORDERS, Layer
-from espnet_des.nn.block import ATTRIBUTES, modules
-from espnet_des.nn.encoder import LayeredConformerEncoder
-from espnet_des.nn.encoder_conf import check_values
-from espnet_des.utils.signature import merge_signature
-
-ENCODER = "des_conformer_subnet"
+from espnet_des.method.layers import Layer
+from espnet_des.nn.encoder import LayeredEncoder
+from espnet_des.nn.encoder_conf import PER_BLOCK, check_values
 
 
-@merge_signature(LayeredConformerEncoder)
-class SubnetConformerEncoder(LayeredConformerEncoder):
-    """A Conformer encoder of one size, trained and used with ``model: espnet``.
+class SubnetEncoder(LayeredEncoder):
+    """An encoder of one size, trained and used with ``model: espnet``.
 
     What is extracted from a supernet, and the encoder of a fair baseline: with
     all its layers it is a supernet's encoder (``input_layer: vgg``,
@@ -26,9 +20,9 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         input_size: number of features.
         kept_layers: their numbers in the full encoder, 0-based, ascending;
             None for all.
-        num_blocks: blocks of the full encoder; one without a layer is its
-            final norm.
-        **conformer: see :class:`LayeredConformerEncoder`.
+        num_blocks: blocks of the full encoder; of one without a layer only its
+            final norm is left, where it has one.
+        **conf: see :class:`LayeredEncoder`.
     """
 
     def __init__(
@@ -37,36 +31,42 @@ class SubnetConformerEncoder(LayeredConformerEncoder):
         *,
         kept_layers: Sequence[int] | None = None,
         num_blocks: int = 6,
-        layer_order: str = "espnet",
-        **conformer,
+        **conf: Any,
     ):
-        rates = conformer.pop("stochastic_depth_rate", 0.0)
-        check_values({"num_blocks": num_blocks, "stochastic_depth_rate": rates})
-        exits = list(conformer.pop("interctc_layer_idx", None) or [])
+        values = {key: conf.pop(key) for key in PER_BLOCK if key in conf}
+        check_values({"num_blocks": num_blocks, **values})
+        exits = list(conf.pop("interctc_layer_idx", None) or [])
         if any(type(n) is not int or not 0 < n < num_blocks for n in exits):
             raise ConfigError(
                 f"encoder_conf: interctc_layer_idx: {exits!r} must hold numbers of blocks "
                 f"from 1 to {num_blocks - 1}"
             )
-        one_block = {"num_blocks": 1, "layer_order": layer_order, **conformer}
+
+        def of_block(number: int) -> dict[str, Any]:
+            own = {
+                key: float(value[number]) if isinstance(value, (list, tuple)) else value
+                for key, value in values.items()
+            }
+            return {"num_blocks": 1, **conf, **own}
+
         # Block by block: the full encoder is never allocated.
-        super().__init__(input_size, **one_block)
-        blocks = [self.encoders[0]]
+        super().__init__(input_size, **of_block(0))
         per_block = self.num_layers
         full = [Layer(b, layer.kind) for b in range(num_blocks) for layer in self.layers]
         everything = list(range(len(full)))
         kept = everything if kept_layers is None else check_kept(kept_layers, len(full))
+        blocks = [self.encoders[0]]
         for number in range(num_blocks):
             if number:
-                blocks.append(LayeredConformerEncoder(input_size, **one_block).encoders[0])
-            rate = rates[number] if isinstance(rates, (list, tuple)) else rates
-            blocks[number].stochastic_depth_rate = rate
+                another = type(self)(input_size, **of_block(number))
+                blocks.append(another.encoders[0])
             for q in range(number * per_block, (number + 1) * per_block):
                 if q not in kept:
-                    remove_layer(blocks[number], full[q].kind)
-        self.encoders = type(self.encoders)(*blocks)
+                    self.block_type.remove(blocks[number], full[q].kind)
+        rate = self.encoders.layer_drop_rate
+        self.encoders = type(self.encoders)(*blocks, layer_drop_rate=rate)
         self.interctc_layer_idx = exits
-        self.set_layers(layer_order)
+        self.set_layers(self.layer_order)
         self.register_load_state_dict_pre_hook(self.before_loading)
 
     def before_loading(self, _, state_dict, prefix, metadata, strict,
@@ -98,12 +98,3 @@ def check_kept(kept: Sequence[int], num_layers: int) -> list[int]:
             f"from 0 to {num_layers - 1}"
         )
     return list(kept)
-
-
-def remove_layer(block: torch.nn.Module, kind: str) -> None:
-    """Take a layer and its pre-norm out of a block."""
-    gone = modules(block, kind)
-    for name, child in list(block.named_children()):
-        if any(child is module for module in gone):
-            setattr(block, name, None)
-    assert kind in ORDERS["espnet"] and getattr(block, ATTRIBUTES[kind]) is None

@@ -31,6 +31,7 @@ KINDS = {
     "ff_macaron": ("feed-forward (macaron)", "#E69F00"),
     "mhsa": ("self-attention", "#0072B2"),
     "conv": ("convolution", "#009E73"),
+    "cgmlp": ("convolutional gating", "#009E73"),
     "ff": ("feed-forward", "#CC79A7"),
 }
 COLOURS = (

@@ -20,8 +20,7 @@ from espnet_des.compare.systems import comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.encoder import DESConformerEncoder
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import DESConformerEncoder, SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import yaml
 
 from espnet_des.deploy.extract import extract_subnet, subnet_state
 from espnet_des.errors import ConfigError
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import SubnetConformerEncoder
 from tests.conftest import TINY, make_model
 from tests.train import CONFIG, load, make_data, train_here
 
@@ -257,7 +257,7 @@ def test_command_line(supernet, tmp_path):
 def test_the_full_size_is_never_allocated():
     code = """
 from espnet_des.measure.worker import memory, reset_peak_memory
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import SubnetConformerEncoder
 conf = dict(output_size=512, linear_units=2048, num_blocks=12, macaron_style=True,
             rel_pos_type="latest", input_layer="vgg", max_pos_emb_len=100)
 def grown(kept):

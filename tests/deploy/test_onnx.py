@@ -16,7 +16,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_des.deploy.onnx import modules
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.errors import ConfigError
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS
 from tests.train import ROOT
 

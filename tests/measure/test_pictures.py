@@ -13,7 +13,7 @@ from PIL import Image
 
 from espnet_des.errors import ConfigError
 from espnet_des.measure.pictures import plot_all
-from espnet_des.method.layers import ORDERS, Layer, layer_names
+from espnet_des.method.layers import Layer, layer_names
 from espnet_des.method.selection import Schedule
 from espnet_des.method.tracker import History
 from espnet_des.training.score_log import is_told, read_history
@@ -114,7 +114,9 @@ def test_tensorboard_shows_a_curve_per_layer_and_a_picture_per_epoch_of_stage_1(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(zero_outs / "tensorboard/train"), {"images": 0}).Reload()
-    names = layer_names([Layer(b, kind) for b in (0, 1) for kind in ORDERS["espnet"]])
+    names = layer_names(
+        [Layer(b, kind) for b in (0, 1) for kind in ("ff_macaron", "mhsa", "conv", "ff")]
+    )
     assert names[5] == "5_block1_mhsa"
     curve = events.Scalars("scores/5_block1_mhsa")
     history = history_of(zero_outs)
@@ -234,7 +236,7 @@ def test_pyplot_is_not_needed(tmp_path):
     """It would choose a backend, and keep every figure."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from espnet_des.nn.block import Layer\n"
+        "from espnet_des.method.layers import Layer\n"
         "from espnet_des.plot.kept import draw_kept_layers\n"
         "from espnet_des.plot.style import save\n"
         "save(draw_kept_layers([Layer(0, 'mhsa'), Layer(0, 'ff')], [1, 0], [1, 2]),"

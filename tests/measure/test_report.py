@@ -100,7 +100,7 @@ CONF = TINY | {"input_layer": "conv2d", "linear_units": 10, "cnn_module_kernel":
 @pytest.mark.parametrize("kept", [[0, 1, 2, 3], [2], [1, 2, 3, 6, 7], list(range(8))])
 def test_macs_are_those_counted_by_hand(kept):
     from espnet_des.measure.worker import count_macs
-    from espnet_des.nn.subnet import SubnetConformerEncoder
+    from espnet_des.nn.encoders import SubnetConformerEncoder
 
     encoder = SubnetConformerEncoder(12, kept_layers=kept, **CONF)
     kinds = [layer.kind for layer in encoder.layers]
@@ -113,7 +113,7 @@ def test_macs_are_those_counted_by_hand(kept):
 def test_whole_blocks_cost_what_as_many_stock_blocks_do(kept, blocks):
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
     from espnet_des.measure.worker import count_macs
-    from espnet_des.nn.subnet import SubnetConformerEncoder
+    from espnet_des.nn.encoders import SubnetConformerEncoder
 
     part = SubnetConformerEncoder(12, kept_layers=kept, conv_norm="batch_norm", **CONF)
     stock = ConformerEncoder(12, **(CONF | {"num_blocks": blocks}))
@@ -184,10 +184,10 @@ def test_the_full_size_costs_what_stock_does(rows):
 def test_macs_of_a_run_are_per_second_of_audio(supernet, rows):
     """2 s at 8 kHz with a hop of 80 samples are 201 frames of 16 features."""
     from espnet_des.inference.loading import load_model
-    from espnet_des.nn.block import list_layers
+    from espnet_des.nn.sizes import layers_of
 
     model, args = load_model(*files(supernet))
-    kinds = [layer.kind for layer in list_layers(model.encoder.encoders, "espnet")]
+    kinds = [layer.kind for layer in layers_of(model.encoder)]
     conf, vocab = args.encoder_conf, len(args.token_list)
     for size in (3, 5, 8):
         row = rows[f"size {size}"]

@@ -6,13 +6,13 @@ import dataclasses
 import pytest
 import torch
 
-import espnet_des.nn.encoder
 import espnet_des.nn.model
+import espnet_des.nn.residual
 from espnet_des.measure.benchmark.saved import count_saved
 from espnet_des.method.passes import FAINT
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.block import add_branch, add_closed_branch, add_gated_branch, modules
+from espnet_des.nn.residual import Branch, add_branch, add_closed_branch, add_gated_branch
 from tests.conftest import make_batch, make_encoder, make_model
 
 SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
@@ -41,8 +41,8 @@ def gradients(model, plainly: bool, monkeypatch, factor=1.0):
     with monkeypatch.context() as patch:
         if plainly:
             patch.setattr(espnet_des.nn.model, "BackwardPerPass", PlainSum)
-            patch.setattr(espnet_des.nn.encoder, "add_closed_branch", add_branch)
-            patch.setattr(espnet_des.nn.encoder, "add_gated_branch", add_branch)
+            patch.setattr(espnet_des.nn.residual, "add_closed_branch", add_branch)
+            patch.setattr(espnet_des.nn.residual, "add_gated_branch", add_branch)
         torch.manual_seed(5)
         model.zero_grad()
         batch = make_batch()
@@ -111,7 +111,8 @@ def test_a_closed_gate_learns_what_an_open_graph_would_tell_it():
         for add in (add_branch, add_closed_branch):
             inputs = front.detach().requires_grad_(), torch.zeros((), requires_grad=True)
             block = encoder.encoders[layer.block]
-            out = add(block, layer.kind, inputs[0], pos_emb, mask, inputs[1])
+            branch = Branch(encoder.block_type, block, layer.kind, inputs[0], pos_emb, mask)
+            out = add(inputs[0], branch, inputs[1])
             assert torch.equal(out, front)
             results.append(torch.autograd.grad((out**2).sum(), inputs))
         for mine, theirs in zip(*results):
@@ -131,8 +132,9 @@ def test_an_open_gate_learns_what_its_branch_would_tell_it(gate):
         for add in (add_branch, add_gated_branch):
             inputs = front.detach().requires_grad_(), torch.tensor(gate, requires_grad=True)
             block = encoder.encoders[layer.block]
-            out = add(block, layer.kind, inputs[0], pos_emb, mask, inputs[1])
-            weights = [p for m in modules(block, layer.kind) for p in m.parameters()]
+            branch = Branch(encoder.block_type, block, layer.kind, inputs[0], pos_emb, mask)
+            out = add(inputs[0], branch, inputs[1])
+            weights = [p for m in branch.modules() for p in m.parameters()]
             loss = (out**2).sum()
             grads = torch.autograd.grad(loss, [*inputs, *weights], allow_unused=True)
             results.append((out, *(g for g in grads if g is not None)))

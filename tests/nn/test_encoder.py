@@ -8,8 +8,7 @@ import torch
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_des.errors import ConfigError
-from espnet_des.nn.block import branch, scale
-from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.encoders import DESConformerEncoder
 from tests.conftest import TINY, make_encoder
 
 
@@ -105,8 +104,6 @@ def test_every_stock_key_is_known_and_shown():
 @pytest.mark.parametrize(
     "conf, says",
     [
-        ({"interctc_layer_idx": [1]}, "interctc_layer_idx.*CTC loss of its own"),
-        ({"interctc_use_conditioning": True}, "interctc_use_conditioning"),
         ({"ctc_trim": True}, "ctc_trim.*same length"),
         ({"normalize_before": False}, "normalize_before.*post-norm"),
         ({"layer_order": "reverse"}, r"layer_order: 'reverse'.*\['espnet', 'paper'\]"),
@@ -131,8 +128,9 @@ def test_layers_run_in_the_order_of_their_numbers(order):
     y = front.x
     for q, layer in enumerate(encoder.layers):
         block = encoder.encoders[layer.block]
-        out = branch(block, layer.kind, y, front.pos_emb, front.mask)
-        y = y + scale(block, layer.kind) * out
+        kind = encoder.block_type
+        out = kind.branch(block, layer.kind, y, front.pos_emb, front.mask)
+        y = y + kind.scale(block, layer.kind) * out
         if q % 4 == 3:
             y = block.norm_final(y)
     torch.testing.assert_close(encoder(x, lengths)[0], encoder.after_norm(y))
@@ -251,7 +249,9 @@ def test_stochastic_depth_drops_rows_as_the_plain_formulation(norm):
         y, pos_emb, mask = front
         for q, layer in enumerate(plain.layers):
             block = plain.encoders[layer.block]
-            f = branch(block, layer.kind, y, pos_emb, mask) * scale(block, layer.kind)
+            kind = plain.block_type
+            f = kind.branch(block, layer.kind, y, pos_emb, mask)
+            f = f * kind.scale(block, layer.kind)
             if q in keep:
                 f = f * keep[q][:, None, None] / (1 - p)
             y = y + f
@@ -270,7 +270,7 @@ def test_stochastic_depth_drops_rows_as_the_plain_formulation(norm):
 
 def test_stochastic_depth_as_recorded():
     """Kept rows are scaled by 1 / (1 - p), dropped ones are 0, nothing in eval."""
-    from espnet_des.nn.block import RowDraw, add_branch_to_rows
+    from espnet_des.nn.residual import Branch, RowDraw, add_branch_to_rows
     from tests.conftest import reference
 
     case = reference("f_stochastic_depth.json")
@@ -278,9 +278,10 @@ def test_stochastic_depth_as_recorded():
     block, x = encoder.encoders[0], torch.randn(200, 3, 8)
     mask, p = torch.ones(200, 1, 3, dtype=torch.bool), case["p"]
     keep = torch.rand(200) >= p
-    full = branch(block, "ff", x, None, mask) * 0.5
+    branch = Branch(encoder.block_type, block, "ff", x, None, mask)
+    full = branch.out() * 0.5
     rows = RowDraw(keep.nonzero().flatten(), int(keep.sum()))
-    added = add_branch_to_rows(block, "ff", x, None, mask, rows, 1 / (1 - p)) - x
+    added = add_branch_to_rows(x, branch, rows, 1 / (1 - p)) - x
     ratio = (added / full).mean(dim=(1, 2))
     values = torch.tensor(case["values"])
     torch.testing.assert_close(ratio, values[keep.long()], atol=1e-3, rtol=0)

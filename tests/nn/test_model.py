@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-import espnet_des.nn.encoder
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
+from espnet_des.nn.residual import Run
 from tests.conftest import make_batch, make_model, reference
 
 SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
@@ -49,51 +49,24 @@ class Recorder:
     def __init__(self, model, monkeypatch):
         self.passes = []
         encoder = model.encoder
-        number = {
-            (id(encoder.encoders[layer.block]), layer.kind): q
-            for q, layer in enumerate(encoder.layers)
-        }
-        plain, rows = (
-            espnet_des.nn.encoder.add_branch,
-            espnet_des.nn.encoder.add_branch_to_rows,
-        )
-        closed = espnet_des.nn.encoder.add_closed_branch
-        gated = espnet_des.nn.encoder.add_gated_branch
-        run = encoder.run_layers
+        run, add = encoder.run_layers, Run.add
 
         def run_layers(*args, **kwargs):
             self.passes.append({"executed": [], "stochastic_depth_on": [], "gates": {}})
             return run(*args, **kwargs)
 
-        def add_branch(block, kind, x, pos_emb, mask, factor=1.0):
-            q = number[id(block), kind]
-            self.passes[-1]["executed"].append(q)
-            self.passes[-1]["gates"][q] = float(torch.as_tensor(factor).detach())
-            return plain(block, kind, x, pos_emb, mask, factor)
-
-        def add_closed_branch(block, kind, x, pos_emb, mask, gate):
-            q = number[id(block), kind]
-            self.passes[-1]["executed"].append(q)
-            self.passes[-1]["gates"][q] = float(gate.detach())
-            return closed(block, kind, x, pos_emb, mask, gate)
-
-        def add_gated_branch(block, kind, x, pos_emb, mask, gate):
-            q = number[id(block), kind]
-            self.passes[-1]["executed"].append(q)
-            self.passes[-1]["gates"][q] = float(gate.detach())
-            return gated(block, kind, x, pos_emb, mask, gate)
-
-        def add_branch_to_rows(block, kind, *args):
-            q = number[id(block), kind]
-            self.passes[-1]["executed"].append(q)
-            self.passes[-1]["stochastic_depth_on"].append(q)
-            return rows(block, kind, *args)
+        def add_and_note(self_, x, branch, q, coeff):
+            of_pass = self.passes[-1]
+            of_pass["executed"].append(q)
+            if q in self_.keep_rows:
+                of_pass["stochastic_depth_on"].append(q)
+            else:
+                factor = coeff if self_.gates is None else self_.gates[q]
+                of_pass["gates"][q] = float(torch.as_tensor(factor).detach())
+            return add(self_, x, branch, q, coeff)
 
         monkeypatch.setattr(encoder, "run_layers", run_layers)
-        monkeypatch.setattr(espnet_des.nn.encoder, "add_branch", add_branch)
-        monkeypatch.setattr(espnet_des.nn.encoder, "add_gated_branch", add_gated_branch)
-        monkeypatch.setattr(espnet_des.nn.encoder, "add_branch_to_rows", add_branch_to_rows)
-        monkeypatch.setattr(espnet_des.nn.encoder, "add_closed_branch", add_closed_branch)
+        monkeypatch.setattr(Run, "add", add_and_note)
 
 
 CASES = reference("d_execution.json")["cases"]

@@ -9,7 +9,7 @@ import torch
 from espnet_des.deploy.extract import subnet_state
 from espnet_des.deploy.onnx.graph import CTCGraph
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import SubnetConformerEncoder
 from espnet_des.task import leave_out_plots
 from tests.conftest import TINY, make_batch, make_model
 from tests.deploy.test_onnx import assert_equal, expected

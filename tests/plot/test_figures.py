@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.layers import ORDERS, Layer, layer_names
+from espnet_des.method.layers import Layer, layer_names
 from espnet_des.method.selection import IterativeZeroOut, Schedule, SimpleTopK
 from espnet_des.method.tracker import History
 from espnet_des.plot.kept import draw_kept_layers, size_colours
 from espnet_des.plot.scores import ANNEALED, STAGE_1_END, ZERO_OUT, draw_scores
 from espnet_des.plot.style import smallest_sizes
 from espnet_des.plot.wer import draw_wer, read_sizes
+
+ORDERS = {
+    "espnet": ("ff_macaron", "mhsa", "conv", "ff"),
+    "paper": ("ff_macaron", "conv", "mhsa", "ff"),
+}
 
 
 def layers_of(blocks, kinds):

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from espnet_des.method.options import SelectionOptions, check_sizes
 from espnet_des.method.selection import METHODS, Schedule
 from espnet_des.nn.model import DESModel
-from tests.conftest import TOKENS, make_model
+from tests.conftest import TINY_OF, TOKENS, make_model
 
 # Enough features for every kind of subsampling.
 DIM = 16
@@ -133,26 +133,58 @@ def score_walks(draw, num_updates: int, num_layers: int):
     return torch.from_numpy(walk.astype(numpy.float32))
 
 
-@st.composite
-def encoder_confs(
-    draw, max_blocks=4, front_ends=tuple(FRONT_ENDS), positions=POSITIONS, **fixed
-):
-    """Any encoder_conf; some of its keys can be fixed."""
-    conf = {
-        "input_size": DIM,
-        "num_blocks": draw(st.integers(1, max_blocks)),
+def own_keys(draw, encoder: str, positions) -> dict:
+    """Any values of the keys that one kind of encoder has, and the layers in a block."""
+    position = draw(st.sampled_from(positions))
+    if encoder == "des_transformer":
+        return {"concat_after": draw(st.booleans())}
+    if "branchformer" in encoder:
+        keys = {k.replace("selfattention", "attention"): v for k, v in position.items()}
+        if encoder == "des_e_branchformer":
+            keys["use_ffn"] = draw(st.booleans())
+            keys["macaron_ffn"] = keys["use_ffn"] and draw(st.booleans())
+            keys["use_linear_after_conv"] = draw(st.booleans())
+        return keys
+    keys = position | {
         "macaron_style": draw(st.booleans()),
         "use_cnn_module": draw(st.booleans()),
         "layer_order": draw(st.sampled_from(["espnet", "paper"])),
-        "conv_norm": draw(st.sampled_from(["layer_norm", "batch_norm"])),
         "concat_after": draw(st.booleans()),
+    }
+    if encoder == "des_conformer":
+        keys["conv_norm"] = draw(st.sampled_from(["layer_norm", "batch_norm"]))
+    return keys
+
+
+def layers_per_block(encoder: str, keys: dict) -> int:
+    if "branchformer" in encoder:
+        return 2 + keys.get("use_ffn", False) + keys.get("macaron_ffn", False)
+    return 2 + keys.get("macaron_style", False) + keys.get("use_cnn_module", False)
+
+
+@st.composite
+def encoder_confs(
+    draw,
+    max_blocks=4,
+    front_ends=tuple(FRONT_ENDS),
+    positions=POSITIONS,
+    encoders=tuple(TINY_OF),
+    **fixed,
+):
+    """An encoder, by its name, and any conf of it; some of its keys can be fixed."""
+    encoder = draw(st.sampled_from(encoders))
+    conf = {
+        "encoder": encoder,
+        "input_size": DIM,
+        "num_blocks": draw(st.integers(1, max_blocks)),
         "input_layer": draw(st.sampled_from(front_ends)),
-        # The table of positions is made longer where an utterance needs it.
-        "max_pos_emb_len": draw(st.sampled_from([5000, 4])),
-        **draw(st.sampled_from(positions)),
+        **own_keys(draw, encoder, positions),
         **fixed,
     }
-    per_block = 2 + conf["macaron_style"] + conf["use_cnn_module"]
+    if encoder not in ("des_transformer", "des_branchformer"):
+        # The table of positions is made longer where an utterance needs it.
+        conf["max_pos_emb_len"] = draw(st.sampled_from([5000, 4]))
+    per_block = layers_per_block(encoder, conf)
     return conf | {"sizes": draw(size_lists(per_block * conf["num_blocks"]))}
 
 

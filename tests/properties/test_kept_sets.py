@@ -13,7 +13,7 @@ from espnet_des.method.passes import passes_of_stage_1, passes_of_stage_2
 from espnet_des.method.selection import rank, relaxed_topk
 from espnet_des.method.state import SelectionState
 from espnet_des.method.tracker import SelectionTracker
-from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.encoders import DESConformerEncoder
 from tests.conftest import examples
 from tests.properties.strategies import (
     SCORES,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_des.deploy.onnx.export import shortest_input
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
-from tests.conftest import examples
+from tests.conftest import TINY_OF, examples
 from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (
     DIM,
@@ -47,11 +47,12 @@ def test_the_exported_form_is_the_supernet_at_that_size(data):
         assert_equal(found, log_probs(supernet.model, batch))
 
 
-# Few: an export takes seconds. The first one has all kinds of layers.
-@examples(2)
-@given(st.data())
-def test_the_file_is_the_supernet_at_that_size(data):
-    supernet, graph = draw_size(data, max_blocks=1, macaron_style=True, use_cnn_module=True)
+# Few: an export takes seconds.
+@pytest.mark.parametrize("encoder", TINY_OF)
+@examples(1)
+@given(data=st.data())
+def test_the_file_is_the_supernet_at_that_size(encoder, data):
+    supernet, graph = draw_size(data, max_blocks=2, encoders=(encoder,))
     shortest = shortest_input(supernet.model, "features")
     assert shortest == FRONT_ENDS[supernet.conf["input_layer"]]
     alone = Batch(torch.randn(1, shortest, DIM), torch.tensor([shortest]))

@@ -15,8 +15,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet_des.deploy.extract import subnet_config, subnet_state
 from espnet_des.deploy.onnx.export import shortest_input
 from espnet_des.inference.best_path import BestPathDecoder
-from espnet_des.nn.subnet import SubnetConformerEncoder
-from tests.conftest import TINY, TOKENS, examples, make_model
+from espnet_des.nn.encoders import SUBNETS
+from tests.conftest import TINY_OF, TOKENS, examples, make_model
 from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (
     DIM,
@@ -38,9 +38,11 @@ pytestmark = pytest.mark.fuzzed
 
 def extracted(supernet: Supernet, size: int) -> ESPnetASRModel:
     """One size as extract_subnet writes it, and as ESPnet builds and loads it."""
-    whole = {"encoder_conf": TINY | supernet.conf, "model_conf": {"ctc_weight": 1.0}}
+    name = supernet.conf["encoder"]
+    conf = TINY_OF[name] | {k: v for k, v in supernet.conf.items() if k != "encoder"}
+    whole = {"encoder": name, "encoder_conf": conf, "model_conf": {"ctc_weight": 1.0}}
     config = subnet_config(whole, supernet.model, size)
-    encoder = SubnetConformerEncoder(**config["encoder_conf"])
+    encoder = SUBNETS[config["encoder"]](**config["encoder_conf"])
     part = ESPnetASRModel(
         vocab_size=len(TOKENS), token_list=list(TOKENS), frontend=None, specaug=None,
         normalize=supernet.model.normalize, preencoder=None, encoder=encoder, postencoder=None,

@@ -21,7 +21,8 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder, decode_files
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.scoring import count_errors, text_cleaner
-from espnet_des.nn.encoder import SUBSAMPLING
+from espnet_des.nn.encoders import SUPERNETS
+from espnet_des.nn.front_end import SUBSAMPLING
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import find_audio, read_header, read_mono
@@ -144,7 +145,7 @@ def load_one_size(config: Path, model_file: Path, size: int | None, folder: Path
         size: of a supernet; else None, or the size that the model has.
         folder: for the files of a size that is extracted first.
     """
-    if read_config(config)["encoder"] == "des_conformer":
+    if read_config(config)["encoder"] in SUPERNETS:
         if size is None:
             raise ConfigError(f"size: {config} is of a supernet; say which of its sizes")
         model_file = extract_subnet(config, model_file, size, folder / "subnet")

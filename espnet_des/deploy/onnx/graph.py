@@ -18,7 +18,8 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.deploy.onnx import modules
 from espnet_des.errors import ConfigError
-from espnet_des.nn.encoder import SUBSAMPLING, LayeredConformerEncoder, Subsampled
+from espnet_des.nn.encoder import LayeredEncoder
+from espnet_des.nn.front_end import SUBSAMPLING_2D, Subsampled
 from espnet_des.nn.vgg import VGGSubsampling
 from espnet_des.utils.files import write_atomically
 
@@ -40,10 +41,10 @@ class CTCGraph(torch.nn.Module):
     def __init__(self, model: ESPnetASRModel, source: str = "waveform"):
         super().__init__()
         encoder = model.encoder
-        if not isinstance(encoder, LayeredConformerEncoder):
+        if not isinstance(encoder, LayeredEncoder):
             raise ConfigError(
-                f"encoder: {type(encoder).__name__}: only des_conformer and the sizes "
-                "extracted from it can be exported"
+                f"encoder: {type(encoder).__name__}: only supernets and the sizes extracted "
+                "from them can be exported"
             )
         for name in ("preencoder", "postencoder"):
             if getattr(model, name) is not None:
@@ -55,10 +56,7 @@ class CTCGraph(torch.nn.Module):
         self.front = front_end(encoder.embed)
         del encoder.embed
         for block in encoder.encoders:
-            if block.conv_module is not None:
-                block.conv_module = modules.ChannelsLastConvolution(block.conv_module)
-            if block.self_attn is not None:
-                block.self_attn.use_flash_attn = block.self_attn.use_sdpa = False
+            modules.exportable(block)
         self.encoder, self.ctc_lo = encoder, model.ctc.ctc_lo
         self.eval()
 
@@ -92,7 +90,7 @@ def front_end(embed: torch.nn.Module) -> torch.nn.Module:
     """
     if isinstance(embed, VGGSubsampling):
         return modules.VGG(embed)
-    if isinstance(embed, SUBSAMPLING):
+    if isinstance(embed, SUBSAMPLING_2D):
         return modules.ConvSubsampling(embed)
     if isinstance(embed, torch.nn.Sequential):
         return modules.LinearInput(embed)

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.legacy.nets.pytorch_backend.conformer.convolution import ConvolutionModule
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
     PositionalEncoding,
@@ -211,6 +212,15 @@ class ChannelsLastConvolution(torch.nn.Module):
         x = x.masked_fill(~mask_pad.transpose(1, 2), 0.0)
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.second(self.activation(self.norm(x)))
+
+
+def exportable(block: Any) -> None:
+    """Give the modules of a block the form in which they are exported."""
+    for name, module in list(block.named_children()):
+        if isinstance(module, ConvolutionModule):
+            setattr(block, name, ChannelsLastConvolution(module))
+        elif isinstance(module, MultiHeadedAttention):
+            module.use_flash_attn = module.use_sdpa = False
 
 
 def _as_linear(conv: torch.nn.Conv1d) -> torch.nn.Linear:

@@ -19,8 +19,8 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.deploy.onnx.int8 import quantize
 from espnet_des.measure.benchmark.rounds import measure, ratio
-from espnet_des.nn.block import add_branch
-from espnet_des.nn.subnet import SubnetConformerEncoder
+from espnet_des.nn.encoders import SubnetConformerEncoder
+from espnet_des.nn.residual import Branch, add_branch
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import describe
 from espnet_des.utils.partial import partial_folder
@@ -102,7 +102,8 @@ class Bench:
         }
         for q, layer in enumerate(encoder.layers):
             block = encoder.encoders[layer.block]
-            parts[f"layer {q}"] = partial(add_branch, block, layer.kind, x, pos_emb, mask)
+            branch = Branch(encoder.block_type, block, layer.kind, x, pos_emb, mask)
+            parts[f"layer {q}"] = partial(add_branch, x, branch)
         for number, block in enumerate(encoder.encoders):
             parts[f"norm {number}"] = partial(block.norm_final, x)
         parts["last norm"] = lambda: encoder.after_norm(x)

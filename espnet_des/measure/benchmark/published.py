@@ -14,8 +14,8 @@ import torch
 
 from espnet_des.espnet_api import attention_loss
 from espnet_des.method.selection import rank, relaxed_topk
-from espnet_des.nn.block import branch, scale
-from espnet_des.nn.encoder import DESConformerEncoder, Subsampled
+from espnet_des.nn.encoder import SupernetEncoder
+from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.output_layers import ctc_of_size
 
@@ -85,7 +85,7 @@ def published_loss(
 
 
 def all_layers(
-    encoder: DESConformerEncoder,
+    encoder: SupernetEncoder,
     front: Subsampled,
     *,
     kept: Sequence[int] | None = None,
@@ -105,23 +105,25 @@ def all_layers(
         Output ``(batch, time, dim)``.
     """
     x, pos_emb, mask = front
+    kind = encoder.block_type
     rows = {}
     if dropped and drop_rate > 0.0:
         keep = torch.rand(len(dropped), x.size(0)) >= drop_rate
         multipliers = (keep / (1.0 - drop_rate)).to(x.device, x.dtype)
         rows = dict(zip(dropped, multipliers[:, :, None, None]))
     for number, block in enumerate(encoder.encoders):
-        for q, layer in enumerate(encoder.layers):
-            if layer.block != number or (kept is not None and q not in kept):
-                continue
-            out = scale(block, layer.kind) * branch(block, layer.kind, x, pos_emb, mask)
-            if gates is not None:
-                out = out * gates[q]
-            if q in rows:
-                out = out * rows[q]
-            x = x + out
-        if hasattr(block, "norm_final"):
-            x = block.norm_final(x)
+        for group in encoder.groups[number]:
+            source = x
+            for q in [q for q in group if kept is None or q in kept]:
+                layer = encoder.layers[q].kind
+                out = kind.branch(block, layer, source, pos_emb, mask, q == group[0])
+                out = kind.scale(block, layer) * out
+                if gates is not None:
+                    out = out * gates[q]
+                if q in rows:
+                    out = out * rows[q]
+                x = x + out
+        x = kind.after_block(block, x)
     return encoder.after_norm(x)
 
 

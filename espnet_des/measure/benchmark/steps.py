@@ -16,12 +16,11 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.measure.benchmark.published import published_loss
 from espnet_des.method.selection import LEARNED, IterativeZeroOut, Schedule
-from espnet_des.nn.encoder import DESConformerEncoder
+from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from espnet_des.nn.model import DESModel
-from espnet_des.nn.subnet import SubnetConformerEncoder
 
 FEATURES, FRAMES_PER_SECOND, VOCABULARY, LABELS_PER_SECOND = 80, 100, 500, 4
-MODULES_PER_BLOCK = 4  # macaron style
+MODULES_PER_BLOCK = 4  # macaron style, in a Conformer and an E-Branchformer
 Step = Callable[[], object]
 
 
@@ -30,6 +29,7 @@ class Setting(NamedTuple):
 
     Attributes:
         sizes: numbers of layers, ascending, the last one all; four in a block.
+        encoder: ``des_conformer`` or ``des_e_branchformer``.
         seconds: of audio, of each utterance.
         utterances: in the batch.
         precision: ``float32``, or ``bfloat16`` for autocast.
@@ -38,6 +38,7 @@ class Setting(NamedTuple):
     num_blocks: int = 12
     dim: int = 384
     sizes: tuple[int, ...] = (16, 32, 48)
+    encoder: str = "des_conformer"
     input_layer: str = "conv2d"
     seconds: float = 10.0
     utterances: int = 4
@@ -66,28 +67,35 @@ class Bench:
     def plain_of(self, size: int) -> ESPnetASRModel:
         """A model of only the first layers, to be trained by itself."""
         if size not in self.plain:
-            conf = self._conformer(math.ceil(size / MODULES_PER_BLOCK))
-            encoder = SubnetConformerEncoder(FEATURES, kept_layers=list(range(size)), **conf)
+            conf = self._conf(math.ceil(size / MODULES_PER_BLOCK))
+            subnet = SUBNETS[f"{self.setting.encoder}_subnet"]
+            encoder = subnet(FEATURES, kept_layers=list(range(size)), **conf)
             self.plain[size] = self._model(ESPnetASRModel, encoder)
         return self.plain[size]
 
     def _supernet(self, method: str) -> DESModel:
-        sizes, conformer = list(self.setting.sizes), self._conformer(self.setting.num_blocks)
-        encoder = DESConformerEncoder(FEATURES, sizes=sizes, **conformer)
+        sizes, conf = list(self.setting.sizes), self._conf(self.setting.num_blocks)
+        encoder = SUPERNETS[self.setting.encoder](FEATURES, sizes=sizes, **conf)
         model = self._model(DESModel, encoder, method=method)
         zeroed = model.options.zeroed_per_iteration(sizes[-1], sizes[0])
         model.state.set_schedule(Schedule((1,) * len(zeroed), tuple(zeroed)))
         return model
 
-    def _conformer(self, num_blocks: int) -> dict:
+    def _conf(self, num_blocks: int) -> dict:
         dim = self.setting.dim
-        return {
+        conf: dict = {
             "output_size": dim, "linear_units": 4 * dim, "attention_heads": max(1, dim // 64),
-            "num_blocks": num_blocks, "cnn_module_kernel": 31, "macaron_style": True,
-            "rel_pos_type": "latest", "input_layer": self.setting.input_layer,
-            "conv_norm": "layer_norm", "dropout_rate": 0.1, "positional_dropout_rate": 0.1,
-            "attention_dropout_rate": 0.1,
+            "num_blocks": num_blocks, "rel_pos_type": "latest",
+            "input_layer": self.setting.input_layer, "dropout_rate": 0.1,
+            "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.1,
         }  # fmt: skip
+        if self.setting.encoder == "des_e_branchformer":  # the ratios of ESPnet's recipes
+            return conf | {
+                "use_ffn": True, "macaron_ffn": True, "linear_units": 2 * dim,
+                "cgmlp_linear_units": 6 * dim, "cgmlp_conv_kernel": 31, "merge_conv_kernel": 31,
+            }  # fmt: skip
+        own = {"cnn_module_kernel": 31, "macaron_style": True, "conv_norm": "layer_norm"}
+        return conf | own
 
     def _model(self, kind: type, encoder: torch.nn.Module, **conf) -> ESPnetASRModel:
         model = kind(
