@@ -96,4 +96,4 @@ ablations: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf egs2/{mini_digits,compare_digits,compare_words,compare_read}/asr1/{data,dump,exp,downloads}
+	rm -rf egs2/{mini_digits,compare_digits,compare_digits_e_branchformer,compare_words,compare_read}/asr1/{data,dump,exp,downloads}

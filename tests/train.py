@@ -52,14 +52,14 @@ CONFIG = {
 }  # fmt: skip
 
 
-def make_data(folder: Path, utterances: int = 14) -> None:
+def make_data(folder: Path, utterances: int = 14, rate: int = 8000) -> None:
     """Noise of half a second each, with words of two or three letters."""
     rng = np.random.default_rng(0)
     wavs, texts, shapes, lengths = [], [], [], []
     for i in range(utterances):
-        samples = int(rng.integers(3600, 5200))
+        samples = int(rng.integers(3600, 5200)) * rate // 8000
         path = folder / f"{i:02d}.wav"
-        soundfile.write(path, 0.1 * rng.standard_normal(samples), 8000)
+        soundfile.write(path, 0.1 * rng.standard_normal(samples), rate)
         text = "".join(rng.choice(list("ABC"), rng.integers(2, 4)))
         wavs.append(f"u{i:02d} {path}\n")
         texts.append(f"u{i:02d} {text}\n")
@@ -72,7 +72,12 @@ def make_data(folder: Path, utterances: int = 14) -> None:
 
 def arguments(data: Path, out: Path, **changes) -> list:
     """Command line of ``asr_train``; ``a__b=c`` changes key b of a, None drops it."""
-    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    return command_line(data, out, changed(CONFIG, **changes))
+
+
+def changed(config: dict, **changes) -> dict:
+    """A copy; ``a__b=c`` changes key b of a, None drops it."""
+    config = yaml.safe_load(yaml.safe_dump(config))
     for key, value in changes.items():
         *parents, last = key.split("__")
         place = config
@@ -81,6 +86,11 @@ def arguments(data: Path, out: Path, **changes) -> list:
         place[last] = value
         if value is None and last != "normalize":
             del place[last]
+    return config
+
+
+def command_line(data: Path, out: Path, config: dict) -> list:
+    """Of ``asr_train`` with this config; the experiment's folder is ``out/exp``."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "train.yaml").write_text(yaml.safe_dump(config))
     command = ["--config", str(out / "train.yaml"), "--output_dir", str(out / "exp")]

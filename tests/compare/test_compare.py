@@ -24,7 +24,12 @@ from espnet_des.nn.encoders import DESConformerEncoder, SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ("compare_digits", "compare_words", "compare_read")
+RECIPES = (
+    "compare_digits",
+    "compare_digits_e_branchformer",
+    "compare_words",
+    "compare_read",
+)
 
 
 @pytest.fixture(params=RECIPES)

@@ -3,8 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-corpus=$(basename "$(dirname "${PWD}")")
-corpus=${corpus#compare_}
+. ../../TEMPLATE/compare/corpus.sh
 # What another corpus wants otherwise; of an option given twice the last value counts.
 own=()
 if [ -f conf/run.options ]; then
