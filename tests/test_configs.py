@@ -10,13 +10,16 @@ from espnet_des.method.options import check_fits
 
 ROOT = Path(__file__).parents[1]
 TRAIN = sorted(ROOT.glob("conf/*/train*.yaml"))
-ASR = [p for p in TRAIN if "lm" not in yaml.safe_load(p.read_text())]
-LM = [p for p in TRAIN if p not in ASR]
+LM = [p for p in TRAIN if "lm" in yaml.safe_load(p.read_text())]
+# With ESPnet's own settings and number of updates, not the paper's.
+ESPNETS = sorted(ROOT.glob("conf/[lt]*/train*e_branchformer*.yaml"))
+ASR = [p for p in TRAIN if p not in LM + ESPNETS]
 DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
 # E, the last update of stage 1: the sum of the published updates per iteration.
 LAST_UPDATE = {
     "mini_digits/train_des": 480,  # 60% of 800; everything else is published
     "compare_digits/train_des": 8 * 39,
+    "compare_digits_e_branchformer/train_des": 8 * 39,
     "compare_words/train_des": 8 * 135,
     "compare_read/train_des": 8 * 1125,
     "librispeech/train_des_simple_top_k": 32 * 14640,
@@ -29,9 +32,10 @@ LAST_UPDATE = {
     "tedlium2/train_des_iterative_zero_out_12_24_36_48": 14000 + 35 * 5600,
 }
 # Corpora of the project's own, with small models.
-OWN = {"mini_digits", "compare_digits", "compare_words", "compare_read"}
+OWN = {"mini_digits", "compare_digits", "compare_digits_e_branchformer", "compare_words",
+       "compare_read"}  # fmt: skip
 UPDATES = {
-    "mini_digits": 800, "compare_digits": 700, "compare_words": 2400, "compare_read": 20000,
+    "mini_digits": 800, "compare_digits": 700, "compare_digits_e_branchformer": 700, "compare_words": 2400, "compare_read": 20000,
     "librispeech": 732000, "tedlium2": 350000,
 }  # fmt: skip
 
@@ -103,6 +107,36 @@ def test_asr_config(path, parse):
         assert optimizer.defaults["eps"] == 1e-16
 
 
+@pytest.mark.parametrize("path", ESPNETS, ids=name)
+def test_e_branchformer_config(path, parse):
+    """ESPnet's published widths; the sizes are of as many layers as whole blocks have."""
+    from espnet2.tasks.asr import ASRTask
+    from espnet_des.task import SupernetTask, needs_supernet
+
+    args = parse(ASRTask, path)
+    model = ASRTask.build_model(args)
+    encoder, is_supernet = model.encoder, "train_des" in path.stem
+    assert needs_supernet(args) == is_supernet
+    blocks, dim = {"librispeech": (17, 512), "tedlium2": (12, 256)}[path.parent.name]
+    assert (len(encoder.encoders), encoder.output_size()) == (blocks, dim)
+    is_hybrid = not path.stem.endswith("_ctc")
+    assert (model.decoder is not None) == is_hybrid == (model.ctc_weight < 1)
+    ranked = "acc" if is_hybrid else "cer_ctc"
+    assert [criterion[1] for criterion in args.best_model_criterion] == [ranked]
+    other = path.with_name(path.name.replace("_des", "") if is_supernet else
+                           path.name.replace("train_", "train_des_"))  # fmt: skip
+    own, theirs = (yaml.safe_load(p.read_text()) for p in (path, other))
+    same = own.keys() - {"encoder", "encoder_conf", "model", "model_conf", "unused_parameters"}
+    assert all(own[key] == theirs[key] for key in same)
+    if is_supernet:
+        assert own["encoder_conf"].pop("sizes") == encoder.sizes
+        assert own["encoder_conf"] == theirs["encoder_conf"]
+        assert all(size % 4 == 0 for size in encoder.sizes)
+        SupernetTask.build_optimizers(args, model)
+        total = 1000 * args.max_epoch
+        check_fits(model.options.resolve(4 * blocks, encoder.sizes[0], total), total)
+
+
 @pytest.mark.parametrize("path", LM, ids=name)
 def test_lm_config(path, parse):
     from espnet2.tasks.lm import LMTask
@@ -118,7 +152,8 @@ def test_decode_config(path):
 
     required = ["--output_dir", "out", "--data_path_and_name_and_type", "a,speech,sound"]
     args = get_parser().parse_args(["--config", str(path), *required])
-    assert args.ctc_weight == 1.0  # nothing else has been trained
+    # Elsewhere nothing but CTC has been trained.
+    assert args.ctc_weight == (0.3 if "hybrid" in path.stem else 1.0)
     assert (args.lm_weight > 0) == ("lm" in path.stem)
 
 
