@@ -1,0 +1,70 @@
+"""ESPnet's own training configs with the encoder's name as the only change (``ESPNET_ROOT``).
+
+Trained across the stages, extracted and decoded through the real commands; widths are tiny,
+the kinds of modules are those of the configs.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet_des.deploy.extract import extract_subnet
+from espnet_des.inference.loading import load_model
+from espnet_des.inference.speech2text import Speech2Text
+from tests.espnet_configs import CORPORA, find, has_supernet, swapped
+from tests.train import TOKENS, command_line, load, make_data
+
+pytestmark = pytest.mark.recipes
+ROOT = os.environ.get("ESPNET_ROOT")
+FOUND = dict(find(Path(ROOT), CORPORA)) if ROOT else {}
+CONFIGS = {name: config for name, config in FOUND.items() if has_supernet(config)}
+# Those that ESPnet's own asr_train does not take either.
+LIGHTNING = "lightning_conf is of espnet2.bin.lightning_train; asr_train does not know it"
+# What a config needs besides ESPnet itself.
+NEEDS = {"s3prl": "s3prl", "s4": "opt_einsum"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder, 16, 16000)
+    return folder
+
+
+@pytest.mark.skipif(not ROOT, reason="ESPNET_ROOT is not set")
+def test_the_configs_are_there():
+    assert len(CONFIGS) >= 40
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_trains_decodes_and_is_extracted(name, data, tmp_path):
+    import espnet2.bin.asr_train as asr_train
+
+    config = CONFIGS[name]
+    if "lightning_conf" in config:
+        pytest.skip(LIGHTNING)
+    for module in {NEEDS.get(config.get(key)) for key in ("frontend", "decoder")} - {None}:
+        pytest.importorskip(module)
+    config = swapped(config) | {"token_type": "char", "token_list": TOKENS, "normalize": None}
+    asr_train.main(cmd=command_line(data, tmp_path, config))
+    exp = tmp_path / "exp"
+    file = exp / "latest.pth"
+    assert load(file)["encoder.selection.ranking"].any()  # stage 2
+    assert yaml.safe_load((exp / "config.yaml").read_text())["model"] == "des"
+    model, _ = load_model(exp / "config.yaml", file)
+    wave = torch.from_numpy(soundfile.read(data / "00.wav", dtype="float32")[0])
+    smallest = model.encoder.sizes[0]
+    own = extract_subnet(exp / "config.yaml", file, smallest, tmp_path / "small")
+    options = {"beam_size": 2, "ctc_weight": 0.3, "maxlenratio": -4.0}
+    if model.use_transducer_decoder:
+        options = {"beam_size": 2}
+    elif model.decoder is None:
+        options["ctc_weight"] = 1.0
+    whole = Speech2Text(exp / "config.yaml", file, size=smallest, **options)
+    part = Speech2Text(own.with_name("config.yaml"), own, **options)
+    (found, *_), (expected, *_) = whole(wave), part(wave)
+    assert found[:3] == expected[:3]
