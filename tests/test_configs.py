@@ -35,7 +35,8 @@ LAST_UPDATE = {
 OWN = {"mini_digits", "compare_digits", "compare_digits_e_branchformer", "compare_words",
        "compare_read"}  # fmt: skip
 UPDATES = {
-    "mini_digits": 800, "compare_digits": 700, "compare_digits_e_branchformer": 700, "compare_words": 2400, "compare_read": 20000,
+    "mini_digits": 800, "compare_digits": 700, "compare_digits_e_branchformer": 700,
+    "compare_words": 2400, "compare_read": 20000,
     "librispeech": 732000, "tedlium2": 350000,
 }  # fmt: skip
 

@@ -4,6 +4,8 @@ Trained across the stages, extracted and decoded through the real commands; widt
 the kinds of modules are those of the configs.
 """
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 import yaml
 
 from espnet_des.deploy.extract import extract_subnet
+from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from espnet_des.inference.speech2text import Speech2Text
 from tests.espnet_configs import CORPORA, find, has_supernet, swapped
@@ -26,6 +29,55 @@ CONFIGS = {name: config for name, config in FOUND.items() if has_supernet(config
 LIGHTNING = "lightning_conf is of espnet2.bin.lightning_train; asr_train does not know it"
 # What a config needs besides ESPnet itself.
 NEEDS = {"s3prl": "s3prl", "s4": "opt_einsum"}
+
+
+def build(config: dict, folder: Path):
+    """The model that asr_train would train."""
+    from espnet2.tasks.asr import ASRTask
+
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(config | {"token_type": "char", "normalize": None}))
+    tokens = folder / "tokens.txt"
+    tokens.write_text("\n".join(TOKENS))
+    args = ASRTask.get_parser().parse_args(
+        ["--config", str(path), "--token_list", str(tokens)]
+    )
+    return ASRTask.build_model(args)
+
+
+@pytest.mark.skipif(not ROOT, reason="ESPNET_ROOT is not set")
+def test_what_espnet_builds_of_all_its_asr_configs_builds_as_a_supernet(tmp_path, capsys):
+    """Or is refused by name. Prints how many of each encoder."""
+    counts: dict[tuple, list] = {}
+    for name, config in find(Path(ROOT)):
+        if name.split("/")[1] != "asr1":
+            continue  # other tasks than recognition of speech have a model of their own
+        if not has_supernet(config):
+            counts.setdefault((config["encoder"], "no supernet form"), []).append(name)
+            continue
+        ours = swapped(config)
+        stock = ours | {"encoder": config["encoder"]}
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            try:
+                build(stock, tmp_path)
+            except BaseException as error:
+                why = f"ESPnet does not build it either ({type(error).__name__})"
+                counts.setdefault((config["encoder"], why), []).append(name)
+                continue
+        try:
+            build(ours, tmp_path)
+        except ConfigError as error:
+            found = (config["encoder"], str(error)[:160])
+        else:
+            found = (config["encoder"], "builds")
+        counts.setdefault(found, []).append(name)
+    with capsys.disabled():  # what the docs tell
+        for (encoder, result), names in sorted(counts.items()):
+            print(f"{len(names):4d} {encoder}: {result} ({names[0]})")
+    assert sum(len(v) for (_, result), v in counts.items() if result == "builds") > 300
 
 
 @pytest.fixture(scope="module")

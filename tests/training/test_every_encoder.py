@@ -1,4 +1,4 @@
-"""Each encoder's whole life: trained by asr_train, resumed, extracted, decoded, exported, measured."""
+"""Each encoder from its training to its ONNX file, by way of what measures and draws it."""
 
 import json
 
