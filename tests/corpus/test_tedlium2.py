@@ -79,7 +79,7 @@ def test_segments_have_ids_of_the_stm_times_and_only_training_is_padded(tmp_path
     assert read_table(train / "text") == {
         f"{TALK}-0000100-0000200": "it's one",
         f"{TALK}-0000210-0000300": "two",
-        f"{TALK}-0000900-0001020": "three",
+        f"{TALK}-0000900-0001019": "three",  # 10.2 * 100, cut off as awk does
     }
     # 0.15 s before and 0.1 s after; neighbours meet; the end is that of the audio.
     times = [row.split()[1:] for row in read_table(train / "segments").values()]
@@ -97,6 +97,23 @@ def test_segments_have_ids_of_the_stm_times_and_only_training_is_padded(tmp_path
     prepare_tedlium2(tmp_path / "TEDLIUM_release2", tmp_path / "data")
     assert "train, dev, test are there already" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
+
+
+def test_ids_are_what_the_awk_of_espnets_recipe_makes_of_the_times(tmp_path):
+    """It cuts the binary fraction: 1.15 s times 100 is a little less than 115."""
+    times = [f"{2 * n + k / 100:.2f}" for n, k in enumerate(range(0, 100, 3))]
+    ends = [f"{float(begin) + 1.29:.2f}" for begin in times]
+    lines = [line(*pair, "word") for pair in zip(times, ends)]
+    made = subprocess.run(
+        ["awk", r'{ printf ("%s-%07d-%07d\n", $1, $4*100, $5*100) }'], check=True,
+        input="\n".join(lines), capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    exact = [f"{TALK}-{round(float(b) * 100):07d}-{round(float(e) * 100):07d}"
+             for b, e in zip(times, ends)]  # fmt: skip
+    assert made != exact
+    make_talk(tmp_path, lines, seconds=80.0)
+    prepare_tedlium2(tmp_path, tmp_path / "data")
+    assert list(read_table(tmp_path / "data/train/text")) == made
 
 
 BAD_LINES = [
