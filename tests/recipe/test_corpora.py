@@ -4,6 +4,7 @@ make test-recipes                             # the project's own driver
 make test-recipes ESPNET_ROOT=~/espnet        # and a real ESPnet checkout
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -48,6 +49,9 @@ def recipe_folder(corpus: str, folder: Path, downloads: Path = None) -> Path:
         (folder / name).symlink_to((source / name).resolve())
     if downloads is None:
         MAKE[corpus](folder / "downloads")
+        if corpus == "librispeech":
+            packed = folder / "downloads/librispeech-lm-norm.txt.gz"
+            packed.write_bytes(gzip.compress(b"SEVEN OF NINE\n" * 20))
     else:
         (folder / "downloads").symlink_to(downloads)
     return folder
@@ -84,6 +88,8 @@ def check_outputs(folder: Path, corpus: str) -> None:
     for path in ("asr_stats_raw_en_bpe30/train/feats_stats.npz", "lm_tiny/valid.loss.ave.pth",
                  "lm_tiny/perplexity_test/ppl", "asr_tiny/RESULTS.md"):  # fmt: skip
         assert (folder / "exp" / path).exists(), path
+    other = (folder / "dump/raw/lm_train.txt").read_text().count("librispeech_lng_")
+    assert other == (20 if corpus == "librispeech" else 0)
     assert (folder / "data/en_token_list/bpe_unigram30/tokens.txt").exists()
     names = zipfile.ZipFile(exp / "asr_tiny_valid.cer_ctc.ave.zip").namelist()
     assert {"meta.yaml", "exp/asr_tiny/config.yaml"} <= set(names)
