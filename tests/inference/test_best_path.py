@@ -313,7 +313,6 @@ def test_an_error_of_the_model_is_that_of_one_utterance(exp, folder, tmp_path):
 
 @pytest.mark.parametrize("name, content, says", [
     ("wav.scp", "u1 sox a.wav -t wav - |\n", "u1 sox a.wav .* is a command"),
-    ("wav.scp", "u1 data.ark:123\n", "is a command or a place in an archive"),
     ("wav.scp", "u1 a.wav\nu2\n", "wav.scp:2: 'u2' must be 'utt path'"),
     ("wav.scp", "u1 a.wav\nu1 b.wav\n", "wav.scp:2: utterance u1 occurs twice"),
     ("list", "x/a.wav\ny/a.flac\n", "x/a.wav and y/a.flac would both be utterance a; give a wav"),

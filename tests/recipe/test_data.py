@@ -2,8 +2,11 @@
 
 from argparse import Namespace
 
+import pytest
+
 from espnet_des.corpus.kaldi import write_table
 from espnet_des.recipe.data import filter_length
+from espnet_des.recipe.jobs import speech
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
 
@@ -31,3 +34,13 @@ def test_a_language_model_is_trained_on_all_texts_that_are_named(tmp_path):
     assert at.lm_train.read_text(encoding="utf-8") == (
         "utt-b Ä WORD\nutt-a ONE\nlng_2 A BANK\nlng_1 IT'S 100%\n"
     )
+
+
+@pytest.mark.parametrize("audio_format, kind", [
+    (None, "sound"), ("wav", "sound"), ("flac", "sound"), ("flac.ark", "kaldi_ark"),
+    ("wav.ark", "kaldi_ark"), ("multi_wav", "multi_columns_sound"),
+])  # fmt: skip
+def test_a_dump_of_espnets_stage_3_is_read_as_asr_sh_reads_it(tmp_path, audio_format, kind):
+    if audio_format:
+        (tmp_path / "audio_format").write_text(f"{audio_format}\n")
+    assert speech(tmp_path) == f"{tmp_path}/wav.scp,speech,{kind}"
