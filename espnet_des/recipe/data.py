@@ -188,9 +188,9 @@ def filter_length(o: argparse.Namespace, at: Layout) -> None:
         write_table(target / "spk2utt", speakers)
         for table in ("feats_type", "audio_format"):
             shutil.copy(source / table, target / table)
-    texts = (o.lm_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split()
+    lm_texts = (o.lm_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split()
     with at.lm_train.open("w", encoding="utf-8") as out:
-        for text in texts:  # LibriSpeech's for language models has 40 million lines
+        for text in lm_texts:  # LibriSpeech's for language models has 40 million lines
             out.writelines(f"{u} {words}\n" for u, words in read_rows(Path(text)) if words)
 
 

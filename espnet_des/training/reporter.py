@@ -47,6 +47,8 @@ class PresentReporter(SubReporter):
     An update of stage 1 has no loss of a middle size, one of stage 2 that of a single one.
     """
 
+    stats: dict[str, list[ReportedValue]]
+
     @contextlib.contextmanager
     def _only_present(self, start: int | None, end: int | None = None) -> Iterator[None]:
         everything = self.stats

@@ -400,7 +400,7 @@ def test_command_line(exp, odd, folder, tmp_path):
     for arguments, code, says in (
         (("--input", folder, "--size", "4"), 1, "size: 4 must be one of [3, 5, 8]"),
         (("--input", tmp_path / "absent"), 1, "absent does not exist"),
-        (("--input", folder, "--size", "many"), 2, "--size: invalid int"),
+        (("--input", folder, "--size", "many"), 2, "--size: 'many' must be a whole number"),
     ):
         done = run(*arguments)
         assert done.returncode == code and says in done.stderr
