@@ -1,4 +1,5 @@
 # make demo    train a supernet on spoken digits and show every size (10 minutes)
+#              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
 # make test    run the tests (8 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
@@ -15,6 +16,7 @@
 # PYTHON=python3.13 is tried before python3, where an environment is made.
 
 METHOD ?= simple_top_k
+ENCODER ?= des_conformer
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -26,8 +28,10 @@ export ESPNET_ROOT
 
 TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
 
+demo: TAG = $(patsubst %,%_,$(filter-out des_conformer,$(ENCODER)))$(METHOD)
 demo: .venv/.ready
-	egs2/mini_digits/asr1/run.sh --asr_tag "$(METHOD)" --asr_args "--model_conf method=$(METHOD)"
+	ENCODER="$(ENCODER)" egs2/mini_digits/asr1/run.sh --asr_tag "$(TAG)" \
+	    --asr_args "--model_conf method=$(METHOD)"
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.

@@ -272,8 +272,9 @@ ASSUMPTIONS = (
         "of which the mean takes no account",
     ),
     Assumption(
-        "subreporter_says_no_valid_stats_found",
-        "of a value that is NaN in a whole epoch: that warning is silenced by its words",
+        "subreporter_fills_in_nan_without_weight",
+        "of a value that a step has not, and tells all values of its stats: PresentReporter "
+        "leaves out what was only filled in",
     ),
     Assumption(
         "average_sums_integers",

@@ -299,15 +299,23 @@ def test_subreporter_takes_values_of_its_own():
     assert (found["loss"], found["margin"]) == (0.5, 0.25)
 
 
-def test_subreporter_says_no_valid_stats_found():
+def test_subreporter_fills_in_nan_without_weight():
     reporter = Reporter()
     reporter.set_epoch(1)
     sub = reporter.start_epoch("train")
-    sub.register({"loss_ctc_size5": float("nan")}, torch.tensor(2.0))
-    sub.next()
-    with pytest.warns(UserWarning, match="^No valid stats found"):
-        reporter.finish_epoch(sub)
-    assert numpy.isnan(reporter.stats[1]["train"]["loss_ctc_size5"])
+    assert (sub.key, sub.epoch, sub.total_count) == ("train", 1, 0)
+    for stats, times in (({"early": 1.0}, {}), ({"late": 2.0}, {"time_of_late": 3.0})):
+        sub.register(stats, torch.tensor(2.0))
+        sub.register(times)
+        sub.next()
+    for values, place in ((sub.stats["late"], 0), (sub.stats["early"], 1)):
+        assert numpy.isnan(values[place].value) and values[place].weight == 0
+        assert values[1 - place].weight == 2.0
+    assert numpy.isnan(sub.stats["time_of_late"][0].value)
+    assert not hasattr(sub.stats["time_of_late"][0], "weight")
+    assert "early=nan" in sub.log_message(-1)
+    del sub.stats["early"]
+    assert "early=nan" not in sub.log_message(-1)
 
 
 def test_average_sums_integers(tmp_path):

@@ -1,14 +1,13 @@
 """Measure how the cost of an update grows with sizes, depth and length."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--input_layer", choices=("conv2d", "vgg"), default="conv2d")
     parser.add_argument("--dim", type=int, default=144)

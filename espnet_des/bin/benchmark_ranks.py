@@ -1,14 +1,13 @@
 """Measure what an update costs on two processes, by when gradients are handed over."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_blocks", type=int, default=12, help="a multiple of 3")
     parser.add_argument("--dim", type=int, default=256)

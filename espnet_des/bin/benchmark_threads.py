@@ -1,14 +1,13 @@
 """Time a small training with one and several threads, alone and beside busy programs."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2, help="of a training with several")
     parser.add_argument("--busy", type=int, default=2, help="other programs")

@@ -1,14 +1,13 @@
 """Measure what an update of a supernet costs beside a plain step of its full size."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument(
         "--input_layer", choices=("conv2d", "vgg"), nargs="+", default=("conv2d", "vgg"),

@@ -1,14 +1,13 @@
 """Compare supernets with separately trained models and other baselines."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
     parser.add_argument("--what", choices=("compare", "ablations"), default="compare")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")

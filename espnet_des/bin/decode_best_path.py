@@ -9,11 +9,11 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import as_command
+from espnet_des.utils.command import CommandParser, as_command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--asr_train_config", type=Path, required=True)

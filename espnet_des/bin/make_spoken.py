@@ -1,15 +1,14 @@
 """Generate a corpus of spoken digits or words."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from espnet_des.corpus.generated import CORPORA
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--corpus", choices=sorted(CORPORA), default="mini_digits")
     parser.add_argument("--seed", type=int, default=0)

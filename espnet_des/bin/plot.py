@@ -1,14 +1,13 @@
 """Draw the layers a supernet keeps, its scores over training, and the WER of its sizes."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--asr_train_config", type=Path, required=True)
     parser.add_argument("--asr_model_file", type=Path, required=True)
     parser.add_argument(

@@ -1,14 +1,13 @@
 """Make Kaldi-style data directories from LibriSpeech."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from espnet_des.utils.command import call
+from espnet_des.utils.command import CommandParser, call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="holds LibriSpeech/")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--sets", nargs="+", required=True, help="names in the corpus")

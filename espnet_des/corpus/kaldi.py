@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,19 +173,29 @@ def write_table(path: Path, table: dict[str, str]) -> None:
 
 def read_table(path: Path) -> dict[str, str]:
     """Read ``key value`` lines; the value may be empty."""
+    table: dict[str, str] = {}
+    for number, (key, value) in enumerate(read_rows(path), 1):
+        if key in table:
+            raise DataError(f"{path}:{number}: the key is repeated")
+        table[key] = value
+    return table
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """``key value`` lines one by one, of a table that need not fit into memory.
+
+    Raises:
+        DataError: where it is not there, not UTF-8, or a key is empty.
+    """
     if not path.exists():
         raise DataError(f"{path} is missing: run the stage that makes it first")
-    table = {}
-    try:
-        # Editors of Windows begin a file with a mark that is no part of the first key.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error}); convert it") from error
-    if lines[-1] == "":
-        del lines[-1]
-    for number, line in enumerate(lines, 1):
-        key, *value = line.split(maxsplit=1) or [""]
-        if not key or key in table:
-            raise DataError(f"{path}:{number}: the key is {'repeated' if key else 'empty'}")
-        table[key] = "".join(value).strip()
-    return table
+    # Editors of Windows begin a file with a mark that is no part of the first key.
+    with path.open(encoding="utf-8-sig") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                key, *value = line.split(maxsplit=1) or [""]
+                if not key:
+                    raise DataError(f"{path}:{number}: the key is empty")
+                yield key, "".join(value).strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 ({error}); convert it") from error

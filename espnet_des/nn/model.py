@@ -325,7 +325,7 @@ class DESModel(ESPnetASRModel):
                 "through python3 -m espnet_des, whose Trainer sets it"
             )
         t = int(self.state.updates)
-        stats: dict[str, Any] = self._missing_stats()
+        stats: dict[str, Any] = {}
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
         *earlier, last = self.passes(t, scores)
         for p in earlier:
@@ -418,7 +418,7 @@ class DESModel(ESPnetASRModel):
         return loss, {self._name_at(p.size, name): value for name, value in stats.items()}
 
     def names_of_stats(self, training: bool, with_decoder: bool | None = None) -> set[str]:
-        """Names of all that :meth:`forward` reports, in every update or evaluation.
+        """Names of all that :meth:`forward` reports, in some updates or evaluations.
 
         Args:
             training: False for those of evaluation.
@@ -443,17 +443,6 @@ class DESModel(ESPnetASRModel):
 
     def _name_at(self, size: int, name: str) -> str:
         return name if size == self.encoder.num_layers else f"{name}_size{size}"
-
-    def _missing_stats(self) -> dict[str, float]:
-        """Keys of what only some updates have; ESPnet ranks epochs by any key."""
-        stats = {
-            self._name_at(size, name): float("nan")
-            for size in self.encoder.sizes[1:-1]
-            for name in self._names_of_pass(training=True)
-        }
-        if self.selector.needs_travel:
-            stats["loss_sparsity"] = float("nan")
-        return stats
 
     def before_step(self) -> None:
         """Leave alone what this update did not train (optimizer's pre-step hook).

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import soxr
 
-from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.corpus.kaldi import read_rows, read_table, write_table
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
 from espnet_des.utils.audio import read_header, read_mono, write_audio
@@ -188,10 +188,10 @@ def filter_length(o: argparse.Namespace, at: Layout) -> None:
         write_table(target / "spk2utt", speakers)
         for table in ("feats_type", "audio_format"):
             shutil.copy(source / table, target / table)
-    lines = []
-    for text in (o.lm_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split():
-        lines += [f"{u} {words}\n" for u, words in read_table(Path(text)).items() if words]
-    (at.feats / "lm_train.txt").write_text("".join(lines), encoding="utf-8")
+    lm_texts = (o.lm_train_text or f"{at.feats / 'org' / o.train_set / 'text'}").split()
+    with at.lm_train.open("w", encoding="utf-8") as out:
+        for text in lm_texts:  # LibriSpeech's for language models has 40 million lines
+            out.writelines(f"{u} {words}\n" for u, words in read_rows(Path(text)) if words)
 
 
 def make_tokens(o: argparse.Namespace, at: Layout) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.inference.scoring import Errors, text_cleaner, write_scores
-from espnet_des.recipe.jobs import espnet, run_in_parts
+from espnet_des.recipe.jobs import espnet, run_in_parts, speech
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.lm import lm_model
 from espnet_des.recipe.process import StageError, run_logged, say
@@ -46,7 +46,7 @@ def decode(o: argparse.Namespace, at: Layout, exp: Path | None = None) -> None:
             lambda job: [
                 *espnet(o, "asr_inference"), "--batch_size", str(o.batch_size), "--ngpu", "0",
                 *(["--config", o.inference_config] if o.inference_config else []),
-                "--data_path_and_name_and_type", f"{scp},speech,sound",
+                "--data_path_and_name_and_type", speech(at.feats / name),
                 "--key_file", str(logdir / f"keys.{job}.scp"),
                 "--asr_train_config", str(exp / "config.yaml"), "--asr_model_file", str(model),
                 "--output_dir", str(logdir / f"output.{job}"), *lm,

@@ -24,6 +24,18 @@ def tokens(o: argparse.Namespace, at) -> list[str]:
     ]  # fmt: skip
 
 
+def speech(folder: Path) -> str:
+    """The audio of a folder of the dump, for ESPnet's ``--..._data_path_and_name_and_type``.
+
+    ESPnet's stage 3 may have written it, with ``--audio_format flac.ark`` for one.
+    """
+    named = folder / "audio_format"
+    audio_format = named.read_text().strip() if named.exists() else ""
+    kind = "multi_columns_sound" if audio_format.startswith("multi_") else "sound"
+    kind = "kaldi_ark" if audio_format.endswith("ark") else kind
+    return f"{folder / 'wav.scp'},speech,{kind}"
+
+
 def run_in_parts(
     keys: dict[str, list[str]], jobs: int, logdir: Path, name: str,
     command: Callable[[int], list[str]],

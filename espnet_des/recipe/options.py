@@ -1,6 +1,7 @@
 """Options of the driver: the names, meanings and defaults of ESPnet's asr.sh."""
 
 import argparse
+import difflib
 import shlex
 import sys
 from pathlib import Path
@@ -9,25 +10,69 @@ from typing import Any
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
 from espnet_des.inference.scoring import text_cleaner
-
-# What asr.sh has and this driver leaves out; its value says that it is off.
-LEFT_OUT = {
-    "use_ngram": "false", "use_word_lm": "false", "use_k2": "false",
-    "use_streaming": "false", "use_maskctc": "false", "use_lightning": "false",
-    "use_prompt": "false", "use_lang_prompt": "false", "use_nlp_prompt": "false",
-    "sot_asr": "false", "num_ref": "1", "num_splits_asr": "1", "num_splits_lm": "1",
-    "asr_task": "asr", "num_nodes": "1", "gpu_inference": "false", "download_model": "",
-    "hf_repo": "",
-    "skip_upload_hf": "true",
-    "auxiliary_data_tags": "", "post_process_local_data_opts": "",
-    "multi_columns_input_wav_scp": "false", "multi_columns_output_wav_scp": "false",
-    "hugging_face_model_name_or_path": "",
-}  # fmt: skip
+from espnet_des.recipe.asr_sh import (
+    LEFT_OUT,
+    OF_STAGE_16,
+    WITHOUT_SIZES,
+    check_followed,
+    check_known,
+)
+from espnet_des.utils.command import CommandParser
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parse the command line; of an option given twice the last value counts."""
-    parser = argparse.ArgumentParser(
+    """Parse the command line; of an option given twice the last value counts.
+
+    Names may have hyphens, as in Kaldi's and ESPnet's scripts. With ``--asr_sh`` the options
+    are ESPnet's, and what comes back is for stage 16 alone.
+    """
+    parser = make_parser()
+    values = read_values(parser, argv)
+    follows = bool(values.get("asr_sh"))
+    if follows:
+        check_known(parser, list(values), Path(values["asr_sh"]))
+        check_followed(parser, values)
+        values = {name: value for name, value in values.items() if name in OF_STAGE_16}
+    else:
+        check_names_of(parser, list(values))
+    opts = parser.parse_args([f"--{name}={value}" for name, value in values.items()])
+    if follows:
+        opts.stage = 16
+    check(parser, opts)
+    return opts
+
+
+def read_values(parser: argparse.ArgumentParser, argv: list[str]) -> dict[str, str]:
+    """Options to their values, of ``--name value`` and of ``--name=value``."""
+    values: dict[str, str] = {}
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("--help", "-h"):
+            parser.parse_args(["--help"])
+        if not argument.startswith("--"):
+            parser.error(f"{argument}: every argument must follow an --option")
+        name, is_joined, value = argument[2:].partition("=")
+        if not is_joined:
+            following = next(arguments, None)
+            if following is None:
+                parser.error(f"{argument} needs a value")
+            value = following
+        values[name.replace("-", "_")] = value
+    return values
+
+
+def check_names_of(parser: argparse.ArgumentParser, names: list[str]) -> None:
+    """Refuse options that there are not, and name one that may be meant."""
+    known = vars(parser.parse_args([]))
+    for name in names:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, 1)
+            hint = f" is --{alike[0]} meant?" if alike else ""
+            parser.error(f"--{name}: unknown;{hint} --help lists all options")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
         prog="run.sh", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
@@ -127,9 +172,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     others = parser.add_argument_group("Left out of this driver (asr.sh has them)")
     for name, off in LEFT_OUT.items():
         others.add_argument(f"--{name}", default=off, help=argparse.SUPPRESS)
-    opts = parser.parse_args(argv)
-    check(parser, opts)
-    return opts
+    # Of the recipes' asr.sh, where ESPnet's runs all stages but 16.
+    others.add_argument("--asr_sh", default="", help=argparse.SUPPRESS)
+    others.add_argument("--only_check", type=str2bool, default=False, help=argparse.SUPPRESS)
+    return parser
 
 
 def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
@@ -138,25 +184,35 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
         if getattr(opts, name) != off:
             parser.error(
                 f"--{name} {getattr(opts, name)}: this driver leaves that out; it is part "
-                f"of ESPnet's asr.sh (here only {off or 'empty'!r} is possible)"
+                f"of ESPnet's asr.sh, which --espnet_root runs (here only {off or 'empty'!r} is "
+                "possible)"
             )
     for name in ("train_set", "valid_set", "test_sets"):
         if not getattr(opts, name):
             parser.error(f"--{name} is required")
-    for name, right in (
-        ("feats_type", ["raw"]),
-        ("token_type", ["char", "bpe", "word"]),
-        ("audio_format", ["flac", "wav"]),
-        ("feats_normalize", ["global_mvn", "utterance_mvn"]),
-        ("sizes_decoding", ["best_path", "beam"]),
-    ):
-        if getattr(opts, name) not in right:
-            parser.error(f"--{name} {getattr(opts, name)}: must be one of {right}")
+    follows = bool(opts.asr_sh)
+    right = {
+        "feats_type": ["raw", "raw_copy"] if follows else ["raw"],
+        "token_type": ["char", "bpe", "word"],
+        "audio_format": ["flac", "wav"],
+        "feats_normalize": ["global_mvn", "utterance_mvn"],
+        "sizes_decoding": ["best_path", "beam"],
+    }
+    if follows:
+        del right["feats_normalize"]  # nothing but packing asks for it
+    for name, values in right.items():
+        if getattr(opts, name) not in values:
+            hint = f"; {WITHOUT_SIZES}" if follows else ""
+            parser.error(f"--{name} {getattr(opts, name)}: must be one of {values}{hint}")
     for name in ("asr_config", "lm_config", "inference_config"):
         path = getattr(opts, name)
         if path is not None and not Path(path).is_file():
             parser.error(f"--{name} {path}: no such file")
-    for name in ("nj", "inference_nj", "batch_size"):
+    if not all(stage.isdecimal() for stage in opts.skip_stages.split()):
+        parser.error(
+            f'--skip_stages {opts.skip_stages}: must be numbers of stages, such as "6 7 8"'
+        )
+    for name in ("nj", "inference_nj", "batch_size", "nbpe"):
         if getattr(opts, name) < 1:
             parser.error(f"--{name} {getattr(opts, name)}: must be 1 or more")
     for name in ("cleaner", "hyp_cleaner"):

@@ -5,7 +5,14 @@ import shlex
 from pathlib import Path
 
 from espnet_des.corpus.kaldi import read_table
-from espnet_des.recipe.jobs import aggregate, count_lines, espnet, run_in_parts, tokens
+from espnet_des.recipe.jobs import (
+    aggregate,
+    count_lines,
+    espnet,
+    run_in_parts,
+    speech,
+    tokens,
+)
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, say
 from espnet_des.utils.files import alone_in
@@ -24,9 +31,8 @@ def _data(o: argparse.Namespace, at: Layout) -> list[str]:
         folder = at.feats / name
         if not (folder / "wav.scp").exists():
             raise StageError(f"{folder}/wav.scp is missing: run stages 3 and 4 first")
-        for file, key, form in (("wav.scp", "speech", "sound"), ("text", "text", "text")):
-            option = f"--{kind}_data_path_and_name_and_type"
-            arguments += [option, f"{folder / file},{key},{form}"]
+        for named in (speech(folder), f"{folder / 'text'},text,text"):
+            arguments += [f"--{kind}_data_path_and_name_and_type", named]
     return arguments
 
 

@@ -1,12 +1,13 @@
 """ESPnet's Reporter, for which only whole stage-2 epochs can be the best."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy
 import torch
 
-from espnet2.train.reporter import Reporter
+from espnet2.train.reporter import ReportedValue, Reporter, SubReporter, WeightedAverage
 from espnet_des.espnet_api import epoch_file
 from espnet_des.nn.model import DESModel
 
@@ -31,6 +32,47 @@ def reported_names(model: DESModel, optimizer: torch.optim.Optimizer) -> dict[st
     }
 
 
+def is_filled_in(value: ReportedValue) -> bool:
+    """True of the NaN that ESPnet notes of a step in which a value does not exist.
+
+    One that the model has computed has a weight, and tells of a training that diverges.
+    """
+    weighs = isinstance(value, WeightedAverage) and value.weight != 0
+    return not weighs and bool(numpy.isnan(value.value))
+
+
+class PresentReporter(SubReporter):
+    """Tell of the latest updates what they have, and no NaN of what they have not.
+
+    An update of stage 1 has no loss of a middle size, one of stage 2 that of a single one.
+    """
+
+    stats: dict[str, list[ReportedValue]]
+
+    @contextlib.contextmanager
+    def _only_present(self, start: int | None, end: int | None = None) -> Iterator[None]:
+        everything = self.stats
+        present = {k: v for k, v in everything.items()
+                   if not all(map(is_filled_in, v[start:end]))}  # fmt: skip
+        self.stats = present
+        try:
+            yield
+        finally:
+            self.stats = everything
+
+    def log_message(self, start: int | None = None, end: int | None = None) -> str:
+        with self._only_present(start, end):
+            return super().log_message(start, end)
+
+    def tensorboard_add_scalar(self, summary_writer, start: int | None = None) -> None:
+        with self._only_present(start):
+            super().tensorboard_add_scalar(summary_writer, start)
+
+    def wandb_log(self, start: int | None = None) -> None:
+        with self._only_present(start):
+            super().wandb_log(start)
+
+
 class StageReporter(Reporter):
     """Rank, average and stop by epochs that trained the chosen sizes throughout.
 
@@ -46,6 +88,10 @@ class StageReporter(Reporter):
         super().__init__()
         self.criteria = [tuple(criterion) for criterion in best_model_criterion]
         self.lost: set[int] = set()
+
+    def start_epoch(self, key: str, epoch: int | None = None) -> SubReporter:
+        started = super().start_epoch(key, epoch)
+        return PresentReporter(key, started.epoch, started.total_count)
 
     def kept_epochs(self, nbest: int) -> set[int]:
         """Those that are among the n best of a criterion."""
@@ -89,16 +135,18 @@ class StageReporter(Reporter):
         return sorted(finite, key=lambda pair: pair[1], reverse=mode == "max")
 
     def has(self, key: str, key2: str, epoch: int | None = None) -> bool:
-        """True where ESPnet may ask for the best epoch by this value."""
-        found = super().has(key, key2, epoch)
-        return found and bool(self.sort_epochs_and_values(key, key2, "min"))
+        """True where ESPnet may ask for the best epoch by this value.
+
+        The current epoch may lack it: without a middle size, for one, in all of its updates.
+        """
+        return bool(self.sort_epochs_and_values(key, key2, "min"))
 
     def get_value(self, key: str, key2: str, epoch: int | None = None):
-        """The value itself, which schedulers need in every epoch."""
+        """The value itself, which schedulers need in every epoch; NaN where there is none."""
         epoch = self.get_epoch() if epoch is None else epoch
-        if not super().has(key, key2, epoch):
+        if key not in self.stats.get(epoch, {}):
             raise KeyError(f"{key}.{key2} is not found in stats: {self.get_all_keys()}")
-        return self.stats[epoch][key][key2]
+        return self.stats[epoch][key].get(key2, float("nan"))
 
     def check_early_stopping(
         self, patience: int, key1: str, key2: str, mode: str, *args, **kwargs

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +86,11 @@ class SupernetTrainer(stock.Trainer):
 
         try:
             # ESPnet's run() makes its Reporter itself; nothing hands it one.
-            with own_reporter(new_reporter), quiet_reporter():
-                with alone(folder), whole_files():
-                    super(SupernetTrainer, training).run(
-                        model=model, optimizers=optimizers, schedulers=schedulers,
-                        train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
-                    )  # fmt: skip
+            with own_reporter(new_reporter), alone(folder), whole_files():
+                super(SupernetTrainer, training).run(
+                    model=model, optimizers=optimizers, schedulers=schedulers,
+                    train_iter_factory=train_iter_factory, trainer_options=opts, **kwargs,
+                )  # fmt: skip
         finally:
             for hook in hooks:
                 hook.remove()
@@ -175,17 +173,6 @@ def alone(folder: Path):
     with contextlib.ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(alone_in(folder, "training", TRAINING_LOCK))
-        yield
-
-
-@contextlib.contextmanager
-def quiet_reporter():
-    """Keep the Reporter from warning of values that a stage does not have.
-
-    The middle sizes have no loss in stage 1: their NaN is meant.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No valid stats found")
         yield
 
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from espnet_des.utils.ark import NoSoundError, find_place, read_sound
 from espnet_des.utils.riff import WithLength, find_sound
 
 # Names by which a folder's audio files are known: of what libsndfile reads.
@@ -24,8 +26,8 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 LOUDEST = 1e12
 LOWEST_RATE = 1000  # samples per second
 LENGTH_TOLERANCE = 0.1  # seconds: some encoders count their padding
-# What Kaldi's tables may hold besides paths: a command, or an offset into an archive.
-NO_PATH = re.compile(r"\|$|^\||\.ark:\d+")
+# What Kaldi's tables may hold besides paths.
+COMMAND, IN_ARCHIVE = re.compile(r"\|$|^\|"), re.compile(r"\.ark:\d+")
 MISSING = "no such file"
 # What a name can stand for besides a file.
 KINDS = ((stat.S_ISDIR, "is a folder"), (stat.S_ISFIFO, "is a pipe"),
@@ -57,7 +59,8 @@ def find_audio(source: Path) -> dict[str, str]:
     Args:
         source: a folder, searched at any depth (links to folders are not
             followed) for files of the formats that soundfile reads; a Kaldi
-            table with a name in ``.scp`` (``utt path`` lines); any other text
+            table with a name in ``.scp`` (``utt path`` lines, also with
+            ``data.ark:123``, a sound in an archive, for a path); any other text
             file is a list of paths; or an audio file.
             Paths are relative to the working directory, as Kaldi's are. Where
             no ids are given, the id is the file's name without its suffix;
@@ -152,6 +155,11 @@ def _table_lines(lines: Iterable[str], source: Path) -> dict[str, str]:
                 f"input: {source}:{number}: {line!r} must be 'utt path'; a list of paths "
                 "alone must not be called .scp"
             )
+        if IN_ARCHIVE.search(rest[0]) and find_place(rest[0]) is None:
+            raise AudioError(
+                f"input: {source}:{number}: {rest[0]!r}: only whole sounds of archives are read, "
+                "such as data.ark:123"
+            )
         if utt in found:
             raise AudioError(
                 f"input: {source}:{number}: utterance {utt} occurs twice; give each line "
@@ -164,6 +172,11 @@ def _table_lines(lines: Iterable[str], source: Path) -> dict[str, str]:
 def _list_lines(lines: Iterable[str], source: Path) -> dict[int, str]:
     found = dict(_numbered(lines, source))
     for number, line in found.items():
+        if IN_ARCHIVE.search(line):
+            raise AudioError(
+                f"input: {source}:{number}: {line!r} is a place in an archive, which has no "
+                "name: give 'utt place' lines, in a file called .scp"
+            )
         rest = line.split(maxsplit=1)[1:]
         if rest and not os.path.exists(line) and os.path.exists(rest[0]):
             raise AudioError(
@@ -176,10 +189,10 @@ def _list_lines(lines: Iterable[str], source: Path) -> dict[int, str]:
 def _numbered(lines: Iterable[str], source: Path):
     for number, line in enumerate(lines, 1):
         line = line.strip()
-        if NO_PATH.search(line):
+        if COMMAND.search(line):
             raise AudioError(
-                f"input: {source}:{number}: {line!r} is a command or a place in an archive; "
-                "only audio files are read: run it once, and list the files that it makes"
+                f"input: {source}:{number}: {line!r} is a command; only audio is read: run it "
+                "once, and list the files that it makes"
             )
         if line:
             yield number, line
@@ -204,7 +217,7 @@ def read_mono(path: str, rate: int, first: int = 0, last: int | None = None) -> 
     """The samples of a file: channels averaged, resampled to ``rate``.
 
     Args:
-        path: of the file.
+        path: of the file, or a place in an archive (``data.ark:123``).
         rate: samples per second of the result.
         first: sample of the file with which to begin, from 0.
         last: before which to end; what the file lacks of it is left out.
@@ -293,17 +306,22 @@ def _opened(path: str) -> Iterator[tuple[soundfile.SoundFile, int]]:
     Raises:
         AudioError: in the block, too, where it cannot be read as audio.
     """
-    if why := no_file(path):  # opening a pipe would wait for a writer
+    place = find_place(path)
+    if why := no_file(path if place is None else place.archive):  # a pipe would wait
         raise AudioError(f"{path}: {why}")
     try:
-        sound = find_sound(path)
+        sound = find_sound(path) if place is None else None
         with contextlib.ExitStack() as stack:
-            source: str | WithLength = path
-            if sound is not None and sound.is_untold:
+            source: str | WithLength | io.BytesIO = path
+            if place is not None:
+                source = read_sound(place)
+            elif sound is not None and sound.is_untold:
                 source = stack.enter_context(WithLength(path, sound))
             f = stack.enter_context(soundfile.SoundFile(source))
             missing = 0.0 if sound is None else sound.missing_seconds
             yield f, f.frames + round(missing * f.samplerate)
+    except NoSoundError as error:
+        raise AudioError(f"{path}: {error}") from error
     except (soundfile.SoundFileError, OSError) as error:
         if os.path.isfile(path) and not os.path.getsize(path):
             raise AudioError(f"{path}: has 0 bytes") from error

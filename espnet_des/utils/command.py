@@ -1,13 +1,38 @@
 """What the commands in ``espnet_des/bin`` share: one call, errors without a traceback."""
 
+import argparse
 import contextlib
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from espnet_des.utils.processes import end_with_parent, stopped_by_signals
 from espnet_des.utils.threads import wait_asleep
+
+# What argparse calls a type, and what a user does.
+TYPES = {"int": "a whole number", "float": "a number", "str2bool": "true or false"}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; --help has the usage.
+
+    It names the option, its value and what would be right.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        if found := re.match(r"(.*?)invalid (\w+) value: (.*)$", message):
+            where, kind, value = found.groups()
+            message = f"{where}{value} must be {TYPES.get(kind, f'of type {kind}')}"
+        elif found := re.match(r"(.*?)invalid choice: (.*) \(choose from (.*)\)$", message):
+            where, value, choices = found.groups()
+            message = f"{where}{value} must be one of {choices}"
+        elif message.startswith(("unrecognized", "the following arguments")):
+            message += "; --help lists all options"
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ make test-recipes                             # the project's own driver
 make test-recipes ESPNET_ROOT=~/espnet        # and a real ESPnet checkout
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -38,6 +39,11 @@ TESTS = {
     "librispeech": ["test_clean", "test_other", "dev_clean", "dev_other"],
     "tedlium2": ["test"],
 }
+# Of ESPnet's asr.sh alone: stage 16 reads such a dump, and does without the others.
+OF_ASR_SH = {
+    "librispeech": ["--num_splits_lm", "2", "--k2_config", "conf/none.yaml"],
+    "tedlium2": ["--audio_format", "flac.ark", "--num_splits_asr", "2", "--ngram_num", "4"],
+}
 MAKE = {"librispeech": make_librispeech, "tedlium2": make_tedlium2}
 
 
@@ -48,6 +54,9 @@ def recipe_folder(corpus: str, folder: Path, downloads: Path = None) -> Path:
         (folder / name).symlink_to((source / name).resolve())
     if downloads is None:
         MAKE[corpus](folder / "downloads")
+        if corpus == "librispeech":
+            packed = folder / "downloads/librispeech-lm-norm.txt.gz"
+            packed.write_bytes(gzip.compress(b"SEVEN OF NINE\n" * 20))
     else:
         (folder / "downloads").symlink_to(downloads)
     return folder
@@ -84,6 +93,8 @@ def check_outputs(folder: Path, corpus: str) -> None:
     for path in ("asr_stats_raw_en_bpe30/train/feats_stats.npz", "lm_tiny/valid.loss.ave.pth",
                  "lm_tiny/perplexity_test/ppl", "asr_tiny/RESULTS.md"):  # fmt: skip
         assert (folder / "exp" / path).exists(), path
+    other = (folder / "dump/raw/lm_train.txt").read_text().count("librispeech_lng_")
+    assert other == (20 if corpus == "librispeech" else 0)
     assert (folder / "data/en_token_list/bpe_unigram30/tokens.txt").exists()
     names = zipfile.ZipFile(exp / "asr_tiny_valid.cer_ctc.ave.zip").namelist()
     assert {"meta.yaml", "exp/asr_tiny/config.yaml"} <= set(names)
@@ -167,9 +178,65 @@ def checkout(own, tmp_path_factory):
     other = recipe_folder(
         corpus, tmp_path_factory.mktemp(f"{corpus}_espnet"), folder / "downloads"
     )
-    done = run(other, corpus, "--espnet_root", ESPNET_ROOT)
+    done = run(other, corpus, "--espnet_root", ESPNET_ROOT, *OF_ASR_SH[corpus])
     assert done.returncode == 0, done.stdout[-5000:]
     return folder, other, corpus
+
+
+def test_every_size_by_beam_search(own):
+    check_beam_search(*own, [])
+
+
+def test_every_size_by_beam_search_after_espnets_stages(checkout):
+    _, other, corpus = checkout
+    root = ["--espnet_root", ESPNET_ROOT, *OF_ASR_SH[corpus]]
+    texts = check_beam_search(other, corpus, root)
+    # As the real asr.sh decodes the folder of one size.
+    model = other / "exp/asr_tiny_size4"
+    shutil.rmtree(model / "decode")
+    done = run(other, corpus, "--stage", "12", "--stop-stage", "12", *root,
+               "--asr_exp", "exp/asr_tiny_size4")  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Stage 16" not in done.stdout
+    for name in TESTS[corpus]:
+        stock = (model / "decode" / name / "text").read_text()
+        assert [line.split() for line in stock.splitlines()] == texts[4, name]
+
+
+def check_beam_search(folder: Path, corpus: str, root: list[str]) -> dict:
+    """Stage 16 with ``--sizes_decoding beam``; texts of each size and set."""
+    for size in (4, 8):
+        shutil.rmtree(folder / f"exp/asr_tiny_size{size}")
+    done = run(folder, corpus, "--stage", "16", "--sizes-decoding", "beam", *root)
+    assert done.returncode == 0, done.stdout[-5000:]
+    texts = {}
+    rows = json.loads((folder / "exp/asr_tiny/sizes.json").read_text())
+    for row in rows:
+        exp = folder / f"exp/asr_tiny_size{row['size']}"
+        assert not list(exp.glob("decode_ctc_best_path*"))
+        assert set(TESTS[corpus]) <= set(row["wer"])
+        for name in TESTS[corpus]:
+            wanted = (folder / "dump/raw" / name / "text").read_text().splitlines()
+            lines = (exp / "decode" / name / "text").read_text().splitlines()
+            assert [li.split()[0] for li in lines] == [li.split()[0] for li in wanted]
+            texts[row["size"], name] = [line.split() for line in lines]
+    assert {size for size, _ in texts} == {4, 8}
+    return texts
+
+
+def test_what_stage_16_cannot_follow_is_said_before_espnets_stages(own, tmp_path):
+    """Through run.sh, whose asr.sh looks for it first."""
+    if not ESPNET_ROOT:
+        pytest.skip("ESPNET_ROOT is not set: give make test-recipes a checkout")
+    folder, corpus = own
+    fresh = recipe_folder(corpus, tmp_path, folder / "downloads")
+    for options, says in ((["--use_lightning", "true"], "--use_lightning true: stage 16"),
+                          (["--stop_stge", "3"], "--stop_stge: unknown here and to"),
+                          (["--sizes_decoding", "beam", "--use_ngram", "true"],
+                           "--use_ngram true: beam search in stage 16")):  # fmt: skip
+        done = run(fresh, corpus, "--espnet_root", ESPNET_ROOT, *options)
+        assert done.returncode == 2 and says in done.stdout and done.stdout.count("\n") == 1
+        assert not (fresh / "data").exists() and not (fresh / "scripts").exists()
 
 
 def test_all_stages_with_a_real_checkout(checkout):
@@ -203,7 +270,8 @@ def test_both_drivers_decode_the_same_model_to_the_same_text(checkout, tmp_path)
         shutil.copytree(folder / model, other / model)
         shutil.copytree(folder / "exp/lm_tiny", other / "exp/lm_tiny", dirs_exist_ok=True)
         texts = []
-        for place, root in ((folder, []), (other, ["--espnet_root", ESPNET_ROOT])):
+        real = ["--espnet_root", ESPNET_ROOT, *OF_ASR_SH[corpus]]
+        for place, root in ((folder, []), (other, real)):
             done = run(place, corpus, "--stage", "12", "--stop_stage", "13",
                        "--asr_exp", model, *root)  # fmt: skip
             assert done.returncode == 0, done.stdout[-3000:]

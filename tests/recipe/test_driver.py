@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,38 @@ def test_best_path_decoding_does_not_depend_on_the_batch(recipe):
         path = next(iter(wavs.values()))
         wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
         assert decoder([wave[:300]]) == [""]  # too short for the front end
+
+
+def chosen(tmp_path, encoder, *arguments):
+    """``run.sh`` with ENCODER, in a folder whose asr.sh tells its options, one a line."""
+    for name in ("run.sh", "conf"):
+        if not (tmp_path / name).exists():
+            (shutil.copytree if name == "conf" else shutil.copy)(
+                RECIPE / name, tmp_path / name
+            )
+    (tmp_path / "asr.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "asr.sh").chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k != "ENCODER"}
+    done = subprocess.run([tmp_path / "run.sh", *arguments], capture_output=True, text=True,
+                          env=env | ({} if encoder is None else {"ENCODER": encoder}))  # fmt: skip
+    words = done.stdout.splitlines()
+    return done, dict(zip(words[::2], words[1::2]))
+
+
+@pytest.mark.parametrize("encoder, config, tag", [
+    (None, "train_des", "simple_top_k"), ("des_conformer", "train_des", "simple_top_k"),
+    ("des_e_branchformer", "train_des_e_branchformer", "des_e_branchformer_simple_top_k"),
+])  # fmt: skip
+def test_the_demo_takes_another_encoder(tmp_path, encoder, config, tag):
+    """Its experiment is another one; what is given by hand counts more."""
+    done, options = chosen(tmp_path, encoder)
+    assert (options["--asr_config"], options["--asr_tag"]) == (f"conf/{config}.yaml", tag)
+    assert (tmp_path / options["--asr_config"]).exists(), done.stderr
+    done, options = chosen(tmp_path, encoder, "--asr_tag", "x")
+    assert (options["--asr_config"], options["--asr_tag"]) == (f"conf/{config}.yaml", "x")
+
+
+def test_an_encoder_without_a_config_is_said(tmp_path):
+    done, options = chosen(tmp_path, "conformer")
+    assert done.returncode == 2 and not options and done.stderr.count("\n") == 1
+    assert "ENCODER=conformer" in done.stderr and "des_e_branchformer" in done.stderr

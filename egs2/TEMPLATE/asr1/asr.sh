@@ -6,39 +6,58 @@ set -euo pipefail
 
 espnet_root="${ESPNET_ROOT:-}"
 stage=1 stop_stage=10000 skip_sizes=false skip_stages='' skip_eval=false
-ours=() theirs=() previous=
+ours=() theirs=() previous='' name='' asks_for_help=false
 for argument in "$@"; do
-    case "${previous}" in
-        --espnet_root | --espnet-root) espnet_root="${argument}" ;;
-        --sizes_decoding | --skip_sizes) ours+=("${previous}" "${argument}") ;;
-        --*) ours+=("${previous}" "${argument}") theirs+=("${previous}" "${argument}") ;;
-    esac
-    case "${previous}" in
-        --stage) stage="${argument}" ;;
-        --stop_stage) stop_stage="${argument}" ;;
-        --skip_sizes) skip_sizes="${argument}" ;;
-        --skip_stages) skip_stages="${argument}" ;;
-        --skip_eval) skip_eval="${argument}" ;;
-    esac
-    if [[ "${previous}" == --* ]]; then
-        previous=
-    elif [[ "${argument}" == --help || "${argument}" == -h ]]; then
-        ours+=(--help)
-    elif [[ "${argument}" == --* ]]; then
-        previous="${argument}"
-    else
-        echo "asr.sh: ${argument}: every argument must follow an --option" >&2
-        exit 2
+    if [ -n "${previous}" ]; then
+        case "${name}" in
+            --espnet_root) espnet_root="${argument}" ;;
+            --sizes_decoding | --skip_sizes) ours+=("${name}" "${argument}") ;;
+            *) ours+=("${name}" "${argument}") theirs+=("${name}" "${argument}") ;;
+        esac
+        case "${name}" in
+            --stage) stage="${argument}" ;;
+            --stop_stage) stop_stage="${argument}" ;;
+            --skip_sizes) skip_sizes="${argument}" ;;
+            --skip_stages) skip_stages="${argument}" ;;
+            --skip_eval) skip_eval="${argument}" ;;
+        esac
+        previous=''
+        continue
     fi
+    case "${argument}" in
+        --help | -h) asks_for_help=true ;;
+        --*=*)
+            echo "asr.sh: ${argument}: must be written as ${argument%%=*} ${argument#*=}" >&2
+            exit 2
+            ;;
+        --*) # names may have hyphens, as in Kaldi's and ESPnet's scripts
+            previous="${argument}" name="${argument#--}"
+            name="--${name//-/_}"
+            ;;
+        *)
+            echo "asr.sh: ${argument}: every argument must follow an --option" >&2
+            exit 2
+            ;;
+    esac
 done
 if [ -n "${previous}" ]; then
     echo "asr.sh: ${previous} needs a value" >&2
     exit 2
 fi
+for number in "--stage ${stage}" "--stop_stage ${stop_stage}"; do
+    if [[ ! "${number##* }" =~ ^[0-9]+$ ]]; then
+        echo "asr.sh: ${number}: must be the number of a stage" >&2
+        exit 2
+    fi
+done
 
-if [ -z "${espnet_root}" ]; then
+driver=(python3 -m espnet_des.bin.recipe)
+if [ "${asks_for_help}" = true ] || [ -z "${espnet_root}" ]; then
     . ./path.sh
-    exec python3 -m espnet_des.bin.recipe "${ours[@]}"
+    if [ "${asks_for_help}" = true ]; then
+        ours=(--help)
+    fi
+    exec "${driver[@]}" "${ours[@]}"
 fi
 
 template="${espnet_root}/egs2/TEMPLATE/asr1"
@@ -57,14 +76,21 @@ if [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" != tr
         "leave the stage out with --skip_stages 13" >&2
     exit 2
 fi
-for name in scripts pyscripts steps utils; do
-    ln -sfn "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/${name}" "${name}"
+template="${ESPNET_ROOT}/egs2/TEMPLATE/asr1"
+with_sizes=false
+if [ "${skip_sizes}" != true ] && [ "${stop_stage}" -ge 16 ] && [[ " ${skip_stages} " != *" 16 "* ]]; then
+    with_sizes=true
+    # What stage 16 cannot follow is said now, and not after the training.
+    (. ./path.sh && "${driver[@]}" --asr_sh "${template}/asr.sh" --only_check true "${ours[@]}")
+fi
+for folder in scripts pyscripts steps utils; do
+    ln -sfn "${template}/${folder}" "${folder}"
 done
 # ESPnet's stages, with the plugin's classes; then the sizes, which asr.sh has not.
 if [ "${stage}" -le 15 ]; then
-    "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" --python "python3 -m espnet_des" "${theirs[@]}"
+    "${template}/asr.sh" --python "python3 -m espnet_des" "${theirs[@]}"
 fi
-if [ "${skip_sizes}" != true ] && [ "${stop_stage}" -ge 16 ] && [[ " ${skip_stages} " != *" 16 "* ]]; then
+if [ "${with_sizes}" = true ]; then
     . ./path.sh
-    exec python3 -m espnet_des.bin.recipe "${ours[@]}" --stage 16
+    exec "${driver[@]}" --asr_sh "${template}/asr.sh" "${ours[@]}"
 fi

@@ -22,6 +22,6 @@ exec ./asr.sh \
     --train_set train_960 \
     --valid_set dev \
     --test_sets "test_clean test_other dev_clean dev_other" \
-    --lm_train_text "data/train_960/text" \
+    --lm_train_text "data/train_960/text data/local/other_text/text" \
     --bpe_train_text "data/train_960/text" \
     "$@"

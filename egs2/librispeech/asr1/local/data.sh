@@ -14,7 +14,7 @@ set -u
 train_sets="train-clean-100 train-clean-360 train-other-500"
 while [ $# -gt 0 ]; do
     case "$1" in
-        --train_sets)
+        --train_sets | --train-sets)
             train_sets="${2:-}"
             if [ -z "${train_sets// /}" ]; then
                 echo "$0: --train_sets needs a list like \"train-clean-100\"" >&2
@@ -39,7 +39,7 @@ python3 -m espnet_des.bin.prepare_librispeech --corpus "${LIBRISPEECH}" --data d
 # Text for the language model, with an id before each line, as in ESPnet's recipe.
 lm_text="${LIBRISPEECH}/librispeech-lm-norm.txt.gz"
 target=data/local/other_text/text
-if [ -e "${target}" ]; then
+if [ -s "${target}" ]; then
     echo "${target} is there already"
 elif [ -e "${lm_text}" ]; then
     mkdir -p "$(dirname "${target}")"
@@ -48,6 +48,9 @@ elif [ -e "${lm_text}" ]; then
     mv "${target}.partial" "${target}"
     echo "${target}: $(wc -l < "${target}") lines"
 else
+    # run.sh names it: an empty one stands in, which the next call fills.
+    mkdir -p "$(dirname "${target}")"
+    : > "${target}"
     echo "No ${lm_text} (from https://www.openslr.org/11):" \
         "a language model is trained on the transcripts alone"
 fi

@@ -1,0 +1,46 @@
+"""Stages 2 to 4 on a few lines."""
+
+from argparse import Namespace
+
+import pytest
+
+from espnet_des.corpus.kaldi import write_table
+from espnet_des.recipe.data import filter_length
+from espnet_des.recipe.jobs import speech
+from espnet_des.recipe.layout import layout
+from espnet_des.recipe.options import parse
+
+
+def test_a_language_model_is_trained_on_all_texts_that_are_named(tmp_path):
+    """In their order, as ESPnet's asr.sh writes them; a text may be empty."""
+    texts = ["utt-b Ä WORD\nutt-c\nutt-a ONE\n", "", "lng_2 A BANK\r\nlng_1 IT'S 100%\n"]
+    paths = [tmp_path / f"text{number}" for number, _ in enumerate(texts)]
+    for path, text in zip(paths, texts):
+        path.write_text(text, encoding="utf-8")
+    o: Namespace = parse(
+        ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test",
+         "--dumpdir", str(tmp_path / "dump"), "--lm_train_text", " ".join(map(str, paths))]
+    )  # fmt: skip
+    at = layout(o)
+    for name in ("train", "dev"):
+        folder = at.feats / "org" / name
+        folder.mkdir(parents=True)
+        for table, value in (("text", "ONE"), ("utt2spk", "s"), ("wav.scp", "a.flac"),
+                             ("utt2num_samples", "16000")):  # fmt: skip
+            write_table(folder / table, {f"{name}-1": value})
+        for table in ("feats_type", "audio_format"):
+            (folder / table).write_text("raw\n")
+    filter_length(o, at)
+    assert at.lm_train.read_text(encoding="utf-8") == (
+        "utt-b Ä WORD\nutt-a ONE\nlng_2 A BANK\nlng_1 IT'S 100%\n"
+    )
+
+
+@pytest.mark.parametrize("audio_format, kind", [
+    (None, "sound"), ("wav", "sound"), ("flac", "sound"), ("flac.ark", "kaldi_ark"),
+    ("wav.ark", "kaldi_ark"), ("multi_wav", "multi_columns_sound"),
+])  # fmt: skip
+def test_a_dump_of_espnets_stage_3_is_read_as_asr_sh_reads_it(tmp_path, audio_format, kind):
+    if audio_format:
+        (tmp_path / "audio_format").write_text(f"{audio_format}\n")
+    assert speech(tmp_path) == f"{tmp_path}/wav.scp,speech,{kind}"
