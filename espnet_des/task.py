@@ -18,6 +18,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.nn import subnet
 from espnet_des.nn.encoder import DESConformerEncoder
 from espnet_des.nn.model import DESModel
+from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
 from espnet_des.training.settings import (
@@ -55,7 +56,10 @@ class ASRTask(STOCK_TASK):
     def build_model(cls, args: argparse.Namespace):
         if needs_supernet(args):
             use_supernet_model(args)
-        return super().build_model(args)
+        if getattr(args, "decoder", None) != "transducer":
+            return super().build_model(args)
+        with trainable_transducers():
+            return super().build_model(args)
 
 
 class SupernetTask(ASRTask):
@@ -131,11 +135,6 @@ def use_supernet_model(args: argparse.Namespace) -> None:
         )
     args.model = MODEL
     check_mappings(args, MAPPINGS)
-    if getattr(args, "decoder", None) == "transducer":
-        raise ConfigError(
-            f"decoder: 'transducer' cannot be used with encoder: {ENCODER}; use decoder: "
-            "transformer, or leave it out with model_conf: ctc_weight: 1.0"
-        )
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):

@@ -189,16 +189,20 @@ class LayeredConformerEncoder(ConformerEncoder):
         """
         front = self.subsample(xs_pad, ilens, masks)
         hidden: list[torch.Tensor] = []
-        wanted = return_all_hs or self.interctc_layer_idx
-        out = self.run_layers(
-            front, kept=self.active_layers(), hidden=hidden if wanted else None
-        )
+        kept = self.active_layers()
+        # Blocks of the full encoder: of a smaller size these exits would mean nothing.
+        has_exits = self.interctc_layer_idx and kept is None
+        wanted = return_all_hs or has_exits
+        out = self.run_layers(front, kept=kept, hidden=hidden if wanted else None)
         lengths = front.mask.squeeze(1).sum(1)
-        if self.interctc_layer_idx:
+        if has_exits:
             # Exits for the losses of ESPnet's interctc_weight, numbered from 1.
-            exits = [(n, self.after_norm(hidden[n - 1])) for n in self.interctc_layer_idx]
-            return (out, exits), lengths, None
+            return (out, self.exits(hidden)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
+
+    def exits(self, hidden: list[torch.Tensor]) -> list[tuple[int, torch.Tensor]]:
+        """What ESPnet's ``interctc_layer_idx`` names, of the output of every block."""
+        return [(n, self.after_norm(hidden[n - 1])) for n in self.interctc_layer_idx]
 
     def subsample(
         self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor | None = None
@@ -307,10 +311,6 @@ class DESConformerEncoder(LayeredConformerEncoder):
         layer_order: ``espnet`` or ``paper``, the order of the modules in a block.
         **conformer: see :class:`LayeredConformerEncoder`.
     """
-
-    REFUSED = LayeredConformerEncoder.REFUSED | {
-        "interctc_layer_idx": ([], "use sizes: every size has a CTC loss of its own"),
-    }
 
     def __init__(
         self,
