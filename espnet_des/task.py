@@ -18,6 +18,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.nn import subnet
 from espnet_des.nn.encoder import DESConformerEncoder
 from espnet_des.nn.model import DESModel
+from espnet_des.nn.model_conf import check_multi_blank
 from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
@@ -38,7 +39,7 @@ REFUSED_OPTIONS = {
 }
 # Kept while the plugin's own stands in its place.
 STOCK_TASK: Any = asr.ASRTask
-MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf")
+MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf", "joint_net_conf")
 
 
 class ASRTask(STOCK_TASK):
@@ -72,7 +73,9 @@ class SupernetTask(ASRTask):
         check_settings(args)
         leave_out_plots(args)
         folder, rank = Path(args.output_dir), get_rank(args.dist_rank, args.dist_launcher)
-        check_tokens(folder, args.token_list, is_first=not rank)
+        durations = args.model_conf.get("transducer_multi_blank_durations") or []
+        added = [f"<blank{duration}>" for duration in durations]
+        check_tokens(folder, args.token_list, is_first=not rank, added=added)
         with config_of_checkpoint(folder):
             super(ASRTask, cls).main_worker(args)
 
@@ -134,7 +137,10 @@ def use_supernet_model(args: argparse.Namespace) -> None:
             f"use model: {MODEL} (model: espnet is taken for it)"
         )
     args.model = MODEL
+    if getattr(args, "joint_net_conf", None) is None:
+        args.joint_net_conf = {}  # ESPnet's default, which a transducer is not built with
     check_mappings(args, MAPPINGS)
+    check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):

@@ -229,6 +229,8 @@ def test_speech2text_has_its_parts_by_name():
     assert inference.Speech2Text.from_pretrained
     hypothesis = Hypothesis(yseq=torch.tensor([6, 6]), score=0.0, scores={}, states={})
     assert hypothesis.yseq.tolist() == [6, 6]
+    hypothesis = inference.TransHypothesis(0.0, [0], dec_state=None)
+    assert (hypothesis.score, hypothesis.yseq) == (0.0, [0])
 
 
 def test_tokens_become_text_by_two_classes():

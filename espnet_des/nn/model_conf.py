@@ -35,8 +35,7 @@ def check_arguments(values: Mapping[str, Any]) -> None:
             "transducer"
         )
     check_exits(values, weight)
-    if values.get("joint_network") is not None:
-        check_multi_blank(values)
+    check_multi_blank(values, values.get("joint_network") is not None)
     normalize = values.get("normalize")
     for name, value in normalize.named_buffers() if normalize is not None else ():
         if not value.isfinite().all():
@@ -81,14 +80,20 @@ def check_exits(values: Mapping[str, Any], ctc_weight: float) -> None:
         )
 
 
-def check_multi_blank(values: Mapping[str, Any]) -> None:
+def check_multi_blank(values: Mapping[str, Any], is_transducer: bool) -> None:
     """Refuse big blanks that ESPnet cannot train, or would measure wrongly.
 
     Args:
-        values: as for :func:`check_arguments`, of a transducer.
+        values: ``model_conf``.
+        is_transducer: whether the model is one.
     """
     key = "transducer_multi_blank_durations"
     durations = values.get(key) or []
+    if durations and not is_transducer:
+        raise ConfigError(
+            f"model_conf: {key}: {durations!r} is of transducers: give decoder: transducer, or "
+            "leave it out"
+        )
     is_list = isinstance(durations, list) and len(set(map(str, durations))) == len(durations)
     if not is_list or any(type(n) is not int or n < 2 for n in durations):
         raise ConfigError(
