@@ -1,7 +1,7 @@
 """Losses of one pass, with ESPnet's weights of them and under ESPnet's names."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -115,8 +115,8 @@ def losses_of_pass(
         loss = att.loss
         if loss_ctc is not None:
             loss = model.ctc_weight * loss_ctc + (1 - model.ctc_weight) * att.loss
-    else:
-        loss = loss_ctc
+    else:  # with CTC alone there is one
+        loss = cast(torch.Tensor, loss_ctc)
     return loss, stats
 
 

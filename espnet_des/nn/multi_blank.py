@@ -73,8 +73,7 @@ def multi_blank_loss(
     ends = []
     # The last symbol is a blank that ends with the last frame.
     for i, step in enumerate(steps):
-        n = frames - step + label_lengths
-        known = n.clamp(min=0)
+        known = (frames - step + label_lengths).clamp(min=0)
         end = alphas[row, known, label_lengths] + shifted[row, known, label_lengths, i]
         ends.append(end.masked_fill(frames < step, IMPOSSIBLE))
     return -torch.stack(ends).logsumexp(0)

@@ -144,7 +144,8 @@ def test_a_resume_goes_on(trained, data, tmp_path):
 def test_rates_are_told_where_asked_for(data, tmp_path):
     changes = TRANSDUCER | {"model_conf__report_cer": True, "model_conf__report_wer": True,
                             "best_model_criterion": [["valid", "cer_transducer_size3", "min"]],
-                            "num_att_plot": 1, "use_matplotlib": True, "joint_net_conf": None}  # fmt: skip
+                            "num_att_plot": 1, "use_matplotlib": True,
+                            "joint_net_conf": None}  # fmt: skip
     exp = train_here(data, tmp_path, max_epoch=3, **changes)
     assert (exp / "valid.cer_transducer_size3.ave.pth").exists()
     assert list((exp / "att_ws").rglob("*.png"))
