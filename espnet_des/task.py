@@ -7,6 +7,7 @@ ESPnet spawns unpickle it by this module's name, and so register the plugin too.
 import argparse
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ def use_supernet_model(args: argparse.Namespace) -> None:
     if getattr(args, "joint_net_conf", None) is None:
         args.joint_net_conf = {}  # ESPnet's default, which a transducer is not built with
     check_mappings(args, MAPPINGS)
+    if getattr(args, "decoder", None) == "s4" and find_spec("opt_einsum") is None:
+        raise ConfigError(
+            "decoder: s4 needs the package opt_einsum, which ESPnet does not bring along: "
+            "pip install opt_einsum"
+        )
     check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
