@@ -231,7 +231,8 @@ class DESModel(ESPnetASRModel):
                 raise ConfigError(
                     f"model_conf: aux_ctc: {self.aux_ctc!r} takes the labels of block {number} "
                     f"from {name!r}, which the data have not: give them a file for it, as in "
-                    f"--train_data_path_and_name_and_type FILE,{name},text"
+                    f"--train_data_path_and_name_and_type FILE,{name},text, with "
+                    f"--aux_ctc_tasks {name} and --allow_variable_data_keys true"
                 )
             found[int(number)] = Labels(batch[name], batch[f"{name}_lengths"])
         return found
