@@ -27,6 +27,8 @@ setup(
         "sentencepiece",
         "pyyaml",
         "kaldiio",
+        # ESPnet's kernels for transducers, which it imports without asking for it.
+        "numba",
         # What an ESPnet ASR training needs besides its default install.
         "editdistance",
         "tensorboard",

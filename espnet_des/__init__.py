@@ -1,8 +1,8 @@
 """One training, every encoder size: a layer-wise supernet for ESPnet.
 
 ``import espnet_des`` makes ``encoder: des_conformer`` (and ``des_e_branchformer``, ...)
-and ``model: des`` known to ESPnet, before or after ``espnet2.tasks.asr`` is imported. It imports neither
-ESPnet nor torch; ``espnet_des.Speech2Text`` does, when it is first used.
+and ``model: des`` known to ESPnet, before or after ``espnet2.tasks.asr`` is imported. It
+imports neither ESPnet nor torch; ``espnet_des.Speech2Text`` does, when it is first used.
 """
 
 from typing import TYPE_CHECKING

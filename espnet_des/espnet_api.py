@@ -15,6 +15,9 @@ Nothing is imported before it is needed: modules that must be quick may import t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +86,61 @@ def attention_loss(
     """
     # A copy: ESPnet changes the lengths in place with lang_token_id.
     return AttentionLoss(*model._calc_att_loss(encoded, lengths, text, text_lengths.clone()))
+
+
+class TransducerLoss(NamedTuple):
+    """Of the joint network; the error rates are None in training, or where not asked for."""
+
+    loss: torch.Tensor
+    cer: float | None
+    wer: float | None
+
+
+def transducer_loss(
+    model: ESPnetASRModel, encoded: torch.Tensor, lengths: torch.Tensor, text: torch.Tensor
+) -> TransducerLoss:
+    """The loss of a transducer's prediction and joint networks on one output of the encoder.
+
+    ESPnet computes it within ``forward``, on the output of the one size that it knows,
+    by the private ``_calc_transducer_loss``. Its losses want outputs that are as long as
+    the longest utterance, and a frame of each.
+
+    Args:
+        encoded: ``(batch, time, dim)``.
+        lengths: of it, ``(batch,)``; read one by one, so best on the CPU.
+        text: token ids ``(batch, length)``, ``model.ignore_id`` on padding.
+    """
+    lengths = lengths.clamp(min=1)
+    found = model._calc_transducer_loss(encoded[:, : int(lengths.max())], lengths, text)
+    return TransducerLoss(found[0].reshape(()), *found[1:])
+
+
+WARP = "warprnnt_pytorch"
+
+
+@contextlib.contextmanager
+def own_transducer_losses(rnnt: type, multi_blank: type) -> Iterator[None]:
+    """While it lasts, a transducer that is built takes these classes for its loss.
+
+    ESPnetASRModel imports them by name when it is constructed; nothing hands it others.
+
+    Args:
+        rnnt: for ``warprnnt_pytorch.RNNTLoss``, where that package is not installed.
+        multi_blank: for ESPnet's ``MultiblankRNNTLossNumba``.
+    """
+    from espnet2.asr.transducer.rnnt_multi_blank import rnnt_multi_blank
+
+    with _replaced(rnnt_multi_blank, "MultiblankRNNTLossNumba", multi_blank):
+        if WARP in sys.modules or importlib.util.find_spec(WARP) is not None:
+            yield
+            return
+        stand_in: Any = types.ModuleType(WARP)
+        stand_in.RNNTLoss = rnnt
+        sys.modules[WARP] = stand_in
+        try:
+            yield
+        finally:
+            del sys.modules[WARP]
 
 
 @contextlib.contextmanager
@@ -323,11 +381,26 @@ ASSUMPTIONS = (
     Assumption(
         "ctc_is_one_output_layer",
         "ctc_lo, of which loss, softmax, log_softmax and argmax are made: SizedLinear takes "
-        "its place",
+        "its place; None with ctc_weight: 0.0",
     ),
     Assumption(
         "ctc_takes_lengths_of_the_cpu",
         "with ctc_type: builtin; every pass would wait for the device otherwise",
+    ),
+    Assumption(
+        "transducer_takes_its_loss_by_name",
+        "as it is built, from warprnnt_pytorch (blank, fastemit_lambda) or ESPnet's numba "
+        "kernels (blank, durations, sigma): others stand in where these cannot run",
+    ),
+    Assumption(
+        "transducer_has_its_parts_by_name",
+        "joint_network, use_transducer_decoder, and error_calculator_trans instead of "
+        "error_calculator where rates are asked for",
+    ),
+    Assumption(
+        "big_blanks_stand_before_the_blank",
+        "in the token list, where the task inserts them, and so in the loss and in the search; "
+        "CTC's blank is the first token all the same",
     ),
     Assumption(
         "error_rates_divide_by_the_words",

@@ -7,6 +7,7 @@ ESPnet spawns unpickle it by this module's name, and so register the plugin too.
 import argparse
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from espnet2.train.distributed_utils import get_rank
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS, check_swap
 from espnet_des.nn.model import DESModel
+from espnet_des.nn.model_conf import check_multi_blank
+from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
 from espnet_des.training.settings import (
@@ -36,7 +39,7 @@ REFUSED_OPTIONS = {
 }
 # Kept while the plugin's own stands in its place.
 STOCK_TASK: Any = asr.ASRTask
-MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf")
+MAPPINGS = ("encoder_conf", "model_conf", "frontend_conf", "joint_net_conf")
 
 
 class ASRTask(STOCK_TASK):
@@ -54,7 +57,10 @@ class ASRTask(STOCK_TASK):
     def build_model(cls, args: argparse.Namespace):
         if needs_supernet(args):
             use_supernet_model(args)
-        return super().build_model(args)
+        if getattr(args, "decoder", None) != "transducer":
+            return super().build_model(args)
+        with trainable_transducers():
+            return super().build_model(args)
 
 
 class SupernetTask(ASRTask):
@@ -67,7 +73,9 @@ class SupernetTask(ASRTask):
         check_settings(args)
         leave_out_plots(args)
         folder, rank = Path(args.output_dir), get_rank(args.dist_rank, args.dist_launcher)
-        check_tokens(folder, args.token_list, is_first=not rank)
+        durations = args.model_conf.get("transducer_multi_blank_durations") or []
+        added = [f"<blank{duration}>" for duration in durations]
+        check_tokens(folder, args.token_list, is_first=not rank, added=added)
         with config_of_checkpoint(folder):
             super(ASRTask, cls).main_worker(args)
 
@@ -129,13 +137,16 @@ def use_supernet_model(args: argparse.Namespace) -> None:
             f"use model: {MODEL} (model: espnet is taken for it)"
         )
     args.model = MODEL
+    if getattr(args, "joint_net_conf", None) is None:
+        args.joint_net_conf = {}  # ESPnet's default, which a transducer is not built with
     check_mappings(args, MAPPINGS)
     check_swap(args.encoder, args.encoder_conf)
-    if getattr(args, "decoder", None) == "transducer":
+    if getattr(args, "decoder", None) == "s4" and find_spec("opt_einsum") is None:
         raise ConfigError(
-            f"decoder: 'transducer' cannot be used with encoder: {args.encoder}; use decoder: "
-            "transformer, or leave it out with model_conf: ctc_weight: 1.0"
+            "decoder: s4 needs the package opt_einsum, which ESPnet does not bring along: "
+            "pip install opt_einsum"
         )
+    check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):

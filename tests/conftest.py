@@ -83,32 +83,50 @@ def make_encoder(encoder="des_conformer", input_size=12, **conf):
     return SUPERNETS[encoder](input_size, **(TINY_OF[encoder] | conf))
 
 
-def make_model(encoder_conf=None, schedule=None, decoder=False, **model_conf):
+def transducer_parts(dim, vocabulary):
+    """Prediction and joint network of a transducer over an encoder of this dimension."""
+    from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+    from espnet2.asr_transducer.joint_network import JointNetwork
+
+    decoder = TransducerDecoder(vocabulary, hidden_size=8)
+    return {"decoder": decoder, "joint_network": JointNetwork(vocabulary, dim, 8, 8)}
+
+
+def make_model(
+    encoder_conf=None, schedule=None, decoder=False, transducer=False, **model_conf
+):
     """A ``des`` model over features of dimension 12; scheduled if asked for."""
     from espnet2.asr.ctc import CTC
     from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
     from espnet_des.nn.model import DESModel
+    from espnet_des.nn.transducer import trainable_transducers
 
     encoder = make_encoder(**(encoder_conf or {}))
     dim = encoder.output_size()
-    model = DESModel(
-        vocab_size=len(TOKENS),
-        token_list=list(TOKENS),
-        frontend=None,
-        specaug=None,
-        normalize=None,
-        preencoder=None,
-        encoder=encoder,
-        postencoder=None,
-        decoder=TransformerDecoder(
+    # As ESPnet's task inserts them.
+    durations = model_conf.get("transducer_multi_blank_durations", [])
+    tokens = [f"<blank{n}>" for n in reversed(durations)] + TOKENS
+    parts = {"decoder": None, "joint_network": None}
+    if decoder:
+        parts["decoder"] = TransformerDecoder(
             len(TOKENS), dim, attention_heads=2, linear_units=8, num_blocks=1
         )
-        if decoder
-        else None,
-        ctc=CTC(len(TOKENS), dim),
-        joint_network=None,
-        **({"ctc_weight": 0.5 if decoder else 1.0} | model_conf),
-    )
+    if transducer:
+        parts = transducer_parts(dim, len(tokens))
+    with trainable_transducers():
+        model = DESModel(
+            vocab_size=len(tokens),
+            token_list=tokens,
+            frontend=None,
+            specaug=None,
+            normalize=None,
+            preencoder=None,
+            encoder=encoder,
+            postencoder=None,
+            ctc=CTC(len(tokens), dim),
+            **parts,
+            **({"ctc_weight": 0.5 if decoder or transducer else 1.0} | model_conf),
+        )
     if schedule is not None:
         model.state.set_schedule(schedule)
     return model

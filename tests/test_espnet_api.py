@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import espnet_des
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet_des import espnet_api
 from tests import test_espnet_api_models as of_models
@@ -178,6 +179,44 @@ def test_attention_loss():
     assert torch.equal(text_lengths, before)
     found = espnet_api.attention_loss(model.train(), encoded, lengths, text, text_lengths)
     assert found.cer is None
+
+
+def test_transducer_loss():
+    model, batch = make_model(transducer=True, ctc_weight=0.3).eval(), make_batch()
+    model.set_size(8)
+    encoded, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    found = espnet_api.transducer_loss(model, encoded, lengths, batch["text"])
+    stats = ESPnetASRModel.forward(model, **batch)[1]
+    assert found.loss == stats["loss_transducer"]
+    assert found.cer == stats["cer_transducer"].item()
+    assert found.wer == stats["wer_transducer"].item()
+    # Longer than any utterance, or of an utterance without a frame, ESPnet's losses stop.
+    longer = torch.nn.functional.pad(encoded, [0, 0, 0, 3])
+    assert espnet_api.transducer_loss(model, longer, lengths, batch["text"]).loss == found.loss
+    none = lengths * torch.tensor([1, 0, 1])
+    assert espnet_api.transducer_loss(model, encoded, none, batch["text"]).loss.isfinite()
+
+
+def test_own_transducer_losses():
+    from espnet2.asr.transducer.rnnt_multi_blank import rnnt_multi_blank as stock
+
+    class One:
+        pass
+
+    class Two:
+        pass
+
+    before = stock.MultiblankRNNTLossNumba
+    is_installed = importlib.util.find_spec("warprnnt_pytorch") is not None
+    with espnet_api.own_transducer_losses(One, Two):
+        import warprnnt_pytorch
+
+        assert stock.MultiblankRNNTLossNumba is Two
+        assert is_installed or warprnnt_pytorch.RNNTLoss is One
+        with espnet_api.own_transducer_losses(Two, One):  # within another the first remains
+            assert sys.modules["warprnnt_pytorch"] is warprnnt_pytorch
+    assert stock.MultiblankRNNTLossNumba is before
+    assert is_installed or "warprnnt_pytorch" not in sys.modules
 
 
 def test_leave_to_the_ranks(tmp_path):

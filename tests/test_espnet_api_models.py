@@ -17,13 +17,16 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.legacy.nets.pytorch_backend.transformer import embedding, subsampling
+from espnet_des import espnet_api
 from espnet_des.deploy.onnx.modules import LogMel, Positions
 from espnet_des.nn.encoders import BLOCK_TYPES
 from espnet_des.nn.front_end import SUBSAMPLING
 from espnet_des.nn.residual import Branch, add_branch
+from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.recipe import evaluate, jobs, lm, train
+from espnet_des.task import STOCK_TASK
 from espnet_des.training.checkpoints import WRITER
-from tests.conftest import TINY, TOKENS, make_batch
+from tests.conftest import TINY, TOKENS, make_batch, transducer_parts
 
 
 def stock_model(frontend=None, **conf):
@@ -122,12 +125,80 @@ def test_ctc_takes_lengths_of_the_cpu():
     assert "hlens.to(" not in source
 
 
+def transducer_model(**conf):
+    """A stock transducer; its loss is built meanwhile, see nn/transducer.py."""
+    vocabulary = 3 + len(TOKENS)
+    tokens = ["<blank4>", "<blank3>", "<blank2>", *TOKENS]
+    with trainable_transducers():
+        return ESPnetASRModel(
+            vocab_size=vocabulary, token_list=tokens, frontend=None, specaug=None,
+            normalize=None, preencoder=None, encoder=ConformerEncoder(12, **TINY),
+            postencoder=None, ctc=CTC(vocabulary, 8), **transducer_parts(8, vocabulary), **conf,
+        )  # fmt: skip
+
+
+def test_transducer_takes_its_loss_by_name():
+    taken = {}
+
+    def noted(name):
+        def make(**settings):
+            taken[name] = settings
+            return torch.nn.Identity()
+
+        return make
+
+    durations = {"transducer_multi_blank_durations": [2], "transducer_multi_blank_sigma": 0.1}
+    for conf in ({}, durations):
+        with espnet_api.own_transducer_losses(noted("rnnt"), noted("multi")):
+            ESPnetASRModel(
+                vocab_size=7, token_list=list(TOKENS), frontend=None, specaug=None,
+                normalize=None, preencoder=None, encoder=None, postencoder=None,
+                ctc=CTC(7, 8), **transducer_parts(8, 7), **conf,
+            )  # fmt: skip
+    if importlib.util.find_spec("warprnnt_pytorch") is None:
+        assert taken["rnnt"] == {"blank": 0, "fastemit_lambda": 0.0}
+    assert taken["multi"] == {
+        "blank": 0, "big_blank_durations": [2], "sigma": 0.1, "reduction": "mean",
+        "fastemit_lambda": 0.0,
+    }  # fmt: skip
+
+
+def test_transducer_has_its_parts_by_name():
+    model = transducer_model()
+    assert model.use_transducer_decoder
+    assert model.joint_network is not None
+    assert model.error_calculator is None
+    calculator = model.error_calculator_trans
+    assert (calculator.report_cer, calculator.report_wer) == (True, True)
+    quiet = transducer_model(report_cer=False, report_wer=False)
+    assert quiet.error_calculator_trans is None
+    assert quiet.error_calculator is not None
+    quiet = transducer_model(report_cer=False, report_wer=False, ctc_weight=0.0)
+    assert quiet.error_calculator is None
+    assert quiet.ctc is None
+    assert not stock_model().use_transducer_decoder
+
+
+def test_big_blanks_stand_before_the_blank():
+    model = transducer_model(transducer_multi_blank_durations=[2, 3, 4])
+    assert model.blank_id == 3
+    assert model.transducer_multi_blank_durations == [2, 3, 4]
+    assert model.ctc.ctc_loss.blank == 0
+    source = inspect.getsource(STOCK_TASK.build_model)
+    assert 'token_list.insert(blank_idx, f"<blank{dur}>")' in source
+    source = inspect.getsource(importlib.import_module("espnet2.bin.asr_inference"))
+    assert "[::-1] + [1]" in source
+    assert "asr_model.blank_id - i + 1" in source
+
+
 def test_error_rates_divide_by_the_words():
     calculator = stock_model().error_calculator
     spaces = torch.full((1, 2), TOKENS.index("<space>"))
     with pytest.raises(ZeroDivisionError):
         calculator(spaces, spaces)
     assert calculator(spaces, spaces, is_ctc=True) is None
+    with pytest.raises(ZeroDivisionError):
+        transducer_model().error_calculator_trans(torch.zeros(1, 2, 8), spaces + 3)
     words = torch.tensor([[2, 3]])
     assert calculator(words, words) == (0.0, 0.0)
 
@@ -159,6 +230,8 @@ def test_speech2text_has_its_parts_by_name():
     assert inference.Speech2Text.from_pretrained
     hypothesis = Hypothesis(yseq=torch.tensor([6, 6]), score=0.0, scores={}, states={})
     assert hypothesis.yseq.tolist() == [6, 6]
+    hypothesis = inference.TransHypothesis(0.0, [0], dec_state=None)
+    assert (hypothesis.score, hypothesis.yseq) == (0.0, [0])
 
 
 def test_tokens_become_text_by_two_classes():

@@ -22,6 +22,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from espnet_des.inference.named_files import check_tokenizer
+from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import (
     can_have_speech,
@@ -200,7 +201,7 @@ class BestPathDecoder:
         merged, run, counts = ids.unique_consecutive(return_inverse=True, return_counts=True)
         firsts = counts.cumsum(0) - counts
         means = torch.zeros(len(merged)).index_add(0, run, probs.float()) / counts
-        kept = merged != self.model.blank_id
+        kept = merged != CTC_BLANK
         names = self.converter.ids2tokens(merged[kept].tolist())
         columns = (values[kept].tolist() for values in (firsts, counts, means))
         return [Run(*row) for row in zip(names, *columns)]

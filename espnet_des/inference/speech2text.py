@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import espnet2.bin.asr_inference as stock
+from espnet2.asr.transducer.beam_search_transducer import Hypothesis as TransducerHypothesis
 from espnet2.legacy.nets.beam_search import Hypothesis
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.main_funcs.pack_funcs import unpack
@@ -162,8 +163,12 @@ class Speech2Text(stock.Speech2Text):
     def _nothing(self):
         """What ESPnet returns for one utterance, with no token in it."""
         model = self.asr_model
-        yseq = torch.tensor([model.sos, model.eos], device=self.device)
-        hypothesis = Hypothesis(yseq=yseq, score=0.0, scores={}, states={})
+        hypothesis: Any
+        if getattr(model, "use_transducer_decoder", False):
+            hypothesis = TransducerHypothesis(0.0, [model.blank_id], dec_state=None)
+        else:
+            yseq = torch.tensor([model.sos, model.eos], device=self.device)
+            hypothesis = Hypothesis(yseq=yseq, score=0.0, scores={}, states={})
         result: Any = [(None if self.tokenizer is None else "", [], [], hypothesis)]
         if self.multi_asr or self.enh_s2t_task:
             part, name = (model, "num_inf") if self.multi_asr else (model.enh_model, "num_spk")

@@ -120,12 +120,13 @@ class LayeredEncoder(torch.nn.Module):
         """
         front = self.subsample(xs_pad, ilens, masks)
         hidden: list[torch.Tensor] = []
-        wanted = return_all_hs or self.interctc_layer_idx
-        out = self.run_layers(
-            front, kept=self.active_layers(), hidden=hidden if wanted else None, ctc=ctc
-        )
+        kept = self.active_layers()
+        # Blocks of the full encoder: of a smaller size these exits would mean nothing.
+        has_exits = self.interctc_layer_idx and kept is None
+        wanted = return_all_hs or has_exits
+        out = self.run_layers(front, kept=kept, hidden=hidden if wanted else None, ctc=ctc)
         lengths = front.mask.squeeze(1).sum(1)
-        if self.interctc_layer_idx:
+        if has_exits:
             return (out, self.exits(hidden)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
 

@@ -80,6 +80,15 @@ def check_values(values: Mapping[str, Any]) -> None:
             "stochastic_depth_rate",
             f"a fraction such as 0.0 or 0.1, or a list of {num_blocks}, one for each block",
         )
+    if "interctc_layer_idx" in values:
+        exits, last = values["interctc_layer_idx"] or [], values["num_blocks"] - 1
+        need(
+            isinstance(exits, (list, tuple))
+            and len(set(map(str, exits))) == len(exits)
+            and all(type(n) is int and 0 < n <= last for n in exits),
+            "interctc_layer_idx",
+            f"a list of different numbers of blocks, from 1 to {last}, or []",
+        )
     if {"output_size", "attention_heads"} <= values.keys():
         heads = values["attention_heads"]
         # Half of the positions' values are sines, half are cosines.

@@ -7,47 +7,36 @@ the sandwich rule: the full, the smallest and one middle size per update.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
 
-from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet_des.errors import ConfigError, is_number
-from espnet_des.espnet_api import attention_loss, extract_features, leave_to_the_ranks
+from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import extract_features, leave_to_the_ranks
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass, passes_of_stage_1, passes_of_stage_2
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.front_end import Subsampled
+from espnet_des.nn.losses import (
+    CTC_BLANK,
+    ErrorRates,
+    Labels,
+    Outputs,
+    Targets,
+    losses_of_pass,
+    names_of_losses,
+)
+from espnet_des.nn.model_conf import check_arguments
 from espnet_des.nn.output_layers import SizedLinear, ctc_of_size
+from espnet_des.nn.unusable import UnusableUtterances, frames_of_ctc
 from espnet_des.nn.waveforms import mirrored_samples
-from espnet_des.utils.ranks import warn_of_data
 from espnet_des.utils.signature import merge_signature
-
-NAMED = 20  # utterances; there may be many more
-
-
-class Targets(NamedTuple):
-    """CTC targets and their lengths, fetched from the device in one transfer.
-
-    Attributes:
-        text: token ids ``(batch, length)``.
-        text_lengths: ``(batch,)``.
-        frames: lengths of the encoder's output ``(batch,)``.
-        text_lengths_cpu, frames_cpu: the same on the CPU.
-    """
-
-    text: torch.Tensor
-    text_lengths: torch.Tensor
-    frames: torch.Tensor
-    text_lengths_cpu: torch.Tensor
-    frames_cpu: torch.Tensor
 
 
 def to_cpu(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -64,75 +53,17 @@ def to_cpu(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors)]
 
 
-def frames_of_ctc(text: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """The fewest frames in which CTC can say each text, ``(batch,)``.
-
-    One for each token, and a blank between two that are equal.
-
-    Args:
-        text: token ids ``(batch, length)``.
-        lengths: ``(batch,)``.
-    """
-    places = torch.arange(text.size(1), device=text.device)[1:]
-    is_repeat = (text[:, 1:] == text[:, :-1]) & (places < lengths[:, None])
-    return lengths + is_repeat.sum(1)
-
-
-class UnusableUtterances:
-    """Names utterances whose text does not fit into their audio, each once.
-
-    ESPnet's CTC loss of them is 0 (``zero_infinity``), and they are trained on in vain.
-    """
-
-    def __init__(self):
-        self.seen = set()
-
-    def tell(self, utts: Sequence[str], frames: torch.Tensor, needed: torch.Tensor) -> None:
-        """Warn.
-
-        Args:
-            utts: ids of a batch; empty where they are not known.
-            frames: of the encoder, ``(batch,)``, on the CPU.
-            needed: see :func:`frames_of_ctc`; on the CPU.
-        """
-        for utt, has, needs in zip(utts, frames.tolist(), needed.tolist()):
-            if has >= needs or utt in self.seen:
-                continue
-            self.seen.add(utt)
-            if len(self.seen) <= NAMED:
-                warn_of_data(
-                    f"Utterance {utt} teaches CTC nothing: its text takes {needs} frames of "
-                    f"the encoder, its audio has {has}. Does the text belong to it?"
-                )
-            if len(self.seen) == NAMED:
-                warn_of_data("Further such utterances are not named.")
-
-
-class ErrorRates:
-    """ESPnet's error rates; NaN of a batch without words, by which ESPnet would divide."""
-
-    def __init__(self, calculator):
-        self.calculator = calculator
-        wanted = {"cer": calculator.report_cer, "wer": calculator.report_wer}
-        self.names = [name for name, is_wanted in wanted.items() if is_wanted]
-
-    def __call__(self, ys_hat, ys_pad, is_ctc: bool = False):
-        try:
-            return self.calculator(ys_hat, ys_pad, is_ctc)
-        except ZeroDivisionError:
-            return float("nan"), float("nan")
-
-
 @merge_signature(SelectionOptions)
 @merge_signature(ESPnetASRModel)
 class DESModel(ESPnetASRModel):
-    """ESPnet's CTC or hybrid CTC/attention model over a supernet encoder.
+    """ESPnet's CTC, hybrid CTC/attention or transducer model over a supernet encoder.
 
     Args:
         **kwargs: the settings of :class:`SelectionOptions` and the arguments
             of ESPnetASRModel.
     """
 
+    ctc: Any  # ESPnet's; None with ctc_weight: 0.0
     error_calculator: Any  # ESPnet's; None where nothing is reported
 
     def __init__(self, **kwargs):
@@ -155,9 +86,10 @@ class DESModel(ESPnetASRModel):
         if self.options.updates_per_iteration is not None:
             self.options.resolve(num_layers, smallest, None)
         self.state.method.fill_(METHOD_NAMES.index(self.options.method))
-        self.ctc.ctc_lo = SizedLinear(
-            self.ctc.ctc_lo, self.encoder, self.options.shared_output
-        )
+        if self.ctc is not None:
+            self.ctc.ctc_lo = SizedLinear(
+                self.ctc.ctc_lo, self.encoder, self.options.shared_output
+            )
         # They stay on the CPU, and are equal on all ranks without DDP's help.
         names = [f"encoder.selection.{name}" for name, _ in self.state.named_buffers()]
         leave_to_the_ranks(self, names)
@@ -165,14 +97,20 @@ class DESModel(ESPnetASRModel):
         self.tracker = SelectionTracker(self.state, self.selector, self.options)
         self.tracker.start_epoch(self.encoder.scores)
         self.unusable = UnusableUtterances()
-        if self.error_calculator is not None:
-            self.error_calculator = ErrorRates(self.error_calculator)
+        if self.error_calculator is not None and kwargs.get(
+            "transducer_multi_blank_durations"
+        ):
+            self.error_calculator.idx_blank = CTC_BLANK
+        for name in ("error_calculator", "error_calculator_trans"):
+            if getattr(self, name, None) is not None:
+                setattr(self, name, ErrorRates(getattr(self, name)))
 
     def start_scores(self) -> None:
         """Set scores and output layers to what training starts from."""
         with torch.no_grad():
             self.encoder.scores.fill_(self.selector.initial_score)
-        self.ctc.ctc_lo.copy_full_to(self.encoder.sizes)
+        if self.ctc is not None:
+            self.ctc.ctc_lo.copy_full_to(self.encoder.sizes)
 
     # What ESPnet calls after --init has filled the parameters in its own way.
     espnet_initialization_fn = start_scores
@@ -246,7 +184,7 @@ class DESModel(ESPnetASRModel):
             utt_id: names of the utterances, for warnings.
             loss_scale: what keeps the gradients of fp16 from vanishing, ``()``: the
                 GradScaler's, which comes too late for those that are made in here.
-            **kwargs: of the batch, not used.
+            **kwargs: of the batch; the labels of ``aux_ctc`` are used.
 
         Returns:
             Loss, statistics, number of utterances.
@@ -260,10 +198,18 @@ class DESModel(ESPnetASRModel):
         frames_cpu, text_lengths_cpu, needed_cpu, scores, scale = to_cpu(
             frames, text_lengths, needed, self.encoder.scores, loss_scale
         )
-        self.unusable.tell(utt_id, frames_cpu, needed_cpu)
+        if self.ctc is not None:
+            self.unusable.tell(utt_id, frames_cpu, needed_cpu)
         text = text.masked_fill(text == -1, self.ignore_id)
         text = text[:, : text_lengths_cpu.max()]
-        targets = Targets(text, text_lengths, frames, text_lengths_cpu, frames_cpu)
+        targets = Targets(
+            text,
+            text_lengths,
+            frames,
+            text_lengths_cpu,
+            frames_cpu,
+            self._labels_of_exits(kwargs),
+        )
         if self.training:
             loss, stats = self._training_loss(front, targets, scores, scale.item())
         else:
@@ -276,6 +222,20 @@ class DESModel(ESPnetASRModel):
                 stats[key] = torch.full((1,), value, device=loss.device)
         weight = torch.full((1,), speech.shape[0], device=loss.device)
         return force_gatherable((loss, stats, weight), loss.device)
+
+    def _labels_of_exits(self, batch: Mapping[str, torch.Tensor]) -> dict[int, Labels]:
+        """What the exits of ``aux_ctc`` are to say, of this batch."""
+        found = {}
+        for number, name in (self.aux_ctc or {}).items():
+            if name not in batch or f"{name}_lengths" not in batch:
+                raise ConfigError(
+                    f"model_conf: aux_ctc: {self.aux_ctc!r} takes the labels of block {number} "
+                    f"from {name!r}, which the data have not: give them a file for it, as in "
+                    f"--train_data_path_and_name_and_type FILE,{name},text, with "
+                    f"--aux_ctc_tasks {name} and --allow_variable_data_keys true"
+                )
+            found[int(number)] = Labels(batch[name], batch[f"{name}_lengths"])
+        return found
 
     def features(self, speech: torch.Tensor, lengths: torch.Tensor) -> Subsampled:
         """Everything before the layers, as in ESPnet's ``encode``: once for all sizes.
@@ -363,7 +323,9 @@ class DESModel(ESPnetASRModel):
             trained.append(self.middle_size(t))
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
-        return idle + self.ctc.ctc_lo.parameters_of_others(trained)
+        return (
+            idle if self.ctc is None else idle + self.ctc.ctc_lo.parameters_of_others(trained)
+        )
 
     def _evaluation_loss(self, front, targets: Targets):
         opts, sizes = self.options, self.encoder.sizes
@@ -388,33 +350,15 @@ class DESModel(ESPnetASRModel):
         return {"score_margin": margin, "selection_swaps": float(self.tracker.swaps)}
 
     def _loss_of_pass(self, front, p: Pass, targets: Targets):
-        """CTC (and attention) loss of one run, with statistics under its names."""
-        encoder = self.encoder
-        out = encoder.run_layers(
+        """Loss of one run, with statistics under its names."""
+        hidden: list[torch.Tensor] | None = [] if self._exits_of(p.size) else None
+        out = self.encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
-            dropped=p.dropped, drop_rate=p.drop_rate, ctc=ctc_of_size(self.ctc, p.size),
+            dropped=p.dropped, drop_rate=p.drop_rate, hidden=hidden,
+            ctc=self.ctc and ctc_of_size(self.ctc, p.size),
         )  # fmt: skip
-        text, text_lengths, lengths = targets[:3]
-        if self.postencoder is not None:
-            out, lengths = self.postencoder(out, lengths)
-        ctc_lengths = lengths, text_lengths
-        if self.ctc.ctc_type == "builtin" and self.postencoder is None:
-            # ESPnet and torch read them on the CPU, and would wait for each of them.
-            ctc_lengths = targets.frames_cpu, targets.text_lengths_cpu
-        ctc = ctc_of_size(self.ctc, p.size)
-        loss = ctc(out, ctc_lengths[0], text, ctc_lengths[1])
-        stats = {"loss_ctc": loss.detach()}
-        if not self.training and self.error_calculator is not None:
-            best = ctc.argmax(out).detach().cpu()
-            cer_ctc = self.error_calculator(best, text.cpu(), is_ctc=True)
-            stats["cer_ctc"] = float("nan") if cer_ctc is None else cer_ctc
-        if self.ctc_weight != 1.0:
-            loss_att, acc, cer, wer = attention_loss(self, out, lengths, text, text_lengths)
-            loss = self.ctc_weight * loss + (1 - self.ctc_weight) * loss_att
-            stats.update(loss_att=loss_att.detach(), acc=acc)
-            if not self.training and self.error_calculator is not None:
-                rates = {"cer": cer, "wer": wer}
-                stats.update({name: rates[name] for name in self.error_calculator.names})
+        outputs = Outputs(out, self.encoder.exits(hidden) if hidden else [])
+        loss, stats = losses_of_pass(self, p.size, outputs, targets)
         return loss, {self._name_at(p.size, name): value for name, value in stats.items()}
 
     def names_of_stats(self, training: bool, with_decoder: bool | None = None) -> set[str]:
@@ -424,8 +368,11 @@ class DESModel(ESPnetASRModel):
             training: False for those of evaluation.
             with_decoder: as if the model had one; None: as it is.
         """
-        names = self._names_of_pass(training, with_decoder)
-        found = {self._name_at(size, name) for size in self.encoder.sizes for name in names}
+        found = {
+            self._name_at(size, name)
+            for size in self.encoder.sizes
+            for name in names_of_losses(self, training, self._exits_of(size), with_decoder)
+        }
         found |= {"loss", "stage"}
         if training:
             found.add("layers_small")
@@ -433,13 +380,13 @@ class DESModel(ESPnetASRModel):
                 found.add("loss_sparsity")
         return found
 
-    def _names_of_pass(self, training: bool, with_decoder: bool | None = None) -> list[str]:
-        """What :meth:`_loss_of_pass` tells, without its size."""
-        rates = not training and self.error_calculator is not None
-        names = ["loss_ctc"] + (["cer_ctc"] if rates else [])
-        if self.ctc_weight != 1.0 if with_decoder is None else with_decoder:
-            names += ["loss_att", "acc"] + (self.error_calculator.names if rates else [])
-        return names
+    def _exits_of(self, size: int) -> list[int]:
+        """Numbers of the blocks whose exits have a loss in the passes of a size.
+
+        They are blocks of the full encoder, and mean nothing of a smaller one.
+        """
+        has_exits = self.interctc_weight > 0.0 and size == self.encoder.num_layers
+        return list(self.encoder.interctc_layer_idx) if has_exits else []
 
     def _name_at(self, size: int, name: str) -> str:
         return name if size == self.encoder.num_layers else f"{name}_size{size}"
@@ -457,49 +404,6 @@ class DESModel(ESPnetASRModel):
         """Advance the selection (optimizer's post-step hook)."""
         stage = self.stage
         self.tracker.after_step(self.encoder.scores)
-        if self.stage > stage and self.options.middle_from_full:
+        if self.stage > stage and self.options.middle_from_full and self.ctc is not None:
             # Stage 1 has not trained them; [DEVIATION] the published ones start at random.
             self.ctc.ctc_lo.copy_full_to(self.encoder.sizes[1:-1])
-
-
-def check_arguments(values: Mapping[str, Any]) -> None:
-    """Refuse what no supernet can be trained with.
-
-    Args:
-        values: what ESPnet's ASR task builds the model of: modules, and ``model_conf``.
-
-    Raises:
-        ConfigError: naming the key, its value and what would be right.
-    """
-    if not isinstance(values["encoder"], SupernetEncoder):
-        raise ConfigError(
-            "model: des needs a supernet encoder, such as encoder: des_conformer"
-        )
-    if values.get("joint_network") is not None:
-        raise ConfigError("model: des has no transducer: leave out decoder: transducer")
-    if isinstance(values.get("decoder"), LinearDecoder):
-        raise ConfigError("model: des has no classifier: leave out decoder: linear")
-    weight = values.get("ctc_weight", 0.5)
-    if not is_number(weight) or not 0.0 < weight <= 1.0:
-        raise ConfigError(
-            f"model_conf: ctc_weight: {weight!r} must be above 0 and at most 1 (1.0: CTC "
-            "only); the sizes have CTC output layers"
-        )
-    if weight < 1.0 and values.get("decoder") is None:
-        raise ConfigError(
-            f"model_conf: ctc_weight: {weight!r} leaves a part of the loss to a decoder, "
-            "and there is none: set it to 1.0 (CTC only), or give decoder: transformer"
-        )
-    for key in ("interctc_weight", "aux_ctc"):
-        if values.get(key):
-            raise ConfigError(
-                f"model_conf: {key}: {values[key]!r} cannot be used with model: des; "
-                "every size has a CTC loss of its own"
-            )
-    normalize = values.get("normalize")
-    for name, value in normalize.named_buffers() if normalize is not None else ():
-        if not value.isfinite().all():
-            raise ConfigError(
-                f"normalize_conf: the {name} of {normalize} is NaN or infinite: audio that "
-                "is no number was in the statistics; leave it out and collect them again"
-            )

@@ -90,7 +90,9 @@ def check_start(folder: Path, resume: bool) -> None:
         )
 
 
-def check_tokens(folder: Path, token_list: str | Sequence[str], is_first: bool) -> None:
+def check_tokens(
+    folder: Path, token_list: str | Sequence[str], is_first: bool, added: Sequence[str] = ()
+) -> None:
     """Refuse to go on with tokens of another order: the weights would spell other letters.
 
     Args:
@@ -98,6 +100,7 @@ def check_tokens(folder: Path, token_list: str | Sequence[str], is_first: bool) 
         token_list: of this start; its file, or the tokens.
         is_first: True of the process that writes the config, the only one that looks: the
             others might find it half written.
+        added: tokens that ESPnet adds to them, and writes into the config.
 
     Raises:
         ConfigError: saying which token differs.
@@ -111,7 +114,8 @@ def check_tokens(folder: Path, token_list: str | Sequence[str], is_first: bool) 
         before = yaml.safe_load(config.read_text(encoding="utf-8"))["token_list"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
         return  # of a start that was killed: nothing can be told
-    if list(token_list) == before:
+    before, token_list = ([t for t in ts if t not in added] for ts in (before, token_list))
+    if token_list == before:
         return
     pairs = itertools.zip_longest(before, token_list)
     place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])

@@ -104,6 +104,7 @@ def test_every_stock_key_is_known_and_shown():
 @pytest.mark.parametrize(
     "conf, says",
     [
+        ({"interctc_layer_idx": [2]}, r"interctc_layer_idx: \[2\] must be .* from 1 to 1"),
         ({"ctc_trim": True}, "ctc_trim.*same length"),
         ({"normalize_before": False}, "normalize_before.*post-norm"),
         ({"layer_order": "reverse"}, r"layer_order: 'reverse'.*\['espnet', 'paper'\]"),

@@ -372,8 +372,6 @@ def test_margin_spread_and_swaps():
     "conf, says",
     [
         ({"ctc_weight": 0.0}, "ctc_weight: 0.0"),
-        ({"interctc_weight": 0.3}, "interctc_weight: 0.3"),
-        ({"aux_ctc": {"1": "x"}}, "aux_ctc"),
         ({"method": "magic"}, "method: 'magic'"),
         ({"reduction": 3}, "reduction: 3 must divide 5"),
     ],
