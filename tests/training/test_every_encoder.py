@@ -19,7 +19,7 @@ from tests.train import assert_same, let_it_talk, load, make_data, start, train_
 OTHERS = [name for name in TINY_OF if name != "des_conformer"]  # the other tests have that
 # Wide enough for int8.
 WIDE = {"output_size": 32, "linear_units": 32, "cgmlp_linear_units": 64}
-SHORT = {"max_epoch": 3, "use_tensorboard": True}
+SHORT = {"max_epoch": 4, "use_tensorboard": True}
 # What goes through the trainer is the same for all of them: one is enough most of the time.
 ONE_OF_THEM = pytest.mark.parametrize(
     "trained",
@@ -126,10 +126,10 @@ def test_pictures_show_its_layers(trained, tmp_path):
 @ONE_OF_THEM
 def test_a_resumed_training_ends_as_a_whole_one(trained, tmp_path):
     name, exp, _ = trained
-    for epoch in (2, 3):
+    for epoch in (3, 4):
         train_here(exp.parent, tmp_path, encoder=name, encoder_conf=conf_of(name),
                    **SHORT | {"max_epoch": epoch})  # fmt: skip
-    assert_same(load(exp / "3epoch.pth"), load(tmp_path / "exp/3epoch.pth"))
+    assert_same(load(exp / "4epoch.pth"), load(tmp_path / "exp/4epoch.pth"))
 
 
 @ONE_OF_THEM
