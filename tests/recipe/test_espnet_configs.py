@@ -118,5 +118,7 @@ def test_a_config_trains_decodes_and_is_extracted(name, data, tmp_path):
         options["ctc_weight"] = 1.0
     whole = Speech2Text(exp / "config.yaml", file, size=smallest, **options)
     part = Speech2Text(own.with_name("config.yaml"), own, **options)
-    (found, *_), (expected, *_) = whole(wave), part(wave)
-    assert found[:3] == expected[:3]
+    found, expected = whole(wave), part(wave)
+    if model.encoder.interctc_layer_idx:  # ESPnet tells what the exits say besides
+        expected, _ = expected
+    assert found[0][:3] == expected[0][:3]
