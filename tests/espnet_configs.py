@@ -14,6 +14,8 @@ WIDTHS = {
     "hidden_size": 16, "joint_space_size": 16, "num_layers": 1, "n_layers": 1,
 }  # fmt: skip
 BLOCKS, DECODER_BLOCKS = 3, 1
+# Of the stand-in for pretrained models, tests/upstream.py.
+UPSTREAM_WIDTH = 8
 # Of the corpus, the machine and the length of the training, not of the model.
 RUN = {
     "batch_type": "unsorted", "batch_size": 4, "accum_grad": 1, "max_epoch": 6,
@@ -70,6 +72,8 @@ def swapped(config: dict) -> dict:
         count = min(len(conf["interctc_layer_idx"]), BLOCKS - 1)
         conf["interctc_layer_idx"] = list(range(1, 1 + count))
     config["encoder_conf"] = conf
+    if config.get("frontend") == "s3prl" and config.get("preencoder_conf"):
+        config["preencoder_conf"]["input_size"] = UPSTREAM_WIDTH
     if "num_blocks" in (config.get("decoder_conf") or {}):
         config["decoder_conf"]["num_blocks"] = DECODER_BLOCKS
     return config

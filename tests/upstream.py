@@ -16,7 +16,12 @@ class S3PRLUpstream(torch.nn.Module):
 
     @classmethod
     def available_names(cls):
-        return ["hubert_large_ll60k"]
+        return [
+            "hubert_large_ll60k",
+            "wav2vec2_large_960",
+            "wav2vec2_large_ll60k",
+            "wavlm_large",
+        ]
 
     def forward(self, waves, lengths):
         first = self.conv(waves[:, None]).transpose(1, 2)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
 from espnet_des.inference.scoring import text_cleaner
@@ -222,10 +224,24 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
             parser.error(f"--{name} {getattr(opts, name)}: {error}")
     check_names(parser, opts)
     check_sets(parser, opts)
+    check_ctc(parser, opts)
     try:
         opts.sample_rate = parse_size(opts.fs)
     except Exception:
         parser.error(f"--fs {opts.fs}: must be a rate such as 16k or 16000")
+
+
+def check_ctc(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
+    """Refuse stage 16 of a model without CTC before the training, not after it."""
+    if opts.asr_config is None or opts.skip_sizes or opts.stop_stage < 16:
+        return
+    config = yaml.safe_load(Path(opts.asr_config).read_text("utf-8")) or {}
+    if (config.get("model_conf") or {}).get("ctc_weight") == 0.0:
+        parser.error(
+            f"--asr_config {opts.asr_config}: model_conf: ctc_weight: 0.0 leaves the model "
+            "without CTC, by which stage 16 decodes and measures; leave that stage out with "
+            "--skip_sizes true, or set a weight above 0"
+        )
 
 
 def check_names(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:

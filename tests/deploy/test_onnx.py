@@ -176,6 +176,10 @@ def test_what_cannot_be_exported_is_said():
     with pytest.raises(ConfigError, match="preencoder"):
         CTCGraph(model, "features")
     model = make_model()
+    model.ctc = None
+    with pytest.raises(ConfigError, match="ctc_weight: 0.0 leaves"):
+        CTCGraph(model, "features")
+    model = make_model()
     model.encoder.embed = OtherSubsampling()
     with pytest.raises(ConfigError, match="input_layer: OtherSubsampling cannot be exported"):
         CTCGraph(model, "features")

@@ -43,3 +43,14 @@ def test_usual_names_and_other_disks_are_taken():
     assert str(at.asr_exp) == "../elsewhere/exp/asr_v1.2 (first)"
     assert str(at.lm_exp) == "../elsewhere/exp/lm_..b" and str(at.stats) == "../stats"
     assert str(at.feats) == "/disk/dump/raw" and o.inference_tag == "beam-10"
+
+
+def test_a_model_without_ctc_is_told_before_the_training(tmp_path, capsys):
+    """Stage 16 decodes and measures by it."""
+    config = tmp_path / "train.yaml"
+    config.write_text("decoder: transducer\nmodel_conf:\n    ctc_weight: 0.0\n")
+    with pytest.raises(SystemExit):
+        parse([*SETS, "--asr_config", str(config)])
+    assert "ctc_weight: 0.0 leaves the model without CTC" in capsys.readouterr().err
+    parse([*SETS, "--asr_config", str(config), "--skip_sizes", "true"])
+    parse([*SETS, "--asr_config", str(config), "--stop_stage", "13"])

@@ -23,6 +23,7 @@ from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.scoring import count_errors, text_cleaner
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.front_end import SUBSAMPLING
+from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.nn.sizes import set_size
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import find_audio, read_header, read_mono
@@ -176,7 +177,7 @@ def metadata(model, args, source: str) -> dict[str, object]:
     return {
         "tokens": list(args.token_list),
         "token_type": args.token_type,
-        "blank_id": model.blank_id,
+        "blank_id": CTC_BLANK,
         "source": source,
         "min_length": shortest_input(model, source),
         "num_layers": encoder.num_layers,
@@ -257,7 +258,7 @@ class _SessionAsModel:
 
     def __init__(self, session, model: ESPnetASRModel, source: str):
         self.session, self.source = session, source
-        self.frontend, self.blank_id = model.frontend, model.blank_id
+        self.frontend, self.blank_id = model.frontend, CTC_BLANK
         self.parameters, self.modules = model.parameters, model.modules
         self.shortest = shortest_input(model, source)
         self.ctc = SimpleNamespace(softmax=torch.exp)

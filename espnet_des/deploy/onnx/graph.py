@@ -46,6 +46,11 @@ class CTCGraph(torch.nn.Module):
                 f"encoder: {type(encoder).__name__}: only supernets and the sizes extracted "
                 "from them can be exported"
             )
+        if model.ctc is None:
+            raise ConfigError(
+                "model_conf: ctc_weight: 0.0 leaves the model without the CTC output layer "
+                "that is exported; train with a weight above 0"
+            )
         for name in ("preencoder", "postencoder"):
             if getattr(model, name) is not None:
                 raise ConfigError(f"{name}: a model with one cannot be exported; leave it out")
