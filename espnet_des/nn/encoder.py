@@ -39,8 +39,6 @@ class LayeredEncoder(torch.nn.Module):
     """
 
     block_type: ClassVar[BlockType]
-    # Keys that this class cannot mean besides: values that are accepted, and why.
-    refused: ClassVar[dict[str, tuple[Any, str]]] = {}
 
     # Of ESPnet's encoder.
     embed: Any
@@ -238,7 +236,8 @@ class LayeredEncoder(torch.nn.Module):
             # It is as open as the widest gate.
             gates = [run.gates[q] for q in runs if q not in run.closed]
             if gates:
-                x = x + torch.stack(gates).max() * self.block_type.shared_bias(block)
+                bias = torch.stack(gates).max() * self.block_type.shared_bias(block)
+                x = x + bias.to(x.dtype)  # half precision stays half
         return x
 
     def _draw_block(self, block: Any) -> tuple[bool, float]:

@@ -35,7 +35,7 @@ def check_keys(encoder: Any, conf: Mapping[str, Any]) -> None:
                 f"encoder_conf: {key}: {conf[key]!r} is unknown; "
                 f"the encoder takes {list(known)}"
             )
-    for key, (right, why) in (kind.refused | encoder.refused).items():
+    for key, (right, why) in kind.refused.items():
         if conf.get(key, right) != right:
             raise ConfigError(
                 f"encoder_conf: {key}: {conf[key]!r} cannot be meant "
