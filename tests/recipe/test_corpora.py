@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.make_corpora import make_librispeech, make_tedlium2
 
@@ -291,11 +292,24 @@ SWAPPED = [
         "valid.cer_ctc.ave.pth",
     ),
 ]
+THROUGH_ASR_SH = [
+    (
+        "tedlium2",
+        "tuning/train_asr_e_branchformer_size256_mlp1024_e12_mactrue.yaml",
+        "valid.acc.ave.pth",
+    ),
+    (
+        "tedlium2",
+        "tuning/train_asr_transducer_conformer_e12_linear2048.yaml",
+        "valid.loss.ave.pth",
+    ),
+]
 SHORT = (
     "--encoder_conf output_size=16 --encoder_conf linear_units=16 --encoder_conf num_blocks=2 "
     "--encoder_conf attention_heads=2 --accum_grad 1 --num_iters_per_epoch 4 --max_epoch 3 "
     "--batch_bins 2000000 --num_workers 0 --use_amp false --keep_nbest_models 1 --num_att_plot 0"
 )
+TRANSDUCER = " --decoder_conf hidden_size=16 --joint_net_conf joint_space_size=16"
 DECODER = " --decoder_conf linear_units=16 --decoder_conf num_blocks=1"
 
 
@@ -305,20 +319,38 @@ def test_espnets_own_yaml_with_the_encoder_as_the_only_change(own, name, yaml_fi
     folder, corpus = own
     if not ESPNET_ROOT or corpus != name:
         pytest.skip("needs ESPNET_ROOT, and the recipe of the YAML's corpus")
+    train_swapped(folder, corpus, yaml_file, model, [])
+
+
+@pytest.mark.parametrize("name, yaml_file, model", THROUGH_ASR_SH)
+def test_espnets_own_yaml_through_espnets_own_asr_sh(checkout, name, yaml_file, model):
+    """A hybrid E-Branchformer and a transducer."""
+    _, folder, corpus = checkout
+    if corpus != name:
+        pytest.skip("is of the other recipe")
+    root = ["--espnet_root", ESPNET_ROOT, *OF_ASR_SH[corpus]]
+    train_swapped(folder, corpus, yaml_file, model, root)
+
+
+def train_swapped(folder: Path, corpus: str, yaml_file: str, model: str, root: list[str]):
+    """Stages 10 to 16 of one of ESPnet's configs, the name of its encoder swapped."""
     text = (Path(ESPNET_ROOT) / f"egs2/{corpus}/asr1/conf/{yaml_file}").read_text()
-    assert "encoder: conformer" in text
+    encoder = yaml.safe_load(text)["encoder"]
     config = folder / f"swapped_{Path(yaml_file).name}"
-    config.write_text(text.replace("encoder: conformer", "encoder: des_conformer"))
-    hybrid = "decoder: transformer" in text
+    config.write_text(text.replace(f"encoder: {encoder}", f"encoder: des_{encoder}"))
+    decoder = yaml.safe_load(text).get("decoder")
+    more = {"transformer": DECODER, "transducer": TRANSDUCER, None: ""}[decoder]
+    if "branchformer" in encoder:
+        more += " --encoder_conf cgmlp_linear_units=16"
     tag = f"swapped_{config.stem}"
-    weight = "0.3" if hybrid else "1.0"
+    weight = "1.0" if decoder is None else "0.3"
     done = run(
         folder, corpus, "--stage", "10", "--asr_config", str(config), "--asr_tag", tag,
         "--asr_stats_dir", f"exp/asr_stats_{config.stem}",  # its features are its own
-        "--asr_args", SHORT + (DECODER if hybrid else ""), "--inference_asr_model", model,
+        "--asr_args", SHORT + more, "--inference_asr_model", model,
         "--inference_config", "conf/decode_ctc.yaml", "--use_lm", "false",
         "--inference_args", f"--beam_size 2 --maxlenratio -4 --ctc_weight {weight}",
-        "--sizes_decoding", "beam", "--skip_eval", "true",
+        "--sizes_decoding", "beam", "--skip_eval", "true", *root,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:]
     rows = json.loads((folder / f"exp/asr_{tag}/sizes.json").read_text())
