@@ -115,7 +115,8 @@ class SupernetTask(ASRTask):
 
 
 def needs_supernet(args: argparse.Namespace) -> bool:
-    return getattr(args, "encoder", None) in SUPERNETS
+    encoder = getattr(args, "encoder", None)
+    return isinstance(encoder, str) and encoder in SUPERNETS
 
 
 def leave_out_plots(args: argparse.Namespace) -> None:
@@ -140,13 +141,12 @@ def use_supernet_model(args: argparse.Namespace) -> None:
     if getattr(args, "joint_net_conf", None) is None:
         args.joint_net_conf = {}  # ESPnet's default, which a transducer is not built with
     check_mappings(args, MAPPINGS)
-    check_swap(args.encoder, args.encoder_conf)
+    check_swap(args.encoder, getattr(args, "encoder_conf", None) or {})
     if getattr(args, "decoder", None) == "s4" and find_spec("opt_einsum") is None:
         raise ConfigError(
             "decoder: s4 needs the package opt_einsum, which ESPnet does not bring along: "
             "pip install opt_einsum"
         )
-    check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
     for key, why in REFUSED_OPTIONS.items():
         value = getattr(args, key, None)
         if value or (key == "lightning_conf" and value is not None):
@@ -154,6 +154,7 @@ def use_supernet_model(args: argparse.Namespace) -> None:
                 f"{key}: {value!r} cannot be used with encoder: {args.encoder} ({why}); "
                 "leave it out"
             )
+    check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
     if getattr(args, "ngpu", 0) > 1 and not getattr(args, "distributed", True):
         raise ConfigError(
             f"ngpu: {args.ngpu} without distributed training means DataParallel, whose "

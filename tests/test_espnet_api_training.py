@@ -357,7 +357,7 @@ def test_task_is_where_the_registry_waits_for_it():
     assert asr.ASRTask is task.ASRTask
     assert task.STOCK_TASK.__module__ == registry.TARGET
     for choices, name in (
-        (asr.encoder_choices, task.ENCODER),
+        (asr.encoder_choices, "des_e_branchformer"),
         (asr.model_choices, task.MODEL),
     ):
         assert name == name.lower()

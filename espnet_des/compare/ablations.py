@@ -44,8 +44,9 @@ def ablations(base: Config) -> list[System]:
     for count in (1, 2):
         ask("Simple-Top-k: scores averaged before freezing", f"last {count} iterations",
             f"averaged_{count}", averaged_iterations=count)  # fmt: skip
-    ask("norm in the convolution module", "batch norm", "batch_norm",
-        {"conv_norm": "batch_norm"})  # fmt: skip
+    if base["encoder"] == "des_conformer":  # others have no such module
+        ask("norm in the convolution module", "batch norm", "batch_norm",
+            {"conv_norm": "batch_norm"})  # fmt: skip
     ask("output layers", "one for all sizes", "shared_output", shared_output=True)
     ask("output layer of the middle size in stage 2", "from the start of the training",
         "middle_from_start", middle_from_full=False)  # fmt: skip

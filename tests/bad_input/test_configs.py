@@ -71,7 +71,7 @@ REFUSED = [
     ({"decoder": "transducer", "model_conf__ctc_weight": 1.5}, "ctc_weight: 1.5 must be from 0"),
     ({"model": ["des"]}, r"^model: \['des'\] cannot be used .* use model: des"),
     ({"encoder": "transformer", "encoder_conf": {"output_size": 8}},
-     "^model: des needs encoder: des_conformer"),
+     "^model: des needs a supernet encoder"),
     ({"encoder": "des_conformer_subnet"}, rf"{DES}sizes: \[3, 5, 8\] is unknown"),
     ({"encoder": "des_conformer_subnet", "model": "espnet", "model_conf": {"ctc_weight": 1.0},
       "encoder_conf": {"kept_layers": [0], "num_blocks": "2"}},

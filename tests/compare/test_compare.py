@@ -20,7 +20,7 @@ from espnet_des.compare.systems import comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.encoders import DESConformerEncoder, SubnetConformerEncoder
+from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +39,7 @@ def base(request):
 
 def build(config):
     """The encoder and the options of a training config, as ESPnet would make them."""
-    encoder = {
-        "des_conformer": DESConformerEncoder,
-        "des_conformer_subnet": SubnetConformerEncoder,
-    }
-    built = encoder[config["encoder"]](
+    built = (SUPERNETS | SUBNETS)[config["encoder"]](
         config["frontend_conf"]["n_mels"], **config["encoder_conf"]
     )
     own = {k: v for k, v in config["model_conf"].items() if k in SelectionOptions.keys()}
@@ -109,7 +105,7 @@ def test_an_exit_is_what_interctc_sees():
     from espnet2.asr.ctc import CTC
     from espnet2.asr.espnet_model import ESPnetASRModel
 
-    encoder = SubnetConformerEncoder(
+    encoder = SUBNETS["des_conformer_subnet"](
         12, **(TINY | {"num_blocks": 3}), interctc_layer_idx=[1, 2]
     )
     model = ESPnetASRModel(

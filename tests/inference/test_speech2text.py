@@ -149,10 +149,13 @@ def test_stock_models_have_one_size(tmp_path, speech):
     with pytest.raises(ConfigError, match="size: 3 .* of 4 layers only"):
         conformer.set_size(3)
     stock_model(tmp_path, "transformer", **small)
-    transformer = load(tmp_path)
-    assert (transformer.size, transformer.sizes) == (None, [])
-    with pytest.raises(ConfigError, match="size: 1 .*TransformerEncoder.*; leave size out"):
-        transformer.set_size(1)
+    assert load(tmp_path).sizes == [2]
+    rnn = {"rnn_type": "lstm", "hidden_size": 8, "output_size": 8, "num_layers": 1}
+    stock_model(tmp_path, "rnn", **rnn)
+    recurrent = load(tmp_path)
+    assert (recurrent.size, recurrent.sizes) == (None, [])
+    with pytest.raises(ConfigError, match="size: 1 .*RNNEncoder.*; leave size out"):
+        recurrent.set_size(1)
 
 
 def test_a_model_of_stage_1_has_the_full_size_only(tmp_path):

@@ -360,7 +360,7 @@ def test_a_score_learning_rate_that_cannot_reach_the_sparsity_is_warned_about(
         ({"encoder_conf__sizes": [3, 9]}, "sizes"),
         ({"model_conf__method": "none"}, "method"),
         ({"encoder": "conformer", "encoder_conf__sizes": None},
-         "model: des needs encoder: des_conformer"),
+         "model: des needs a supernet encoder"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_training(data, tmp_path, changes, says):

@@ -1,8 +1,10 @@
-# shellcheck shell=bash
-# Sourced in a recipe's folder, egs2/compare_<corpus>/asr1: its corpus. A recipe that compares
-# something else on a corpus that is there says so in conf/corpus.
-corpus=$(basename "$(dirname "${PWD}")")
+#!/usr/bin/env bash
+# Prints the corpus of the recipe in whose folder, egs2/compare_<corpus>/asr1, it is called. A
+# recipe that compares something else on a corpus that is there says so in conf/corpus.
+set -euo pipefail
+
+recipe=$(basename "$(dirname "${PWD}")")
 if [ -f conf/corpus ]; then
-    corpus=$(<conf/corpus)
+    recipe=$(<conf/corpus)
 fi
-corpus=${corpus#compare_}
+echo "${recipe#compare_}"

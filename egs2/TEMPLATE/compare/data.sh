@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . ./path.sh
 
-. ../../TEMPLATE/compare/corpus.sh
+corpus=$(../../TEMPLATE/compare/corpus.sh)
 python3 -m espnet_des.bin.make_spoken --corpus "compare_${corpus}" --out downloads "$@"
 python3 -m espnet_des.bin.prepare_librispeech --corpus downloads --data data \
     --sets "train-${corpus}" "dev-${corpus}" test-clean test-noisy

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-. ../../TEMPLATE/compare/corpus.sh
+corpus=$(../../TEMPLATE/compare/corpus.sh)
 # What another corpus wants otherwise; of an option given twice the last value counts.
 own=()
 if [ -f conf/run.options ]; then
