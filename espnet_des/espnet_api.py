@@ -434,6 +434,24 @@ ASSUMPTIONS = (
         "with these scales: the same arithmetic, layer by layer",
     ),
     Assumption(
+        "transformer_block_has_its_modules_by_name",
+        "self_attn, feed_forward, norm1, norm2, and no norm behind them",
+    ),
+    Assumption(
+        "multiconv_block_is_a_conformer_block",
+        "with a convolutional gating as conv_module, which takes mask_pad",
+    ),
+    Assumption(
+        "branches_are_merged_by_one_projection",
+        "merge_proj of attn and cgmlp side by side, in this order; in an E-Branchformer "
+        "depthwise_conv_fusion before it, a channel by itself: each has a half for each branch",
+    ),
+    Assumption(
+        "blocks_are_dropped_by_these_encoders_only",
+        "layer_drop_rate is looked at by E-Branchformer and multiconv_conformer, in the latter "
+        "without exits",
+    ),
+    Assumption(
         "conformer_has_its_parts_by_name",
         "embed (the positions last), encoders (made of blocks), after_norm, and the exits",
     ),

@@ -26,7 +26,7 @@ from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.recipe import evaluate, jobs, lm, train
 from espnet_des.task import STOCK_TASK
 from espnet_des.training.checkpoints import WRITER
-from tests.conftest import TINY, TOKENS, make_batch, transducer_parts
+from tests.conftest import TINY, TINY_OF, TOKENS, make_batch, transducer_parts
 
 
 def stock_model(frontend=None, **conf):
@@ -293,6 +293,60 @@ def test_conformer_block_adds_its_layers_in_this_order(conf):
         x = add_branch(x, Branch(conformer, block, layer.kind, x, pos_emb, mask))
     torch.testing.assert_close(block.norm_final(x), expected, rtol=1e-12, atol=1e-12)
     assert len(layers) == len(conformer.parts) - (conf.get("macaron_style") is False)
+
+
+def stock_encoder(name, **conf):
+    kind = BLOCK_TYPES[name]
+    return kind.stock(12, **(TINY_OF[f"des_{name}"] | conf)).eval()
+
+
+def test_transformer_block_has_its_modules_by_name():
+    block = stock_encoder("transformer").encoders[0]
+    children = {name for name, _ in block.named_children()}
+    assert children == {"self_attn", "feed_forward", "norm1", "norm2", "dropout"}
+
+
+def test_multiconv_block_is_a_conformer_block():
+    block = stock_encoder("multiconv_conformer").encoders[0]
+    assert type(block) is type(stock_block())
+    x, mask = torch.randn(1, 3, 8), torch.tensor([[[True, True, False]]])
+    torch.testing.assert_close(
+        block.conv_module(x, mask_pad=mask)[:, :1],
+        block.conv_module(x.index_fill(1, torch.tensor([2]), 9.0), mask_pad=mask)[:, :1],
+    )
+
+
+@pytest.mark.parametrize("name", ["branchformer", "e_branchformer"])
+def test_branches_are_merged_by_one_projection(name):
+    """The attention's channels first: without one branch's half, the other's is left."""
+    block = stock_encoder(name).encoders[0].double()
+    x, pos_emb = torch.randn(2, 6, 8).double(), torch.randn(1, 11, 8).double()
+    mask = torch.arange(6)[None, None] < torch.tensor([6, 4])[:, None, None]
+    assert block.merge_proj.weight.shape == (8, 16)
+    if name == "e_branchformer":
+        assert block.depthwise_conv_fusion.groups == 16
+    with torch.no_grad():
+        block.merge_proj.weight[:, :8] = 0.0
+    (found, _), _ = block((x, pos_emb), mask)
+    with torch.no_grad():
+        for p in block.attn.parameters():
+            p.mul_(3.0)  # of no consequence now
+    torch.testing.assert_close(block((x, pos_emb), mask)[0][0], found)
+    with torch.no_grad():
+        block.cgmlp.channel_proj2.weight.mul_(3.0)
+    assert not torch.allclose(block((x, pos_emb), mask)[0][0], found)
+
+
+def test_blocks_are_dropped_by_these_encoders_only():
+    batch = torch.randn(1, 40, 12), torch.tensor([40])
+    quiet = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
+    for name in ("transformer", "conformer", "e_branchformer", "multiconv_conformer"):
+        encoder = stock_encoder(name, layer_drop_rate=1.0, **quiet)
+        whole = encoder(*batch)[0]
+        # The containers alone: what is in a block stays as in recognition.
+        encoder.training = encoder.encoders.training = True
+        drops = not torch.equal(encoder(*batch)[0], whole)
+        assert drops == (name in ("e_branchformer", "multiconv_conformer")), name
 
 
 def test_conformer_has_its_parts_by_name():
