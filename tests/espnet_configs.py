@@ -32,7 +32,7 @@ def find(root: Path, corpora=None) -> Iterator[tuple[str, dict]]:
     A config that is another by a link is given once.
     """
     seen = set()
-    for path in sorted(root.glob("egs2/*/asr*/conf/**/*.yaml")):
+    for path in sorted(root.glob("egs2/*/asr1/conf/**/*.yaml")):
         name = str(path.relative_to(root / "egs2"))
         if corpora is not None and name.split("/")[0] not in corpora:
             continue
@@ -70,7 +70,12 @@ def swapped(config: dict) -> dict:
         conf["stochastic_depth_rate"] = conf["stochastic_depth_rate"][-BLOCKS:]
     if conf.get("interctc_layer_idx"):
         count = min(len(conf["interctc_layer_idx"]), BLOCKS - 1)
-        conf["interctc_layer_idx"] = list(range(1, 1 + count))
+        exits = dict(zip(conf["interctc_layer_idx"], range(1, 1 + count)))
+        conf["interctc_layer_idx"] = list(exits.values())
+        aux = config.get("model_conf", {}).get("aux_ctc")
+        if aux:  # which labels an exit has
+            kept = {str(exits[int(n)]): name for n, name in aux.items() if int(n) in exits}
+            config["model_conf"]["aux_ctc"] = kept
     config["encoder_conf"] = conf
     if config.get("frontend") == "s3prl" and config.get("preencoder_conf"):
         config["preencoder_conf"]["input_size"] = UPSTREAM_WIDTH

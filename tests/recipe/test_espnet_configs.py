@@ -50,8 +50,6 @@ def test_what_espnet_builds_of_all_its_asr_configs_builds_as_a_supernet(tmp_path
     """Or is refused by name. Prints how many of each encoder."""
     counts: dict[tuple, list] = {}
     for name, config in find(Path(ROOT)):
-        if name.split("/")[1] != "asr1":
-            continue  # other tasks than recognition of speech have a model of their own
         if not has_supernet(config):
             counts.setdefault((config["encoder"], "no supernet form"), []).append(name)
             continue
