@@ -342,6 +342,8 @@ def train_swapped(folder: Path, corpus: str, yaml_file: str, model: str, root: l
     more = {"transformer": DECODER, "transducer": TRANSDUCER, None: ""}[decoder]
     if "branchformer" in encoder:
         more += " --encoder_conf cgmlp_linear_units=16"
+    if root:  # of data in splits ESPnet does not tell how many batches there are
+        more += " --model_conf updates_per_iteration=1"
     tag = f"swapped_{config.stem}"
     weight = "1.0" if decoder is None else "0.3"
     done = run(
