@@ -7,7 +7,6 @@ import torch
 
 from espnet2.asr.ctc import CTC
 from espnet_des.espnet_api import attention_loss, transducer_loss
-from espnet_des.nn.output_layers import ctc_of_size
 
 # The first token, also where a multi-blank transducer's blank is another.
 CTC_BLANK = 0
@@ -67,13 +66,13 @@ class ErrorRates:
 
 
 def losses_of_pass(
-    model: Any, size: int, outputs: Outputs, targets: Targets
+    model: Any, ctc: CTC | None, outputs: Outputs, targets: Targets
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The loss of ``ESPnetASRModel.forward`` on one output of the encoder.
 
     Args:
         model: a DESModel, here as below.
-        size: whose output layer CTC takes.
+        ctc: with the output layer of the size; None of a model without.
 
     Returns:
         Loss ``()``; statistics, :func:`names_of_losses` says which.
@@ -84,12 +83,11 @@ def losses_of_pass(
         lengths_cpu = lengths.cpu() if model.use_transducer_decoder else lengths
     stats: dict[str, Any] = {}
     loss_ctc = None
-    if model.ctc is not None:
+    if ctc is not None:
         # ESPnet and torch read lengths on the CPU, and would wait for each of them.
-        on_cpu = model.ctc.ctc_type == "builtin" and model.postencoder is None
+        on_cpu = ctc.ctc_type == "builtin" and model.postencoder is None
         ctc_lengths = lengths_cpu if on_cpu else lengths
         text_lengths = targets.text_lengths_cpu if on_cpu else targets.text_lengths
-        ctc = ctc_of_size(model.ctc, size)
         labels = Labels(targets.text, text_lengths)
         loss_ctc, stats = ctc_loss(model, ctc, out, ctc_lengths, labels, "ctc")
         of_exits = []

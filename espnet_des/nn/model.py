@@ -352,13 +352,14 @@ class DESModel(ESPnetASRModel):
     def _loss_of_pass(self, front, p: Pass, targets: Targets):
         """Loss of one run, with statistics under its names."""
         hidden: list[torch.Tensor] | None = [] if self._exits_of(p.size) else None
+        ctc = None if self.ctc is None else ctc_of_size(self.ctc, p.size)
         out = self.encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
             dropped=p.dropped, drop_rate=p.drop_rate, hidden=hidden,
-            ctc=self.ctc and ctc_of_size(self.ctc, p.size),
+            ctc=ctc,
         )  # fmt: skip
         outputs = Outputs(out, self.encoder.exits(hidden) if hidden else [])
-        loss, stats = losses_of_pass(self, p.size, outputs, targets)
+        loss, stats = losses_of_pass(self, ctc, outputs, targets)
         return loss, {self._name_at(p.size, name): value for name, value in stats.items()}
 
     def names_of_stats(self, training: bool, with_decoder: bool | None = None) -> set[str]:
