@@ -22,6 +22,7 @@ from espnet_des.nn.residual import (
     Run,
     add_branch,
     draw_rows,
+    has_batch_norm,
     touch,
 )
 from espnet_des.nn.vgg import VGGSubsampling
@@ -76,6 +77,12 @@ class LayeredEncoder(torch.nn.Module):
             ]
             for block in self.encoders
         ]
+        # Looked for here, once, and not in every pass.
+        self.with_batch_norm = {
+            q
+            for q, layer in enumerate(self.layers)
+            if has_batch_norm(self.block_type.modules(self.encoders[layer.block], layer.kind))
+        }
 
     @property
     def num_layers(self) -> int:
@@ -176,7 +183,7 @@ class LayeredEncoder(torch.nn.Module):
             kept: layers to run, the others are skipped; None runs all.
             gates: multiplies each layer's branch, ``(num_layers,)``.
             closed: layers whose gate is exactly 0; they only teach the gate.
-            faint: those whose gate is below ``layers.FAINT``, and not 0.
+            faint: those whose gate is below ``passes.FAINT``, and not 0.
             dropped: layers with stochastic depth, drawn per utterance.
             drop_rate: probability with which each of them is dropped.
             hidden: a list that takes the output of every block.
@@ -192,7 +199,8 @@ class LayeredEncoder(torch.nn.Module):
         if self.training and drop_rate > 0.0 and dropped:
             keep_rows = draw_rows(dropped, x.size(0), drop_rate, x.device)
         split = None if gates is None else gates.unbind()
-        run = Run(runs, split, closed, faint, keep_rows, 1.0 / (1.0 - drop_rate))
+        more = 1.0 / (1.0 - drop_rate)
+        run = Run(runs, split, closed, faint, keep_rows, more, self.with_batch_norm)
         # ESPnet's stochastic_depth_rate and layer_drop_rate mean blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):

@@ -131,7 +131,7 @@ class RowDraw(NamedTuple):
 
 
 def add_branch_to_rows(
-    x: torch.Tensor, branch: Branch, keep: RowDraw, factor: float
+    x: torch.Tensor, branch: Branch, keep: RowDraw, factor: float, needs_all: bool = False
 ) -> torch.Tensor:
     """Stochastic depth: the branch is added to the kept utterances only.
 
@@ -141,18 +141,23 @@ def add_branch_to_rows(
     Args:
         keep: the rows that keep the layer.
         factor: what the kept branch is multiplied with, 1 / (1 - p).
+        needs_all: see :func:`has_batch_norm`.
     """
     if keep.number == x.size(0):
         return add_branch(x, branch, factor)
-    modules = branch.modules()
-    if any(isinstance(m, BATCH_NORMS) for module in modules for m in module.modules()):
+    if needs_all:
         rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
         rows[keep.rows] = factor
         return add_branch(x, branch, rows)
     if not keep.number:
-        return touch(x, [p for module in modules for p in module.parameters()])
+        return touch(x, [p for module in branch.modules() for p in module.parameters()])
     out = branch.out(keep.rows)
     return x.index_add(0, keep.rows, (factor * branch.scale) * out.to(x.dtype))
+
+
+def has_batch_norm(modules: Sequence[torch.nn.Module]) -> bool:
+    """True of a layer whose statistics are those of all utterances of the batch."""
+    return any(isinstance(m, BATCH_NORMS) for module in modules for m in module.modules())
 
 
 def draw_rows(
@@ -202,9 +207,10 @@ class Run(NamedTuple):
         runs: numbers of the layers that run at all.
         gates: multiplies each layer's branch, ``(num_layers,)``, or None.
         closed: layers whose gate is exactly 0; they only teach the gate.
-        faint: those whose gate is below ``FAINT``, and not 0.
+        faint: those whose gate is below ``passes.FAINT``, and not 0.
         keep_rows: of layers with stochastic depth, the utterances that keep them.
         more: what the branch is multiplied with for these, 1 / (1 - p).
+        need_all: layers with BatchNorm, which run on all utterances even so.
     """
 
     runs: Collection[int]
@@ -213,6 +219,7 @@ class Run(NamedTuple):
     faint: Collection[int]
     keep_rows: Mapping[int, RowDraw]
     more: float
+    need_all: Collection[int] = ()
 
     def adds_plainly(self, layers: Sequence[int]) -> bool:
         """True where nothing is done to these layers' branches."""
@@ -225,7 +232,8 @@ class Run(NamedTuple):
             coeff: what it is multiplied with besides.
         """
         if q in self.keep_rows:
-            return add_branch_to_rows(x, branch, self.keep_rows[q], coeff * self.more)
+            factor, needs_all = coeff * self.more, q in self.need_all
+            return add_branch_to_rows(x, branch, self.keep_rows[q], factor, needs_all)
         if self.gates is None:
             return add_branch(x, branch, coeff)
         if q in self.closed:
