@@ -28,7 +28,7 @@ from espnet_des.inference.named_files import with_files_for
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS, stock_name
+from espnet_des.nn.encoders import BLOCK_TYPES, SUPERNETS, stock_name
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
@@ -148,7 +148,7 @@ def of_config(
     """The sizes of a supernet, extracted if need be; another model as it is."""
     content = read_config(config)
     encoder = content["encoder"]
-    if encoder in {**BLOCK_TYPES, **SUBNETS} and not subnets:
+    if stock_name(encoder) and encoder not in SUPERNETS and not subnets:
         if content["encoder_conf"].get("interctc_layer_idx"):
             raise ConfigError(
                 f"{config}: encoder_conf: interctc_layer_idx cannot be measured: the "

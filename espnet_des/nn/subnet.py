@@ -34,13 +34,8 @@ class SubnetEncoder(LayeredEncoder):
         **conf: Any,
     ):
         values = {key: conf.pop(key) for key in PER_BLOCK if key in conf}
-        check_values({"num_blocks": num_blocks, **values})
-        exits = list(conf.pop("interctc_layer_idx", None) or [])
-        if any(type(n) is not int or not 0 < n < num_blocks for n in exits):
-            raise ConfigError(
-                f"encoder_conf: interctc_layer_idx: {exits!r} must hold numbers of blocks "
-                f"from 1 to {num_blocks - 1}"
-            )
+        exits = conf.pop("interctc_layer_idx", None) or []
+        check_values({"num_blocks": num_blocks, "interctc_layer_idx": exits, **values})
 
         def of_block(number: int) -> dict[str, Any]:
             own = {
@@ -65,7 +60,7 @@ class SubnetEncoder(LayeredEncoder):
                     self.block_type.remove(blocks[number], full[q].kind)
         rate = self.encoders.layer_drop_rate
         self.encoders = type(self.encoders)(*blocks, layer_drop_rate=rate)
-        self.interctc_layer_idx = exits
+        self.interctc_layer_idx = list(exits)
         self.set_layers(self.layer_order)
         self.register_load_state_dict_pre_hook(self.before_loading)
 

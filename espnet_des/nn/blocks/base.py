@@ -55,13 +55,16 @@ class BlockType:
 
     def kinds(self, order: str = "espnet") -> list[str]:
         """Kinds of layers in running order, of a block that has all of them."""
-        groups = [(g,) if isinstance(g, str) else g for g in self.orders[order]]
-        return [kind for group in groups for kind in group]
+        return [kind for group in self._groups(order) for kind in group]
+
+    def _groups(self, order: str) -> list[tuple[str, ...]]:
+        return [(g,) if isinstance(g, str) else g for g in self.orders[order]]
 
     def side_by_side(self, block: torch.nn.Module, order: str) -> list[tuple[str, ...]]:
         """Kinds of the block's layers in running order, those side by side together."""
-        groups = [(g,) if isinstance(g, str) else g for g in self.orders[order]]
-        there = [tuple(kind for kind in group if self.has(block, kind)) for group in groups]
+        there = [
+            tuple(k for k in group if self.has(block, k)) for group in self._groups(order)
+        ]
         return [group for group in there if group]
 
     def layers(self, blocks: torch.nn.Module, order: str = "espnet") -> list[Layer]:
