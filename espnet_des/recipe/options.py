@@ -235,8 +235,13 @@ def check_ctc(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None
     """Refuse stage 16 of a model without CTC before the training, not after it."""
     if opts.asr_config is None or opts.skip_sizes or opts.stop_stage < 16:
         return
-    config = yaml.safe_load(Path(opts.asr_config).read_text("utf-8")) or {}
-    if (config.get("model_conf") or {}).get("ctc_weight") == 0.0:
+    try:
+        config = yaml.safe_load(Path(opts.asr_config).read_text("utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        where = " ".join(str(error).split())  # on one line, as all errors of options
+        parser.error(f"--asr_config {opts.asr_config}: is no YAML ({where})")
+    conf = config.get("model_conf") if isinstance(config, dict) else None
+    if isinstance(conf, dict) and conf.get("ctc_weight") == 0.0:
         parser.error(
             f"--asr_config {opts.asr_config}: model_conf: ctc_weight: 0.0 leaves the model "
             "without CTC, by which stage 16 decodes and measures; leave that stage out with "

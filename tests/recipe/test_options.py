@@ -54,3 +54,20 @@ def test_a_model_without_ctc_is_told_before_the_training(tmp_path, capsys):
     assert "ctc_weight: 0.0 leaves the model without CTC" in capsys.readouterr().err
     parse([*SETS, "--asr_config", str(config), "--skip_sizes", "true"])
     parse([*SETS, "--asr_config", str(config), "--stop_stage", "13"])
+
+
+@pytest.mark.parametrize("text", ["model_conf: [", "\x00"])
+def test_a_config_that_is_no_yaml_is_named(tmp_path, capsys, text):
+    config = tmp_path / "train.yaml"
+    config.write_text(text)
+    with pytest.raises(SystemExit):
+        parse([*SETS, "--asr_config", str(config)])
+    err = capsys.readouterr().err
+    assert f"--asr_config {config}: is no YAML" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "model_conf: [1]", "model_conf:"])
+def test_what_else_is_wrong_with_a_config_the_training_says(tmp_path, text):
+    config = tmp_path / "train.yaml"
+    config.write_text(text)
+    parse([*SETS, "--asr_config", str(config)])
