@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,25 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the data of a tiny training."""
+    from tests.train import make_data
+
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture
+def upstreams(monkeypatch):
+    """A stand-in for s3prl, which no current torchaudio can import."""
+    from tests.upstream import modules
+
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def reference(name: str):

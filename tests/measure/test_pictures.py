@@ -18,7 +18,7 @@ from espnet_des.method.selection import Schedule
 from espnet_des.method.tracker import History
 from espnet_des.training.score_log import is_told, read_history
 from tests.plot.test_figures import rows_of
-from tests.train import ROOT, assert_same, kill_when, load, make_data, start, train_here
+from tests.train import ROOT, assert_same, kill_when, load, start, train_here
 
 SELECTION = "encoder.selection."
 TOP_K = {"use_tensorboard": True, "model_conf__updates_per_iteration": 2}
@@ -27,13 +27,6 @@ ZERO_OUTS = {
     "model_conf__method": "iterative_zero_out", "model_conf__reduction": None,
     "model_conf__zeroed": [2, 4, 5], "model_conf__updates_per_iteration": [4, 4, 4],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

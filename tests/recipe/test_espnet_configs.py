@@ -7,7 +7,6 @@ the kinds of modules are those of the configs.
 import contextlib
 import io
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,8 @@ from espnet_des.inference.loading import load_model
 from espnet_des.inference.speech2text import Speech2Text
 from tests.espnet_configs import CORPORA, find, has_supernet, swapped
 from tests.train import TOKENS, command_line, load, make_data
-from tests.upstream import modules
 
-pytestmark = pytest.mark.recipes
+pytestmark = [pytest.mark.recipes, pytest.mark.usefixtures("upstreams")]
 ROOT = os.environ.get("ESPNET_ROOT")
 FOUND = dict(find(Path(ROOT), CORPORA)) if ROOT else {}
 CONFIGS = {name: config for name, config in FOUND.items() if has_supernet(config)}
@@ -76,13 +74,6 @@ def test_what_espnet_builds_of_all_its_asr_configs_builds_as_a_supernet(tmp_path
         for (encoder, result), names in sorted(counts.items()):
             print(f"{len(names):4d} {encoder}: {result} ({names[0]})")
     assert sum(len(v) for (_, result), v in counts.items() if result == "builds") > 300
-
-
-@pytest.fixture(autouse=True)
-def upstreams(monkeypatch):
-    """A stand-in for s3prl, which no current torchaudio can import."""
-    for name, module in modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import sys
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.loading import load_model
-from tests.train import load, make_data, train_here
-from tests.upstream import modules
+from tests.train import load, train_here
 
 HYBRID = {
     "decoder": "transformer",
@@ -53,19 +51,6 @@ EXITS = {
     "best_model_criterion": [["valid", "cer_interctc_layer1", "min"]],
     "model_conf__reduction": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture
-def upstreams(monkeypatch):
-    for name, module in modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
 
 
 def recognisers(exp, folder, size):

@@ -18,20 +18,12 @@ from tests.train import (
     assert_same,
     kill_when,
     load,
-    make_data,
     start,
     train_here,
 )
 
 SELECTION = "encoder.selection."
 SCRIPT = str(ROOT / "tests/train_and_dump.py")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)

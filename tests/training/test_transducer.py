@@ -13,7 +13,7 @@ from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.nn.transducer import MultiBlankLoss, RNNTLoss
-from tests.train import TOKENS, assert_same, load, make_data, start, train_here
+from tests.train import TOKENS, assert_same, load, start, train_here
 
 SIZES = [3, 5, 8]
 # ESPnet's LibriSpeech-100 YAML with small widths.
@@ -36,13 +36,6 @@ KINDS = {
     "transducer": (TRANSDUCER, {"search_type": "default", "score_norm": True}),
     "multi-blank": (MULTI_BLANK, {"search_type": "mbg"}),
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=KINDS)

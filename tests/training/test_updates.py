@@ -6,16 +6,9 @@ import pytest
 import torch
 
 import espnet2.train.trainer as stock
-from tests.train import load, make_data, train_here
+from tests.train import load, train_here
 
 SELECTION = "encoder.selection."
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
 
 
 @pytest.fixture
