@@ -1,6 +1,6 @@
 # make demo    train a supernet on spoken digits and show every size (10 minutes)
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
-# make test    run the tests (8 minutes)
+# make test    run the tests (11 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
