@@ -103,6 +103,16 @@ def make_encoder(encoder="des_conformer", input_size=12, **conf):
     return SUPERNETS[encoder](input_size, **(TINY_OF[encoder] | conf))
 
 
+def without_dropout(model):
+    """The model, which now draws nothing in training."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout_rate", None), float):
+            module.dropout_rate = 0.0  # ESPnet's CTC
+    return model
+
+
 def transducer_parts(dim, vocabulary):
     """Prediction and joint network of a transducer over an encoder of this dimension."""
     from espnet2.asr.decoder.transducer_decoder import TransducerDecoder

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from espnet_des.method.options import PRESETS
 from espnet_des.utils.command import CommandParser, call
 
 
@@ -16,6 +17,7 @@ def main() -> int:
     parser.add_argument(
         "--encoder", choices=("des_conformer", "des_e_branchformer"), default="des_conformer"
     )
+    parser.add_argument("--preset", choices=sorted(PRESETS))
     parser.add_argument("--num_blocks", type=int, default=12)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--sizes", type=int, nargs="+", default=(16, 32, 48))

@@ -33,7 +33,7 @@ def ablations(base: Config) -> list[System]:
         ask(
             "stochastic depth in stage 2 (p2)", f"{p2:g}", f"p2_{p2:g}", stochastic_depth_p2=p2
         )
-    for share in (0.3, 0.6, 0.75):
+    for share in (0.2, 0.3, 0.6, 0.75):
         ask("Simple-Top-k: share of stage 1", f"{share:g}", f"share_{share:g}",
             selection_share=share)  # fmt: skip
     for factor in (0.3, 3.0, 10.0):
@@ -53,6 +53,12 @@ def ablations(base: Config) -> list[System]:
     for weight in (0.15, 0.6):
         ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
+    ask("exits of the full size", "0.3 of its loss", "exits", exit_weight=0.3)
+    ask("small and middle size on", "half of the utterances", "rows_0.5",
+        rows_small=0.5, rows_middle=0.5)  # fmt: skip
+    for weight in (0.2, 1.0):
+        ask("distillation from the full size", f"{weight:g}", f"distillation_{weight:g}",
+            distillation_weight=weight)  # fmt: skip
     systems.append(
         System("known_layers", "layers: those that the default found, known from the start",
                lambda b, s, kept: supernet(b, method="fixed", ranking=ranking_of(kept)), sizes,

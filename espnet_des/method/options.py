@@ -5,6 +5,7 @@ These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from espnet_des.errors import ConfigError, is_number, text_hint
 from espnet_des.method.selection import (
@@ -14,6 +15,14 @@ from espnet_des.method.selection import (
     Schedule,
     SimpleTopK,
 )
+
+# Settings under one name, for ``preset``; docs/options.md tells what they are for.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper and its code, where the defaults differ from them.
+    "published": {
+        "selection_share": 0.6, "published_ranking": True, "middle_from_full": False,
+    },
+}  # fmt: skip
 
 # What float32 can hold; NaN is for the bounds of each key to refuse.
 LARGEST = 3e38
@@ -59,6 +68,7 @@ class SelectionOptions:
     docs/options.md tells what each of them does.
     """
 
+    preset: str | None = None
     method: str = "simple_top_k"
     ranking: list[int] | None = None
     selection_share: float | None = None
@@ -72,6 +82,10 @@ class SelectionOptions:
     loss_weight_full: float = 1.0
     loss_weight_small: float = 0.3
     loss_weight_middle: float = 0.3
+    rows_small: float = 1.0
+    rows_middle: float = 1.0
+    exit_weight: float = 0.0
+    distillation_weight: float = 0.0
     sparsity_weight: float = 5.0
     score_lr_factor: float | None = None
     score_lr_final: float = 1.0
@@ -87,6 +101,23 @@ class SelectionOptions:
     @classmethod
     def keys(cls) -> list[str]:
         return [f.name for f in fields(cls)]
+
+    @classmethod
+    def of_preset(cls, **given: Any) -> "SelectionOptions":
+        """The settings of a preset, but for those that are given.
+
+        Args:
+            **given: keys of ``model_conf``; without ``preset`` the rest are the defaults.
+        """
+        preset = given.get("preset")
+        if preset is not None and preset not in list(PRESETS):
+            raise ConfigError(
+                f"model_conf: preset: {preset!r} must be one of {sorted(PRESETS)}, or left out"
+            )
+        own = {} if preset is None else dict(PRESETS[preset])
+        if given.get("updates_per_iteration") is not None:
+            own.pop("selection_share", None)  # they say the same thing
+        return cls(**(own | given))
 
     def __post_init__(self):
         def need(ok: bool, key: str, right: str):
@@ -107,7 +138,11 @@ class SelectionOptions:
             need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")
         for key in ("loss_weight_full", "loss_weight_small", "loss_weight_middle"):
             need(0.0 < number(key) < float("inf"), key, "above 0")
-        need(0.0 <= number("sparsity_weight") < float("inf"), "sparsity_weight", ">= 0")
+        for key in ("rows_small", "rows_middle"):
+            need(0.0 < number(key) <= 1.0, key, "above 0 and at most 1 (all utterances)")
+        need(0.0 <= number("exit_weight") < 1.0, "exit_weight", "at least 0 and below 1")
+        for key in ("sparsity_weight", "distillation_weight"):
+            need(0.0 <= number(key) < float("inf"), key, ">= 0")
         if self.score_lr_factor is not None:
             factor = number("score_lr_factor")
             need(0.0 < factor < float("inf"), "score_lr_factor", "above 0")
@@ -157,6 +192,13 @@ class SelectionOptions:
     def score_lr_at(self, schedule: Schedule, t: int) -> float:
         """Share of the scores' learning rate at update t: linear over stage 1."""
         return 1.0 - (1.0 - self.score_lr_final) * min(1.0, t / max(1, schedule.last_update))
+
+    def distillation_at(self, schedule: Schedule, t: int) -> float:
+        """Weight of the distillation at update t: it grows linearly until stage 1 ends.
+
+        Early on the full size has nothing to teach.
+        """
+        return self.distillation_weight * min(1.0, t / max(1, schedule.last_update))
 
     def is_averaged(self, schedule: Schedule, t: int) -> bool:
         """True where the scores after update t count for the final choice."""

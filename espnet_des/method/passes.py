@@ -8,6 +8,7 @@ and all layers with gates; stage 2 the full, the smallest and one middle size
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy
 import torch
 
 from espnet_des.method.options import SelectionOptions
@@ -29,6 +30,7 @@ class Pass(NamedTuple):
         faint: layers whose gate is below ``FAINT``, and not 0.
         dropped: layers with stochastic depth.
         drop_rate: its probability.
+        rows: numbers of the utterances in the batch, ascending; None for all.
     """
 
     size: int
@@ -39,6 +41,7 @@ class Pass(NamedTuple):
     faint: Sequence[int] = ()
     dropped: Sequence[int] = ()
     drop_rate: float = 0.0
+    rows: torch.Tensor | None = None
 
 
 def passes_of_stage_1(
@@ -97,3 +100,31 @@ def passes_of_stage_2(
         kept = sorted(ranking[:middle])
         passes.append(Pass(middle, options.loss_weight_middle, kept=kept))
     return passes
+
+
+def on_part_of_batch(
+    passes: Sequence[Pass],
+    options: SelectionOptions,
+    batch: int,
+    generator: numpy.random.Generator,
+) -> list[Pass]:
+    """Let the smaller sizes run on some of the batch's utterances, drawn anew in each update.
+
+    Their loss is a mean over utterances: its expectation, and that of its gradients, is that
+    of the whole batch. The smallest and the middle size have different utterances where there
+    are enough of them.
+
+    Args:
+        passes: of an update; the first is the full size's, the second the small pass.
+        batch: number of utterances.
+        generator: what they are drawn with.
+    """
+    full, *smaller = passes
+    order = torch.from_numpy(generator.permutation(batch))
+    found = [full]
+    for p, share, drawn in zip(
+        smaller, (options.rows_small, options.rows_middle), (order, order.flip(0))
+    ):
+        count = max(1, round(share * batch))
+        found.append(p if count == batch else p._replace(rows=drawn[:count].sort().values))
+    return found

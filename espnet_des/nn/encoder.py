@@ -132,19 +132,27 @@ class LayeredEncoder(torch.nn.Module):
         out = self.run_layers(front, kept=kept, hidden=hidden if wanted else None, ctc=ctc)
         lengths = front.mask.squeeze(1).sum(1)
         if has_exits:
-            return (out, self.exits(hidden)), lengths, None
+            return (out, self.exits(hidden, self.interctc_layer_idx)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
 
-    def exits(self, hidden: list[torch.Tensor]) -> list[tuple[int, torch.Tensor]]:
-        """Outputs of the blocks in ``interctc_layer_idx``, with their numbers from 1.
+    def exits(
+        self, hidden: list[torch.Tensor], blocks: Sequence[int]
+    ) -> list[tuple[int, torch.Tensor]]:
+        """Outputs of blocks, with their numbers.
 
         Args:
             hidden: the output of every block, ``(batch, time, dim)``.
+            blocks: numbers from 1, as in ``interctc_layer_idx``.
         """
-        return [(n, self._exit(hidden[n - 1])) for n in self.interctc_layer_idx]
+        return [(n, self._exit(hidden[n - 1])) for n in blocks]
 
     def _exit(self, x: torch.Tensor) -> torch.Tensor:
         return self.after_norm(x) if self.block_type.exits_are_normalised else x
+
+    def blocks_at_thirds(self) -> list[int]:
+        """Numbers of the blocks, from 1, after which a third and two thirds have run."""
+        count = len(self.encoders)
+        return sorted({round(i * count / 3) for i in (1, 2)} - {0, count})
 
     def subsample(
         self, xs_pad: torch.Tensor, ilens: torch.Tensor, masks: torch.Tensor | None = None

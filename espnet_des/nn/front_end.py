@@ -46,6 +46,10 @@ class Subsampled(NamedTuple):
     pos_emb: torch.Tensor | None
     mask: torch.Tensor
 
+    def of_utterances(self, rows: torch.Tensor) -> "Subsampled":
+        """The part of some utterances, given by their numbers in the batch."""
+        return self._replace(x=self.x[rows], mask=self.mask[rows])
+
 
 def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
     """Run ESPnet's ``embed``, whichever of its classes it is.

@@ -37,6 +37,20 @@ class Targets(NamedTuple):
     frames_cpu: torch.Tensor
     of_exits: Mapping[int, Labels] = {}
 
+    def of_utterances(self, rows: torch.Tensor, rows_cpu: torch.Tensor) -> "Targets":
+        """The part of some utterances, given by their numbers in the batch, twice.
+
+        Without the labels of exits, which only the full size has.
+        """
+        lengths = self.text_lengths_cpu[rows_cpu]
+        return Targets(
+            self.text[rows][:, : lengths.max()],
+            self.text_lengths[rows],
+            self.frames[rows],
+            lengths,
+            self.frames_cpu[rows_cpu],
+        )
+
 
 class Outputs(NamedTuple):
     """What one pass of the encoder gives.

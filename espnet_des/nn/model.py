@@ -18,10 +18,16 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_des.errors import ConfigError
 from espnet_des.espnet_api import extract_features, leave_to_the_ranks
 from espnet_des.method.options import SelectionOptions
-from espnet_des.method.passes import Pass, passes_of_stage_1, passes_of_stage_2
+from espnet_des.method.passes import (
+    Pass,
+    on_part_of_batch,
+    passes_of_stage_1,
+    passes_of_stage_2,
+)
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
+from espnet_des.nn.distillation import Distillation
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
     CTC_BLANK,
@@ -32,7 +38,7 @@ from espnet_des.nn.losses import (
     losses_of_pass,
     names_of_losses,
 )
-from espnet_des.nn.model_conf import check_arguments
+from espnet_des.nn.model_conf import check_arguments, check_own_losses
 from espnet_des.nn.output_layers import SizedLinear, ctc_of_size
 from espnet_des.nn.unusable import UnusableUtterances, frames_of_ctc
 from espnet_des.nn.waveforms import mirrored_samples
@@ -76,8 +82,13 @@ class DESModel(ESPnetASRModel):
                 )
         own = {k: kwargs.pop(k) for k in SelectionOptions.keys() if k in kwargs}
         check_arguments(kwargs)
+        check_own_losses(own, kwargs)
         super().__init__(**kwargs)
-        self.options = SelectionOptions(**own)
+        self.options = SelectionOptions.of_preset(**own)
+        self.exits = list(self.encoder.interctc_layer_idx) if self.interctc_weight else []
+        if not self.exits and self.ctc is not None and self.options.exit_weight:
+            self.exits = self.encoder.blocks_at_thirds()
+            self.interctc_weight = self.options.exit_weight if self.exits else 0.0
         self.selector = self.options.selector(self.encoder.num_layers)
         self.encoder.rank_by(self.selector)
         # Fails now, before any training, where the lists cannot belong together.
@@ -160,9 +171,14 @@ class DESModel(ESPnetASRModel):
         middles = self.encoder.sizes[1:-1]
         if not middles:
             return None
+        return middles[self._generator(t).integers(len(middles))]
+
+    def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
+        """What update t is drawn with: after a resume it draws the same."""
         seed = int(self.state.seed)
-        draws = numpy.random.default_rng(t if seed < 0 else (seed, t))
-        return middles[draws.integers(len(middles))]
+        if seed < 0:
+            return numpy.random.default_rng((t, *purpose) if purpose else t)
+        return numpy.random.default_rng((seed, t, *purpose))
 
     def forward(
         self,
@@ -287,9 +303,15 @@ class DESModel(ESPnetASRModel):
         t = int(self.state.updates)
         stats: dict[str, Any] = {}
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
-        *earlier, last = self.passes(t, scores)
+        passes = on_part_of_batch(
+            self.passes(t, scores), self.options, front.x.size(0), self._generator(t, 1)
+        )
+        *earlier, last = passes
+        weight = self.options.distillation_at(schedule, t)
+        lesson = Distillation(weight) if weight else None
         for p in earlier:
-            loss, size_stats = self._loss_of_pass(front._replace(x=sums.front), p, targets)
+            read = front._replace(x=sums.front)
+            loss, size_stats = self._loss_of_pass(read, p, targets, lesson)
             sums.add(p.weight * loss)
             stats.update(size_stats)
         small = self.encoder.sizes[0]
@@ -300,7 +322,7 @@ class DESModel(ESPnetASRModel):
                 stats["loss_sparsity"] = gap.detach()
             small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
         stats["layers_small"] = float(small)
-        loss, size_stats = self._loss_of_pass(front, last, targets)
+        loss, size_stats = self._loss_of_pass(front, last, targets, lesson)
         return sums.loss(last.weight * loss), stats | size_stats
 
     def _after_the_front_end(self) -> list[torch.nn.Parameter]:
@@ -349,8 +371,19 @@ class DESModel(ESPnetASRModel):
         margin = self.tracker.score_margin(self.encoder.scores)
         return {"score_margin": margin, "selection_swaps": float(self.tracker.swaps)}
 
-    def _loss_of_pass(self, front, p: Pass, targets: Targets):
-        """Loss of one run, with statistics under its names."""
+    def _loss_of_pass(
+        self, front: Subsampled, p: Pass, targets: Targets, lesson: Distillation | None = None
+    ):
+        """Loss of one run, with statistics under its names.
+
+        Args:
+            front, targets: of the whole batch.
+            lesson: where the sizes learn from the full one.
+        """
+        rows = None
+        if p.rows is not None:
+            rows = p.rows.to(front.x.device, non_blocking=True)
+            front, targets = front.of_utterances(rows), targets.of_utterances(rows, p.rows)
         hidden: list[torch.Tensor] | None = [] if self._exits_of(p.size) else None
         ctc = None if self.ctc is None else ctc_of_size(self.ctc, p.size)
         out = self.encoder.run_layers(
@@ -358,8 +391,12 @@ class DESModel(ESPnetASRModel):
             dropped=p.dropped, drop_rate=p.drop_rate, hidden=hidden,
             ctc=ctc,
         )  # fmt: skip
-        outputs = Outputs(out, self.encoder.exits(hidden) if hidden else [])
-        loss, stats = losses_of_pass(self, ctc, outputs, targets)
+        exits = self.encoder.exits(hidden, self.exits) if hidden else []
+        outputs = Outputs(out, exits)
+        if lesson is None:
+            loss, stats = losses_of_pass(self, ctc, outputs, targets)
+        else:
+            loss, stats = lesson.losses_of_pass(self, ctc, outputs, targets, rows)
         return loss, {self._name_at(p.size, name): value for name, value in stats.items()}
 
     def names_of_stats(self, training: bool, with_decoder: bool | None = None) -> set[str]:
@@ -376,6 +413,10 @@ class DESModel(ESPnetASRModel):
         }
         found |= {"loss", "stage"}
         if training:
+            if self.options.distillation_weight:
+                found |= {
+                    self._name_at(z, "loss_distillation") for z in self.encoder.sizes[:-1]
+                }
             found.add("layers_small")
             if self.selector.needs_travel:
                 found.add("loss_sparsity")
@@ -386,8 +427,7 @@ class DESModel(ESPnetASRModel):
 
         They are blocks of the full encoder, and mean nothing of a smaller one.
         """
-        has_exits = self.interctc_weight > 0.0 and size == self.encoder.num_layers
-        return list(self.encoder.interctc_layer_idx) if has_exits else []
+        return self.exits if size == self.encoder.num_layers else []
 
     def _name_at(self, size: int, name: str) -> str:
         return name if size == self.encoder.num_layers else f"{name}_size{size}"

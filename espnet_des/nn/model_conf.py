@@ -47,6 +47,34 @@ def check_arguments(values: Mapping[str, Any]) -> None:
             )
 
 
+def check_own_losses(own: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse losses, asked for by name, that such a model has nothing for.
+
+    Args:
+        own: the keys of ``model_conf`` that are not ESPnet's, as they are given.
+        values: as for :func:`check_arguments`.
+    """
+    without_ctc = values.get("ctc_weight", 0.5) == 0.0
+    exits, interctc = own.get("exit_weight"), values.get("interctc_weight")
+    if exits and without_ctc:
+        raise ConfigError(
+            f"model_conf: exit_weight: {exits!r} is a part of the CTC loss, and "
+            "ctc_weight: 0.0 leaves none: leave one of them out"
+        )
+    if exits and interctc:
+        raise ConfigError(
+            f"model_conf: exit_weight: {exits!r} and interctc_weight: {interctc!r} are two "
+            "ways to give the full size exits: leave one of them out"
+        )
+    weight = own.get("distillation_weight")
+    if weight and without_ctc and values.get("joint_network") is not None:
+        raise ConfigError(
+            f"model_conf: distillation_weight: {weight!r} is of the posteriors of CTC or of an "
+            "attention decoder, and a transducer with ctc_weight: 0.0 has neither: leave it "
+            "out, or give ctc_weight, such as 0.3"
+        )
+
+
 def check_exits(values: Mapping[str, Any], ctc_weight: float) -> None:
     """Refuse losses of exits that the encoder has not, or that nothing would be added to.
 

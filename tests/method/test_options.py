@@ -3,7 +3,7 @@
 import pytest
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.options import SelectionOptions, check_fits, check_sizes
+from espnet_des.method.options import PRESETS, SelectionOptions, check_fits, check_sizes
 from espnet_des.method.selection import Schedule
 
 
@@ -54,6 +54,10 @@ def test_default_sizes(layers, sizes):
         ({"selection_share": 1.0}, "between 0 and 1"),
         ({"selection_share": 60}, "between 0 and 1"),
         ({"selection_share": 0.5, "updates_per_iteration": 10}, "left out"),
+        ({"rows_small": 0.0}, "above 0 and at most 1"),
+        ({"rows_middle": 1.5}, "above 0 and at most 1"),
+        ({"exit_weight": 1.0}, "below 1"),
+        ({"distillation_weight": -0.1}, ">= 0"),
         ({"zeroed": [4, 8]}, "belongs to method: iterative_zero_out"),
         ({"method": "iterative_zero_out", "reduction": 4}, "belongs to method: simple_top_k"),
     ],
@@ -100,6 +104,24 @@ def test_a_share_of_a_run_too_short_or_of_unknown_length_is_refused():
         SelectionOptions().resolve(48, 16, 10)
     with pytest.raises(ConfigError, match="give updates_per_iteration"):
         SelectionOptions(selection_share=0.5).resolve(48, 16, None)
+
+
+def test_a_preset_sets_what_is_not_given():
+    published = SelectionOptions.of_preset(preset="published", middle_from_full=True)
+    assert published.published_ranking and published.middle_from_full
+    assert published.resolve(48, 16, 1000).last_update == 600
+    in_updates = SelectionOptions.of_preset(preset="published", updates_per_iteration=10)
+    assert in_updates.selection_share is None
+    assert SelectionOptions.of_preset() == SelectionOptions()
+    for wrong in ("best", 1, ["published"]):
+        with pytest.raises(ConfigError, match=r"preset: .* one of \['published'\]"):
+            SelectionOptions.of_preset(preset=wrong)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+def test_presets_fit_every_method(name, method):
+    SelectionOptions.of_preset(preset=name, method=method)
 
 
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "fixed"])

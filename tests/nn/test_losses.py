@@ -198,3 +198,27 @@ def test_the_ctc_of_a_multi_blank_transducer_has_its_own_blank():
 def test_what_cannot_be_meant_is_named(encoder_conf, conf, says):
     with pytest.raises(ConfigError, match=says):
         make_model(encoder_conf, **conf)
+
+
+@pytest.mark.parametrize("parts", [{}, {"decoder": True}, {"transducer": True} | QUIET])
+def test_own_exits_are_espnets_at_a_third_and_two_thirds_of_the_blocks(parts):
+    sizes = {"num_blocks": 3, "sizes": [3, 5, 12]}
+    own = make_model(sizes, SCHEDULE, exit_weight=0.4, **parts)
+    with_exits = sizes | {"interctc_layer_idx": [1, 2]}
+    espnets = make_model(with_exits, SCHEDULE, interctc_weight=0.4, **parts)
+    espnets.load_state_dict(own.state_dict())
+    for training in (True, False):
+        batch, found = make_batch(), []
+        for model in (own, espnets):
+            torch.manual_seed(0)
+            loss, stats, _ = model.train(training)(**batch)
+            found.append((loss, {k: v for k, v in stats.items() if v is not None}))
+        torch.testing.assert_close(*found, equal_nan=True)
+    # Whoever recognises gets no exits that he has not asked for.
+    assert not isinstance(own.encode(batch["speech"], batch["speech_lengths"])[0], tuple)
+
+
+def test_an_encoder_of_one_block_has_no_exits():
+    conf = {"num_blocks": 1, "sizes": [2, 4]}
+    model = make_model(conf, Schedule((4,), (2,)), exit_weight=0.4)
+    assert model.exits == [] and model.interctc_weight == 0.0

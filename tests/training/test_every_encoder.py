@@ -19,7 +19,12 @@ from tests.train import assert_same, let_it_talk, load, make_data, start, train_
 OTHERS = [name for name in TINY_OF if name != "des_conformer"]  # the other tests have that
 # Wide enough for int8.
 WIDE = {"output_size": 32, "linear_units": 32, "cgmlp_linear_units": 64}
-SHORT = {"max_epoch": 4, "use_tensorboard": True}
+# With all that is beyond the paper.
+SHORT = {
+    "max_epoch": 4, "use_tensorboard": True, "model_conf__rows_small": 0.5,
+    "model_conf__rows_middle": 0.5, "model_conf__exit_weight": 0.3,
+    "model_conf__distillation_weight": 0.2,
+}  # fmt: skip
 # What goes through the trainer is the same for all of them: one is enough most of the time.
 ONE_OF_THEM = pytest.mark.parametrize(
     "trained",

@@ -6,9 +6,11 @@ in the small pass of stage 1, s in the smallest and m in the middle size:
     separate trainings             sum over the sizes of F + L * size / N
     as published, stage 1          F + L * 2
     as published, stage 2          F + L * (1 + s / N + m / N)
-    Simple-Top-k, stage 1          F + L * (1 + f + (1 - f) * k / N)
-    Iterative-Zero-Out, stage 1    F + L * 2
-    stage 2                        F + L * ((1 - p2) * (N - s) / N + s / N + s / N + m / N)
+    Simple-Top-k, stage 1          F + L * (1 + r * (f + (1 - f) * k / N))
+    Iterative-Zero-Out, stage 1    F + L * (1 + r)
+    stage 2                        F + L * ((1 - p2) * (N - s) / N + s / N + r * s / N + q * m / N)
+
+where the small pass runs on a share r of the utterances, and the middle size on q.
 """
 
 import gc
@@ -43,7 +45,7 @@ def cases(bench: Bench) -> list[Case]:
     sizes, full = bench.setting.sizes, bench.num_layers
     removed = bench.schedule.zeroed
     kept = [full - r for r in removed]
-    whole = (1.0, 1.0)
+    whole, rows = (1.0, 1.0), bench.options.rows_small
     anneal = f"{len(kept)} iterations, k = {kept[0]} to {kept[-1]}"
     return [
         Case("plain", "plain step of the full size", [bench.plain_step(full)],
@@ -63,11 +65,11 @@ def cases(bench: Bench) -> list[Case]:
         Case("1_top_k_anneal", f"Simple-Top-k, stage 1, mean over {anneal}",
              [bench.stage1("simple_top_k", i) for i in range(len(kept))],
              lambda shares: statistics.mean(
-                 shares.by_count(whole, (1.0, k / full)) for k in kept
+                 shares.by_count(whole, (rows, rows * k / full)) for k in kept
              )),
         Case("1_zero_out", "Iterative-Zero-Out, stage 1",
              [bench.stage1("iterative_zero_out", -1)],
-             lambda shares: shares.by_count(whole, whole)),
+             lambda shares: shares.by_count(whole, (rows, rows))),
         stage2(bench, DROP_RATE),
         stage2(bench, 0.0),
     ]  # fmt: skip
@@ -76,10 +78,10 @@ def cases(bench: Bench) -> list[Case]:
 def stage1_smallest(bench: Bench) -> Case:
     """The last iteration of Simple-Top-k."""
     size = bench.setting.sizes[0]
-    share = size / bench.num_layers
+    share, rows = size / bench.num_layers, bench.options.rows_small
     return Case(
         "1_top_k", f"Simple-Top-k, stage 1, k = {size}", [bench.stage1("simple_top_k", -1)],
-        lambda shares: shares.by_count((1.0, 1.0), (1.0, share)),
+        lambda shares: shares.by_count((1.0, 1.0), (rows, rows * share)),
     )  # fmt: skip
 
 
@@ -87,9 +89,11 @@ def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
     """Stage 2: the mean over the middle sizes, of which an update draws one."""
     sizes, full = bench.setting.sizes, bench.num_layers
     small, middles = sizes[0] / full, sizes[1:-1]
-    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small, small]
+    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small]
+    parts.append(small * (1.0 if published else bench.options.rows_small))
     if middles:
-        parts.append(statistics.mean(middles) / full)
+        rows = 1.0 if published else bench.options.rows_middle
+        parts.append(rows * statistics.mean(middles) / full)
     return Case(
         "published_" * published + ("2" if drop_rate else "2_without_depth"),
         "as published: " * published + f"either method, stage 2, p2 = {drop_rate:g}",

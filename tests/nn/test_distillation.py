@@ -1,0 +1,99 @@
+"""In-place distillation: its loss by hand, its gradients, and who learns from whom."""
+
+import pytest
+import torch
+
+from espnet_des.errors import ConfigError
+from espnet_des.method.selection import Schedule
+from espnet_des.nn.distillation import Logits, distillation_loss
+from espnet_des.nn.losses import Targets
+from tests.conftest import make_batch, make_model, without_dropout
+
+SCHEDULE = Schedule((4, 4), (3, 5))
+
+
+def targets(frames, labels):
+    text = torch.zeros(len(labels), max(labels), dtype=torch.long)
+    frames, labels = torch.tensor(frames), torch.tensor(labels)
+    return Targets(text, labels, frames, labels, frames)
+
+
+def test_the_loss_is_the_divergence_of_real_frames_and_tokens_per_utterance():
+    teacher = Logits(torch.randn(2, 5, 4), torch.randn(2, 4, 4))
+    pupil = Logits(torch.randn(2, 5, 4), torch.randn(2, 4, 4))
+    found = distillation_loss(teacher, pupil, targets([5, 3], [3, 1]), 0.3)
+    expected = 0.0
+    for which, lengths, weight in ((0, [5, 3], 0.3), (1, [4, 2], 0.7)):
+        for row, length in enumerate(lengths):
+            p, q = (side[which][row, :length].softmax(-1) for side in (teacher, pupil))
+            expected += weight * float((p * (p / q).log()).sum()) / 2
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(distillation_loss(teacher, teacher, targets([5, 3], [3, 1]), 0.3)) == 0.0
+
+
+def at_stage_2(**conf):
+    conf = {"stochastic_depth_p2": 0.0, **conf}
+    model = without_dropout(make_model(schedule=SCHEDULE, **conf)).train()
+    with torch.no_grad():
+        for layer in model.encoder.encoders.parameters():
+            layer.add_(0.3 * torch.randn_like(layer))
+    model.state.updates.fill_(20)
+    model.state.freeze(torch.randperm(8))
+    return model
+
+
+def gradients(model):
+    torch.manual_seed(1)
+    loss, stats, _ = model(**make_batch())
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}, stats
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_the_smaller_sizes_learn_from_the_full_one_and_it_learns_nothing_from_them(decoder):
+    models = [at_stage_2(distillation_weight=w, decoder=decoder) for w in (0.0, 2.0)]
+    models[1].load_state_dict(models[0].state_dict())
+    (without, _), (with_it, stats) = map(gradients, models)
+    # The full size's output layer has no part in what its pupils learn.
+    torch.testing.assert_close(with_it["ctc.ctc_lo.weight"], without["ctc.ctc_lo.weight"])
+    for size in (3, 5):
+        name = f"ctc.ctc_lo.heads.size{size}.weight"
+        if with_it[name] is not None:
+            assert not torch.allclose(with_it[name], without[name])
+    assert float(stats["loss_distillation_size3"]) > 0
+    assert "loss_distillation" not in stats
+    assert set(stats) == models[1].names_of_stats(training=True)
+
+
+def test_the_loss_of_the_labels_is_told_as_without_it():
+    models = [at_stage_2(distillation_weight=w) for w in (0.0, 2.0)]
+    models[1].load_state_dict(models[0].state_dict())
+    (_, without), (_, with_it) = map(gradients, models)
+    assert all(torch.equal(with_it[name], value) for name, value in without.items()
+               if name != "loss")  # fmt: skip
+    more = sum(0.3 * 2.0 * float(with_it[name]) for name in set(with_it) - set(without))
+    assert float(with_it["loss"]) == pytest.approx(float(without["loss"]) + more, rel=1e-5)
+
+
+def test_it_grows_until_stage_1_ends():
+    options = make_model(schedule=SCHEDULE, distillation_weight=0.5).options
+    assert [options.distillation_at(SCHEDULE, t) for t in (0, 4, 8, 20)] == [0, 0.25, 0.5, 0.5]
+
+
+def test_a_decoder_without_ctc_teaches():
+    _, stats = gradients(at_stage_2(distillation_weight=1.0, ctc_weight=0.0, decoder=True))
+    assert float(stats["loss_distillation_size3"]) > 0
+
+
+@pytest.mark.parametrize(
+    "conf, says",
+    [
+        ({"distillation_weight": 0.2, "ctc_weight": 0.0, "transducer": True}, "has neither"),
+        ({"exit_weight": 0.2, "ctc_weight": 0.0, "transducer": True}, "leave one of them out"),
+        ({"exit_weight": 0.2, "interctc_weight": 0.3}, "two ways"),
+    ],
+)
+def test_what_has_nothing_to_learn_from_is_refused_where_it_is_asked_for(conf, says):
+    exits = {"interctc_layer_idx": [1]} if "interctc_weight" in conf else {}
+    with pytest.raises(ConfigError, match=f"model_conf: .*{says}"):
+        make_model(exits, SCHEDULE, **conf)
