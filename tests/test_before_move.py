@@ -16,6 +16,9 @@ FILES = Path(__file__).parent / "data" / "before_move"
 EXPECTED = numpy.load(FILES / "expected.npz")
 WAVE = torch.from_numpy(EXPECTED["wave"])[None]
 SIZES = (3, 5, 8)
+# What was recorded is float32: kinds of CPU round it by some 1e-5; another layer gives another
+# number altogether.
+ROUNDED = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def log_probs(model) -> numpy.ndarray:
@@ -29,15 +32,15 @@ def test_a_checkpoint_gives_the_same_output_at_every_size(size, tmp_path):
     model, _ = load_model(FILES / "config.yaml", FILES / "model.pth")
     model.set_size(size)
     assert model.encoder.kept_layers(size) == EXPECTED[f"kept{size}"].tolist()
-    numpy.testing.assert_allclose(log_probs(model), EXPECTED[f"size{size}"], atol=1e-5)
+    numpy.testing.assert_allclose(log_probs(model), EXPECTED[f"size{size}"], **ROUNDED)
     file = extract_subnet(FILES / "config.yaml", FILES / "model.pth", size, tmp_path / "out")
     extracted, _ = load_model(tmp_path / "out" / "config.yaml", file)
-    numpy.testing.assert_allclose(log_probs(extracted), EXPECTED[f"size{size}"], atol=1e-5)
+    numpy.testing.assert_allclose(log_probs(extracted), EXPECTED[f"size{size}"], **ROUNDED)
 
 
 def test_an_onnx_file_gives_the_same_output():
     found, _ = run(session(FILES / "size5.onnx"), WAVE, torch.tensor([WAVE.size(1)]))
-    numpy.testing.assert_allclose(found[0], EXPECTED["size5"], atol=1e-4)
+    numpy.testing.assert_allclose(found[0], EXPECTED["size5"], **ROUNDED)
 
 
 def test_a_training_goes_on_from_its_checkpoint(tmp_path):
