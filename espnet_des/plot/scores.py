@@ -107,5 +107,7 @@ def _add_legend(figure: Figure, layers: list[Layer], size: int) -> None:
     if len(figure.axes) > 1:
         handles.append(Line2D([], [], color="0.2", linewidth=1.2))
         labels.append("k (right axis)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=8,
+    # Two rows: one is too wide for the names that some encoders' layers have.
+    columns = -(-len(handles) // 2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8,
                   columnspacing=1.2, handlelength=1.8)  # fmt: skip

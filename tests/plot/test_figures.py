@@ -10,6 +10,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer, layer_names
 from espnet_des.method.selection import IterativeZeroOut, Schedule, SimpleTopK
 from espnet_des.method.tracker import History
+from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.plot.kept import draw_kept_layers, size_colours
 from espnet_des.plot.scores import ANNEALED, STAGE_1_END, ZERO_OUT, draw_scores
 from espnet_des.plot.style import smallest_sizes
@@ -103,6 +104,17 @@ def test_scores_have_a_line_per_layer_and_the_schedule(selector):
     else:
         assert drawn == [3, 7, 12]
         assert labelled_top(axes) == {3: "2", 7: "4", 12: "8"}
+
+
+@pytest.mark.parametrize("encoder", SUPERNETS)
+def test_the_legend_of_the_scores_fits_for_every_encoder(encoder):
+    schedule = Schedule((10, 10), (2, 4))
+    layers = layers_of(3, SUPERNETS[encoder].block_type.kinds("espnet"))
+    history = random_history(schedule, len(layers))
+    figure = draw_scores(history, layers, [1, 2], SimpleTopK(), schedule)
+    figure.draw_without_rendering()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
 
 
 def labelled_top(axes):
