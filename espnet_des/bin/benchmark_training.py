@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from espnet_des.method.options import PRESETS
 from espnet_des.utils.command import CommandParser, call
 
 
@@ -17,12 +16,14 @@ def main() -> int:
     parser.add_argument(
         "--encoder", choices=("des_conformer", "des_e_branchformer"), default="des_conformer"
     )
-    parser.add_argument("--preset", choices=sorted(PRESETS))
     parser.add_argument("--num_blocks", type=int, default=12)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--sizes", type=int, nargs="+", default=(16, 32, 48))
     parser.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
     parser.add_argument("--utterances", type=int, default=4, help="in the batch")
+    parser.add_argument(
+        "--rows", type=float, default=1.0, help="share of them on which smaller sizes run"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = vars(parser.parse_args())

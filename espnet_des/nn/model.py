@@ -71,6 +71,7 @@ class DESModel(ESPnetASRModel):
 
     ctc: Any  # ESPnet's; None with ctc_weight: 0.0
     error_calculator: Any  # ESPnet's; None where nothing is reported
+    interctc_weight: float
 
     def __init__(self, **kwargs):
         known = inspect.signature(type(self)).parameters

@@ -15,7 +15,6 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.measure.benchmark.published import published_loss
-from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import LEARNED, IterativeZeroOut, Schedule
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from espnet_des.nn.model import DESModel
@@ -34,7 +33,8 @@ class Setting(NamedTuple):
         seconds: of audio, of each utterance.
         utterances: in the batch.
         precision: ``float32``, or ``bfloat16`` for autocast.
-        preset: of ``model_conf``; rows "as published" have all utterances whatever it is.
+        rows: share of the batch on which the smaller sizes run, where they do not run "as
+            published".
     """
 
     num_blocks: int = 12
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     device: str = "cpu"
     precision: str = "float32"
     seed: int = 0
-    preset: str | None = None
+    rows: float = 1.0
 
     @property
     def labels(self) -> int:
@@ -79,7 +79,8 @@ class Bench:
     def _supernet(self, method: str) -> DESModel:
         sizes, conf = list(self.setting.sizes), self._conf(self.setting.num_blocks)
         encoder = SUPERNETS[self.setting.encoder](FEATURES, sizes=sizes, **conf)
-        model = self._model(DESModel, encoder, method=method, preset=self.setting.preset)
+        rows = {"rows_small": self.setting.rows, "rows_middle": self.setting.rows}
+        model = self._model(DESModel, encoder, method=method, **rows)
         zeroed = model.options.zeroed_per_iteration(sizes[-1], sizes[0])
         model.state.set_schedule(Schedule((1,) * len(zeroed), tuple(zeroed)))
         return model
@@ -108,11 +109,6 @@ class Bench:
             joint_network=None, ctc_weight=1.0, report_cer=False, report_wer=False, **conf,
         )  # fmt: skip
         return model.to(self.setting.device).train()
-
-    @property
-    def options(self) -> SelectionOptions:
-        """Of both methods, but for what one has of its own."""
-        return self.supernets["simple_top_k"].options
 
     @property
     def schedule(self) -> Schedule:

@@ -8,9 +8,9 @@ in the small pass of stage 1, s in the smallest and m in the middle size:
     as published, stage 2          F + L * (1 + s / N + m / N)
     Simple-Top-k, stage 1          F + L * (1 + r * (f + (1 - f) * k / N))
     Iterative-Zero-Out, stage 1    F + L * (1 + r)
-    stage 2                        F + L * ((1 - p2) * (N - s) / N + s / N + r * s / N + q * m / N)
+    stage 2                        F + L * ((1 - p2) * (N - s) / N + s / N + r * (s + m) / N)
 
-where the small pass runs on a share r of the utterances, and the middle size on q.
+where the smaller sizes run on a share r of the utterances (``--rows``).
 """
 
 import gc
@@ -45,7 +45,7 @@ def cases(bench: Bench) -> list[Case]:
     sizes, full = bench.setting.sizes, bench.num_layers
     removed = bench.schedule.zeroed
     kept = [full - r for r in removed]
-    whole, rows = (1.0, 1.0), bench.options.rows_small
+    whole, rows = (1.0, 1.0), bench.setting.rows
     anneal = f"{len(kept)} iterations, k = {kept[0]} to {kept[-1]}"
     return [
         Case("plain", "plain step of the full size", [bench.plain_step(full)],
@@ -78,7 +78,7 @@ def cases(bench: Bench) -> list[Case]:
 def stage1_smallest(bench: Bench) -> Case:
     """The last iteration of Simple-Top-k."""
     size = bench.setting.sizes[0]
-    share, rows = size / bench.num_layers, bench.options.rows_small
+    share, rows = size / bench.num_layers, bench.setting.rows
     return Case(
         "1_top_k", f"Simple-Top-k, stage 1, k = {size}", [bench.stage1("simple_top_k", -1)],
         lambda shares: shares.by_count((1.0, 1.0), (rows, rows * share)),
@@ -89,10 +89,9 @@ def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
     """Stage 2: the mean over the middle sizes, of which an update draws one."""
     sizes, full = bench.setting.sizes, bench.num_layers
     small, middles = sizes[0] / full, sizes[1:-1]
-    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small]
-    parts.append(small * (1.0 if published else bench.options.rows_small))
+    rows = 1.0 if published else bench.setting.rows
+    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small, rows * small]
     if middles:
-        rows = 1.0 if published else bench.options.rows_middle
         parts.append(rows * statistics.mean(middles) / full)
     return Case(
         "published_" * published + ("2" if drop_rate else "2_without_depth"),
@@ -190,7 +189,8 @@ def describe_run(setting: Setting, rounds: int) -> str:
 
 {describe_with(setting.device)}, 1 thread, {clock}; {setting.num_blocks} blocks, \
 d={setting.dim}, sizes {_list(setting.sizes)}, dropout 0.1; {setting.utterances} utterances \
-of {setting.seconds:g} s, {FEATURES} features, {setting.labels} labels each of {VOCABULARY}; \
+of {setting.seconds:g} s, the smaller sizes on {setting.rows:g} of them; \
+{FEATURES} features, {setting.labels} labels each of {VOCABULARY}; \
 random weights, inputs and kept layers (as many of each module), seed {setting.seed}; \
 no optimizer step.
 Ratios are medians of {rounds} rounds, in each of which a plain step runs beside the row. \
