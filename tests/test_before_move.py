@@ -16,9 +16,8 @@ FILES = Path(__file__).parent / "data" / "before_move"
 EXPECTED = numpy.load(FILES / "expected.npz")
 WAVE = torch.from_numpy(EXPECTED["wave"])[None]
 SIZES = (3, 5, 8)
-# What was recorded is float32: kinds of CPU round it by some 1e-5; another layer gives another
-# number altogether.
-ROUNDED = {"rtol": 1e-4, "atol": 1e-4}
+# Recorded in float32, up to 1.6e-5 from what float64 gives, and kinds of CPU round differently.
+ROUNDED = {"atol": 1e-4}
 
 
 def log_probs(model) -> numpy.ndarray:
