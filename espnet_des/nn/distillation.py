@@ -8,7 +8,7 @@ Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Tech
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,10 @@ class Logits(NamedTuple):
 
     ctc: torch.Tensor | None
     decoder: torch.Tensor | None
+
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Logits":
+        """Each part that there is, changed."""
+        return Logits(*(None if part is None else change(part) for part in self))
 
 
 class Distillation:
@@ -63,11 +67,11 @@ class Distillation:
             loss, stats = losses_of_pass(model, ctc, outputs, targets)
         said = Logits(outs[0], None if outs[1] is None else outs[1][0])
         if self.teacher is None:
-            self.teacher = Logits(*(part if part is None else part.detach() for part in said))
+            self.teacher = said.changed(torch.Tensor.detach)
             return loss, stats
         teacher = self.teacher
         if rows is not None:
-            teacher = Logits(*(part if part is None else part[rows] for part in teacher))
+            teacher = teacher.changed(lambda part: part[rows])
         more = distillation_loss(teacher, said, targets, model.ctc_weight)
         stats["loss_distillation"] = more.detach()
         return loss + self.weight * more, stats

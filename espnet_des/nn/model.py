@@ -87,7 +87,7 @@ class DESModel(ESPnetASRModel):
         super().__init__(**kwargs)
         self.options = SelectionOptions.of_preset(**own)
         self.exits = list(self.encoder.interctc_layer_idx) if self.interctc_weight else []
-        if not self.exits and self.ctc is not None and self.options.exit_weight:
+        if self.options.exit_weight:  # refused beside interctc_weight, and without CTC
             self.exits = self.encoder.blocks_at_thirds()
             self.interctc_weight = self.options.exit_weight if self.exits else 0.0
         self.selector = self.options.selector(self.encoder.num_layers)
@@ -177,9 +177,7 @@ class DESModel(ESPnetASRModel):
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""
         seed = int(self.state.seed)
-        if seed < 0:
-            return numpy.random.default_rng((t, *purpose) if purpose else t)
-        return numpy.random.default_rng((seed, t, *purpose))
+        return numpy.random.default_rng((*([seed] if seed >= 0 else []), t, *purpose))
 
     def forward(
         self,
@@ -304,10 +302,9 @@ class DESModel(ESPnetASRModel):
         t = int(self.state.updates)
         stats: dict[str, Any] = {}
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
-        passes = on_part_of_batch(
+        *earlier, last = on_part_of_batch(
             self.passes(t, scores), self.options, front.x.size(0), self._generator(t, 1)
         )
-        *earlier, last = passes
         weight = self.options.distillation_at(schedule, t)
         lesson = Distillation(weight) if weight else None
         for p in earlier:

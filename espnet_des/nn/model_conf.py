@@ -48,7 +48,7 @@ def check_arguments(values: Mapping[str, Any]) -> None:
 
 
 def check_own_losses(own: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse losses, asked for by name, that such a model has nothing for.
+    """Refuse losses that such a model has nothing for.
 
     Args:
         own: the keys of ``model_conf`` that are not ESPnet's, as they are given.
