@@ -55,7 +55,7 @@ def ablations(base: Config) -> list[System]:
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
     ask("exits of the full size", "0.3 of its loss", "exits", exit_weight=0.3)
     ask("small and middle size on", "half of the utterances", "rows_0.5",
-        rows_small=0.5, rows_middle=0.5)  # fmt: skip
+        rows_stage_1=0.5, rows_small=0.5, rows_middle=0.5)  # fmt: skip
     for weight in (0.2, 1.0):
         ask("distillation from the full size", f"{weight:g}", f"distillation_{weight:g}",
             distillation_weight=weight)  # fmt: skip

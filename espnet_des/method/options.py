@@ -82,6 +82,7 @@ class SelectionOptions:
     loss_weight_full: float = 1.0
     loss_weight_small: float = 0.3
     loss_weight_middle: float = 0.3
+    rows_stage_1: float = 1.0
     rows_small: float = 1.0
     rows_middle: float = 1.0
     exit_weight: float = 0.0
@@ -138,7 +139,7 @@ class SelectionOptions:
             need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")
         for key in ("loss_weight_full", "loss_weight_small", "loss_weight_middle"):
             need(0.0 < number(key) < float("inf"), key, "above 0")
-        for key in ("rows_small", "rows_middle"):
+        for key in ("rows_stage_1", "rows_small", "rows_middle"):
             need(0.0 < number(key) <= 1.0, key, "above 0 and at most 1 (all utterances)")
         need(0.0 <= number("exit_weight") < 1.0, "exit_weight", "at least 0 and below 1")
         for key in ("sparsity_weight", "distillation_weight"):

@@ -30,7 +30,8 @@ class Pass(NamedTuple):
         faint: layers whose gate is below ``FAINT``, and not 0.
         dropped: layers with stochastic depth.
         drop_rate: its probability.
-        rows: numbers of the utterances in the batch, ascending; None for all.
+        share: of the batch's utterances on which it runs.
+        rows: their numbers in the batch, ascending; None for all.
     """
 
     size: int
@@ -41,6 +42,7 @@ class Pass(NamedTuple):
     faint: Sequence[int] = ()
     dropped: Sequence[int] = ()
     drop_rate: float = 0.0
+    share: float = 1.0
     rows: torch.Tensor | None = None
 
 
@@ -66,7 +68,7 @@ def passes_of_stage_1(
     if p1 > 0.0:
         outside = selector.outside(scores_cpu, schedule, t)
     full = Pass(sizes[-1], options.loss_weight_full, dropped=outside, drop_rate=p1)
-    small = Pass(sizes[0], options.loss_weight_small)
+    small = Pass(sizes[0], options.loss_weight_small, share=options.rows_stage_1)
     if not selector.learns:
         return [full, small._replace(kept=selector.small_pass(schedule, t))]
     gates = selector.gates(scores, schedule, t)
@@ -94,37 +96,35 @@ def passes_of_stage_2(
     p2 = options.stochastic_depth_p2
     passes = [
         Pass(sizes[-1], options.loss_weight_full, dropped=lacking, drop_rate=p2),
-        Pass(sizes[0], options.loss_weight_small, kept=small),
+        Pass(sizes[0], options.loss_weight_small, kept=small, share=options.rows_small),
     ]
     if middle is not None:
         kept = sorted(ranking[:middle])
-        passes.append(Pass(middle, options.loss_weight_middle, kept=kept))
+        weight, share = options.loss_weight_middle, options.rows_middle
+        passes.append(Pass(middle, weight, kept=kept, share=share))
     return passes
 
 
 def on_part_of_batch(
-    passes: Sequence[Pass],
-    options: SelectionOptions,
-    batch: int,
-    generator: numpy.random.Generator,
+    passes: Sequence[Pass], batch: int, generator: numpy.random.Generator
 ) -> list[Pass]:
-    """Let the smaller sizes run on some of the batch's utterances, drawn anew in each update.
+    """Let passes with a share run on some of the batch's utterances, drawn anew in each update.
 
     Their loss is a mean over utterances: its expectation, and that of its gradients, is that
-    of the whole batch. The smallest and the middle size have different utterances where there
-    are enough of them.
+    of the whole batch. Two such passes have different utterances where there are enough of
+    them.
 
     Args:
-        passes: of an update; the first is the full size's, the second the small pass.
+        passes: of an update, two with a share at most.
         batch: number of utterances.
         generator: what they are drawn with.
     """
-    full, *smaller = passes
     order = torch.from_numpy(generator.permutation(batch))
-    found = [full]
-    for p, share, drawn in zip(
-        smaller, (options.rows_small, options.rows_middle), (order, order.flip(0))
-    ):
-        count = max(1, round(share * batch))
-        found.append(p if count == batch else p._replace(rows=drawn[:count].sort().values))
+    found = []
+    for p in passes:
+        count = max(1, round(p.share * batch))
+        if count < batch:
+            p = p._replace(rows=order[:count].sort().values)
+            order = order.flip(0)
+        found.append(p)
     return found

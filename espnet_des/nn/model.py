@@ -302,9 +302,8 @@ class DESModel(ESPnetASRModel):
         t = int(self.state.updates)
         stats: dict[str, Any] = {}
         sums = BackwardPerPass(front.x, self._after_the_front_end(), scale)
-        *earlier, last = on_part_of_batch(
-            self.passes(t, scores), self.options, front.x.size(0), self._generator(t, 1)
-        )
+        passes = self.passes(t, scores)
+        *earlier, last = on_part_of_batch(passes, front.x.size(0), self._generator(t, 1))
         weight = self.options.distillation_at(schedule, t)
         lesson = Distillation(weight) if weight else None
         for p in earlier:

@@ -54,6 +54,7 @@ def test_default_sizes(layers, sizes):
         ({"selection_share": 1.0}, "between 0 and 1"),
         ({"selection_share": 60}, "between 0 and 1"),
         ({"selection_share": 0.5, "updates_per_iteration": 10}, "left out"),
+        ({"rows_stage_1": 2}, "above 0 and at most 1"),
         ({"rows_small": 0.0}, "above 0 and at most 1"),
         ({"rows_middle": 1.5}, "above 0 and at most 1"),
         ({"exit_weight": 1.0}, "below 1"),

@@ -7,24 +7,22 @@ import pytest
 import torch
 
 import espnet_des.nn.model
-from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass, on_part_of_batch
 from espnet_des.method.selection import Schedule
 from tests.conftest import make_batch, make_model, without_dropout
 
 SCHEDULE = Schedule((4, 4), (3, 5))
-PASSES = [Pass(8, 1.0), Pass(3, 0.3), Pass(5, 0.3)]
 
 
-def drawn(t, batch, **conf):
-    options = SelectionOptions(**conf)
-    return on_part_of_batch(PASSES, options, batch, numpy.random.default_rng(t))
+def drawn(t, batch, small, middle):
+    passes = [Pass(8, 1.0), Pass(3, 0.3, share=small), Pass(5, 0.3, share=middle)]
+    return on_part_of_batch(passes, batch, numpy.random.default_rng(t))
 
 
 def test_every_utterance_is_drawn_equally_often_and_the_sizes_have_different_ones():
     counts = numpy.zeros((3, 6))
     for t in range(600):
-        full, small, middle = drawn(t, 6, rows_small=0.5, rows_middle=1 / 3)
+        full, small, middle = drawn(t, 6, small=0.5, middle=1 / 3)
         assert full.rows is None
         assert len(small.rows) == 3 and len(middle.rows) == 2
         assert not set(small.rows.tolist()) & set(middle.rows.tolist())
@@ -36,9 +34,16 @@ def test_every_utterance_is_drawn_equally_often_and_the_sizes_have_different_one
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_size_has_one_utterance_at_least_and_all_where_all_are_asked_for(batch):
-    _, small, middle = drawn(0, batch, rows_small=0.01, rows_middle=1.0)
+    _, small, middle = drawn(0, batch, small=0.01, middle=1.0)
     assert middle.rows is None
     assert small.rows is None if batch == 1 else len(small.rows) == 1
+
+
+def test_each_pass_has_the_share_of_its_option():
+    model = make_model(schedule=SCHEDULE, rows_stage_1=0.2, rows_small=0.3, rows_middle=0.4)
+    assert [p.share for p in model.passes(0)] == [1.0, 0.2]
+    model.state.freeze(torch.randperm(8))
+    assert [p.share for p in model.passes(20)] == [1.0, 0.3, 0.4]
 
 
 @pytest.mark.parametrize("decoder", [False, True])
@@ -75,7 +80,7 @@ def test_the_gradients_are_those_of_the_whole_batch_on_the_average(
 
 
 def test_a_resume_draws_the_same():
-    conf = {"rows_small": 0.5, "rows_middle": 0.5}
+    conf = {"rows_stage_1": 0.5}
     models = [without_dropout(make_model(schedule=SCHEDULE, **conf)).train() for _ in range(2)]
     batch = make_batch()
     models[1].load_state_dict(models[0].state_dict())

@@ -21,9 +21,9 @@ OTHERS = [name for name in TINY_OF if name != "des_conformer"]  # the other test
 WIDE = {"output_size": 32, "linear_units": 32, "cgmlp_linear_units": 64}
 # With all that is beyond the paper.
 SHORT = {
-    "max_epoch": 4, "use_tensorboard": True, "model_conf__rows_small": 0.5,
-    "model_conf__rows_middle": 0.5, "model_conf__exit_weight": 0.3,
-    "model_conf__distillation_weight": 0.2,
+    "max_epoch": 4, "use_tensorboard": True, "model_conf__rows_stage_1": 0.5,
+    "model_conf__rows_small": 0.7, "model_conf__rows_middle": 0.5,
+    "model_conf__exit_weight": 0.3, "model_conf__distillation_weight": 0.2,
 }  # fmt: skip
 # What goes through the trainer is the same for all of them: one is enough most of the time.
 ONE_OF_THEM = pytest.mark.parametrize(

@@ -64,8 +64,9 @@ def test_resume_within_stage_1_of_iterative_zero_out(data, tmp_path):
     And with all that is beyond the paper: what it draws comes from the update counter.
     """
     changes = {
-        "model_conf__rows_small": 0.5, "model_conf__rows_middle": 0.5,
-        "model_conf__exit_weight": 0.3, "model_conf__distillation_weight": 0.2,
+        "model_conf__rows_stage_1": 0.5, "model_conf__rows_small": 0.7,
+        "model_conf__rows_middle": 0.5, "model_conf__exit_weight": 0.3,
+        "model_conf__distillation_weight": 0.2,
         "max_epoch": 6, "model_conf__method": "iterative_zero_out",
         "model_conf__reduction": None, "model_conf__zeroed": [2, 4, 5],
         "model_conf__updates_per_iteration": [4, 4, 4], "model_conf__stochastic_depth_p1": 0.4,

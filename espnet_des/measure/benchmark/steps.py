@@ -79,7 +79,8 @@ class Bench:
     def _supernet(self, method: str) -> DESModel:
         sizes, conf = list(self.setting.sizes), self._conf(self.setting.num_blocks)
         encoder = SUPERNETS[self.setting.encoder](FEATURES, sizes=sizes, **conf)
-        rows = {"rows_small": self.setting.rows, "rows_middle": self.setting.rows}
+        keys = ("rows_stage_1", "rows_small", "rows_middle")
+        rows = dict.fromkeys(keys, self.setting.rows)
         model = self._model(DESModel, encoder, method=method, **rows)
         zeroed = model.options.zeroed_per_iteration(sizes[-1], sizes[0])
         model.state.set_schedule(Schedule((1,) * len(zeroed), tuple(zeroed)))
