@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
     parser.add_argument("--utterances", type=int, default=4, help="in the batch")
     parser.add_argument(
-        "--rows", type=float, default=1.0, help="share of them on which smaller sizes run"
+        "--preset", help="of model_conf, such as published; by default its defaults"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)

@@ -53,9 +53,11 @@ def ablations(base: Config) -> list[System]:
     for weight in (0.15, 0.6):
         ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
-    ask("exits of the full size", "0.3 of its loss", "exits", exit_weight=0.3)
-    ask("small and middle size on", "half of the utterances", "rows_0.5",
-        rows_stage_1=0.5, rows_small=0.5, rows_middle=0.5)  # fmt: skip
+    for weight in (0.0, 0.5):
+        ask("exits of the full size", f"{weight:g} of its loss", f"exits_{weight:g}",
+            exit_weight=weight)  # fmt: skip
+    ask("small and middle size on", "half of the utterances", "fast", preset="fast")
+    ask("middle size on", "half of the utterances", "rows_middle_0.5", rows_middle=0.5)
     for weight in (0.2, 1.0):
         ask("distillation from the full size", f"{weight:g}", f"distillation_{weight:g}",
             distillation_weight=weight)  # fmt: skip
@@ -67,6 +69,8 @@ def ablations(base: Config) -> list[System]:
     ask("Iterative-Zero-Out", "default", IZO, method=IZO)
     ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
         published_ranking=True)  # fmt: skip
+    ask("Iterative-Zero-Out: small and middle size on", "half of the utterances",
+        "zero_out_fast", method=IZO, preset="fast")  # fmt: skip
     for share in (0.3, 0.6):
         ask("Iterative-Zero-Out: share of stage 1", f"{share:g}", f"zero_out_share_{share:g}",
             method=IZO, selection_share=share)  # fmt: skip

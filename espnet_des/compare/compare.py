@@ -148,6 +148,12 @@ def sections(what: str, table: Table) -> str:
         parts = {
             "Word error rates": table.error_rates(),
             "Differences to separately trained models": table.differences("separate"),
+            "Differences to early exits, whose full size is one trained separately, with exits": (
+                table.differences("aux_loss", [*LEARNED, "random"])
+            ),
+            "Differences to the settings as published": "\n".join(
+                table.differences(f"{name}_published", [name]) for name in LEARNED
+            ),
             "Differences to random layers": table.differences("random"),
             "Differences to the same layers, trained separately": "\n".join(
                 table.differences(f"{name}_alone", [name]) for name in LEARNED

@@ -116,6 +116,11 @@ def comparison(base: Config) -> list[System]:
         for method, title in titles.items()
     ]
     systems += [
+        System(f"{method}_published", f"{title}, as published",
+               lambda b, s, k, m=method: supernet(b, method=m, preset="published"), sizes)
+        for method, title in titles.items()
+    ]  # fmt: skip
+    systems += [
         System(f"separate_{size}", "trained separately, whole blocks",
                lambda b, s, k, n=number: single(b, num_blocks=n), [size], group="separate")
         for size, number in zip(sizes, blocks)

@@ -87,9 +87,12 @@ class DESModel(ESPnetASRModel):
         super().__init__(**kwargs)
         self.options = SelectionOptions.of_preset(**own)
         self.exits = list(self.encoder.interctc_layer_idx) if self.interctc_weight else []
-        if self.options.exit_weight:  # refused beside interctc_weight, and without CTC
+        weight = self.options.exit_weight  # refused beside interctc_weight, and without CTC
+        if weight is None and self.ctc is not None and not self.exits:
+            weight = self.options.DEFAULT_EXITS
+        if weight:
             self.exits = self.encoder.blocks_at_thirds()
-            self.interctc_weight = self.options.exit_weight if self.exits else 0.0
+            self.interctc_weight = weight if self.exits else 0.0
         self.selector = self.options.selector(self.encoder.num_layers)
         self.encoder.rank_by(self.selector)
         # Fails now, before any training, where the lists cannot belong together.

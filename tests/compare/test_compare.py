@@ -204,7 +204,7 @@ def test_tables_say_what_is_open():
     assert alone.endswith("| Simple-Top-k | open | open | - |\n")
     assert "| Simple-Top-k | open | open | open | 0 |" in rates
     assert "open" in table.costs() and "1000" not in table.parameters()
-    assert sections("compare", table).count("## ") == 8
+    assert sections("compare", table).count("## ") == 10
 
 
 def test_a_cost_is_open_before_and_not_known_after_a_kill():

@@ -177,7 +177,11 @@ def test_the_benchmark_runs_and_says_what_it_ran(tmp_path, capsys):
         assert keys == [
             "plain", "separate", "published_1_top_k", "published_1_zero_out", "published_2",
             "1_top_k", "1_top_k_anneal", "1_zero_out", "2", "2_without_depth",
+            "run_top_k", "run_zero_out",
         ]  # fmt: skip
+        ratios = {row["key"]: row["ratio"] for row in rows}
+        in_all = 0.45 * ratios["1_top_k_anneal"] + 0.55 * ratios["2"]
+        assert ratios["run_top_k"] == pytest.approx(in_all)
         for row in rows:
             numbers = [v for v in row.values() if not isinstance(v, str)]
             assert all(math.isfinite(v) for v in numbers) and row["ratio"] > 0

@@ -15,6 +15,7 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.measure.benchmark.published import published_loss
+from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import LEARNED, IterativeZeroOut, Schedule
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from espnet_des.nn.model import DESModel
@@ -33,8 +34,7 @@ class Setting(NamedTuple):
         seconds: of audio, of each utterance.
         utterances: in the batch.
         precision: ``float32``, or ``bfloat16`` for autocast.
-        rows: share of the batch on which the smaller sizes run, where they do not run "as
-            published".
+        preset: of ``model_conf``, for what does not run "as published"; None for the defaults.
     """
 
     num_blocks: int = 12
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     device: str = "cpu"
     precision: str = "float32"
     seed: int = 0
-    rows: float = 1.0
+    preset: str | None = None
 
     @property
     def labels(self) -> int:
@@ -79,9 +79,7 @@ class Bench:
     def _supernet(self, method: str) -> DESModel:
         sizes, conf = list(self.setting.sizes), self._conf(self.setting.num_blocks)
         encoder = SUPERNETS[self.setting.encoder](FEATURES, sizes=sizes, **conf)
-        keys = ("rows_stage_1", "rows_small", "rows_middle")
-        rows = dict.fromkeys(keys, self.setting.rows)
-        model = self._model(DESModel, encoder, method=method, **rows)
+        model = self._model(DESModel, encoder, method=method, preset=self.setting.preset)
         zeroed = model.options.zeroed_per_iteration(sizes[-1], sizes[0])
         model.state.set_schedule(Schedule((1,) * len(zeroed), tuple(zeroed)))
         return model
@@ -110,6 +108,11 @@ class Bench:
             joint_network=None, ctc_weight=1.0, report_cer=False, report_wer=False, **conf,
         )  # fmt: skip
         return model.to(self.setting.device).train()
+
+    @property
+    def options(self) -> SelectionOptions:
+        """Of both methods, but for their names."""
+        return self.supernets["simple_top_k"].options
 
     @property
     def schedule(self) -> Schedule:

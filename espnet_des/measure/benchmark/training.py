@@ -8,9 +8,11 @@ in the small pass of stage 1, s in the smallest and m in the middle size:
     as published, stage 2          F + L * (1 + s / N + m / N)
     Simple-Top-k, stage 1          F + L * (1 + r * (f + (1 - f) * k / N))
     Iterative-Zero-Out, stage 1    F + L * (1 + r)
-    stage 2                        F + L * ((1 - p2) * (N - s) / N + s / N + r * (s + m) / N)
+    stage 2                        F + L * ((1 - p2) * (N - s) / N + (1 + r) * s / N + q * m / N)
 
-where the smaller sizes run on a share r of the utterances (``--rows``).
+where the smaller passes run on shares of the utterances: r is ``rows_stage_1`` in stage 1 and
+``rows_small`` in stage 2, and q is ``rows_middle``. The output layers and losses of exits, and
+those of the sizes, are not counted.
 """
 
 import gc
@@ -33,10 +35,18 @@ from espnet_des.utils.files import write_atomically
 
 INPUT_LAYERS = ("conv2d", "vgg")
 DROP_RATE = 0.3  # p2, as published
-# Of cost and of peak memory, for the default setting on a CPU.
-TARGETS = {
+# Of cost and of peak memory, by preset, for the default setting on a CPU.
+OF_DEFAULTS = {
     "conv2d": {"1_top_k": (1.45, 1.02), "1_top_k_anneal": (1.58, None), "2": (1.60, 0.87)},
     "vgg": {"1_top_k": (1.52, 1.02), "1_top_k_anneal": (1.66, None), "2": (1.68, 0.90)},
+}
+TARGETS: dict[str | None, dict[str, dict[str, tuple[float | None, float | None]]]] = {
+    None: OF_DEFAULTS,
+    "published": OF_DEFAULTS,
+    "fast": {
+        "conv2d": {"run_top_k": (1.34, None), "run_zero_out": (1.34, None), "2": (None, 0.90)},
+        "vgg": {"run_top_k": (1.38, None), "run_zero_out": (1.38, None), "2": (None, 0.90)},
+    },
 }
 
 
@@ -45,7 +55,7 @@ def cases(bench: Bench) -> list[Case]:
     sizes, full = bench.setting.sizes, bench.num_layers
     removed = bench.schedule.zeroed
     kept = [full - r for r in removed]
-    whole, rows = (1.0, 1.0), bench.setting.rows
+    whole, rows = (1.0, 1.0), bench.options.rows_stage_1
     anneal = f"{len(kept)} iterations, k = {kept[0]} to {kept[-1]}"
     return [
         Case("plain", "plain step of the full size", [bench.plain_step(full)],
@@ -78,7 +88,7 @@ def cases(bench: Bench) -> list[Case]:
 def stage1_smallest(bench: Bench) -> Case:
     """The last iteration of Simple-Top-k."""
     size = bench.setting.sizes[0]
-    share, rows = size / bench.num_layers, bench.setting.rows
+    share, rows = size / bench.num_layers, bench.options.rows_stage_1
     return Case(
         "1_top_k", f"Simple-Top-k, stage 1, k = {size}", [bench.stage1("simple_top_k", -1)],
         lambda shares: shares.by_count((1.0, 1.0), (rows, rows * share)),
@@ -89,10 +99,13 @@ def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
     """Stage 2: the mean over the middle sizes, of which an update draws one."""
     sizes, full = bench.setting.sizes, bench.num_layers
     small, middles = sizes[0] / full, sizes[1:-1]
-    rows = 1.0 if published else bench.setting.rows
-    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small, rows * small]
+    options = bench.options
+    of_small, of_middle = options.rows_small, options.rows_middle
+    if published:
+        of_small = of_middle = 1.0
+    parts = [1.0 if published else (1 - drop_rate) * (1 - small) + small, of_small * small]
     if middles:
-        parts.append(rows * statistics.mean(middles) / full)
+        parts.append(of_middle * statistics.mean(middles) / full)
     return Case(
         "published_" * published + ("2" if drop_rate else "2_without_depth"),
         "as published: " * published + f"either method, stage 2, p2 = {drop_rate:g}",
@@ -100,6 +113,25 @@ def stage2(bench: Bench, drop_rate: float, published: bool = False) -> Case:
         lambda shares: shares.by_count(*((part, part) for part in parts)),
         is_random=drop_rate > 0.0,
     )
+
+
+def of_a_run(bench: Bench, rows: list[Row]) -> list[Row]:
+    """A mean update of a run, of both methods: each stage by its share of the updates."""
+    share = bench.options.selection_share or bench.options.DEFAULT_SHARE
+    of_key, found = {row.key: row for row in rows}, []
+    for key, title, stage_1 in (
+        ("run_top_k", "Simple-Top-k", "1_top_k_anneal"),
+        ("run_zero_out", "Iterative-Zero-Out", "1_zero_out"),
+    ):
+        one, two = of_key[stage_1], of_key["2"]
+        mean = {
+            name: share * getattr(one, name) + (1 - share) * getattr(two, name)
+            for name in ("seconds", "ratio", "lowest", "highest", "by_count")
+        }
+        name = f"{title}, a run: {share:.0%} of its updates in stage 1, p2 = {DROP_RATE:g}"
+        larger = max(one, two, key=lambda row: row.memory)
+        found.append(larger._replace(key=key, name=name, **mean))
+    return found
 
 
 def benchmark_training(
@@ -150,6 +182,7 @@ def measure_setting(setting: Setting, rounds: int) -> Iterator[tuple[Shares, lis
         for case in cases(meter.bench):
             rows.append(meter.row(case))
             yield meter.shares, rows
+        yield meter.shares, rows + of_a_run(meter.bench, rows)
 
 
 def report(
@@ -172,9 +205,10 @@ def open_points(setting: Setting) -> list[str]:
     ]
 
 
-def targets_of(setting: Setting, name: str) -> dict[str, tuple[float, float | None]]:
+def targets_of(setting: Setting, name: str) -> dict[str, tuple[float | None, float | None]]:
     """Cost and memory asked for, by key of the row; none for another setting."""
-    return TARGETS[name.split(",")[0]] if setting == Setting() else {}
+    is_default = setting == Setting(preset=setting.preset)
+    return TARGETS.get(setting.preset, {}).get(name.split(",")[0], {}) if is_default else {}
 
 
 def describe_run(setting: Setting, rounds: int) -> str:
@@ -189,10 +223,9 @@ def describe_run(setting: Setting, rounds: int) -> str:
 
 {describe_with(setting.device)}, 1 thread, {clock}; {setting.num_blocks} blocks, \
 d={setting.dim}, sizes {_list(setting.sizes)}, dropout 0.1; {setting.utterances} utterances \
-of {setting.seconds:g} s, the smaller sizes on {setting.rows:g} of them; \
-{FEATURES} features, {setting.labels} labels each of {VOCABULARY}; \
+of {setting.seconds:g} s; {FEATURES} features, {setting.labels} labels each of {VOCABULARY}; \
 random weights, inputs and kept layers (as many of each module), seed {setting.seed}; \
-no optimizer step.
+no optimizer step; options: {setting.preset or "the defaults"}.
 Ratios are medians of {rounds} rounds, in each of which a plain step runs beside the row. \
 Memory is the peak of {memory}, in that of the plain step; where stochastic depth is drawn, \
 the mean of {rounds} draws. RSS: by how much the process grows at most, gradients included.
@@ -211,7 +244,7 @@ def describe_shares(shares: Shares) -> str:
     )
 
 
-def table(rows: list[Row], targets: dict[str, tuple[float, float | None]]) -> str:
+def table(rows: list[Row], targets: dict[str, tuple[float | None, float | None]]) -> str:
     """Markdown."""
 
     def bound(key: str, which: int) -> str:
