@@ -164,7 +164,8 @@ def test_the_count_of_layers():
 
 def test_the_benchmark_runs_and_says_what_it_ran(tmp_path, capsys):
     threads = torch.get_num_threads()
-    tables = benchmark_training(tmp_path, rounds=2, **TINY)
+    # Without exits, whose posteriors are the larger part of what so small a model saves.
+    tables = benchmark_training(tmp_path, rounds=2, preset="published", **TINY)
     assert torch.get_num_threads() == threads
     text = (tmp_path / "benchmark_training.md").read_text()
     assert capsys.readouterr().out == text + "\n"
@@ -180,7 +181,7 @@ def test_the_benchmark_runs_and_says_what_it_ran(tmp_path, capsys):
             "run_top_k", "run_zero_out",
         ]  # fmt: skip
         ratios = {row["key"]: row["ratio"] for row in rows}
-        in_all = 0.45 * ratios["1_top_k_anneal"] + 0.55 * ratios["2"]
+        in_all = 0.6 * ratios["1_top_k_anneal"] + 0.4 * ratios["2"]
         assert ratios["run_top_k"] == pytest.approx(in_all)
         for row in rows:
             numbers = [v for v in row.values() if not isinstance(v, str)]
