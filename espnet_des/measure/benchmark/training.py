@@ -35,12 +35,13 @@ from espnet_des.utils.files import write_atomically
 
 INPUT_LAYERS = ("conv2d", "vgg")
 DROP_RATE = 0.3  # p2, as published
-# Of cost and of peak memory, by preset, for the default setting on a CPU.
-OF_DEFAULTS = {
+Targets = dict[str, tuple[float | None, float | None]]  # of cost and of peak memory, by row
+# By front end, for the default setting on a CPU.
+OF_DEFAULTS: dict[str, Targets] = {
     "conv2d": {"1_top_k": (1.45, 1.02), "1_top_k_anneal": (1.58, None), "2": (1.60, 0.87)},
     "vgg": {"1_top_k": (1.52, 1.02), "1_top_k_anneal": (1.66, None), "2": (1.68, 0.90)},
 }
-TARGETS: dict[str | None, dict[str, dict[str, tuple[float | None, float | None]]]] = {
+TARGETS: dict[str | None, dict[str, Targets]] = {  # by preset
     None: OF_DEFAULTS,
     "published": OF_DEFAULTS,
     "fast": {
@@ -205,7 +206,7 @@ def open_points(setting: Setting) -> list[str]:
     ]
 
 
-def targets_of(setting: Setting, name: str) -> dict[str, tuple[float | None, float | None]]:
+def targets_of(setting: Setting, name: str) -> Targets:
     """Cost and memory asked for, by key of the row; none for another setting."""
     is_default = setting == Setting(preset=setting.preset)
     return TARGETS.get(setting.preset, {}).get(name.split(",")[0], {}) if is_default else {}
@@ -244,7 +245,7 @@ def describe_shares(shares: Shares) -> str:
     )
 
 
-def table(rows: list[Row], targets: dict[str, tuple[float | None, float | None]]) -> str:
+def table(rows: list[Row], targets: Targets) -> str:
     """Markdown."""
 
     def bound(key: str, which: int) -> str:
