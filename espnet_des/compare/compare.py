@@ -148,7 +148,7 @@ def sections(what: str, table: Table) -> str:
         parts = {
             "Word error rates": table.error_rates(),
             "Differences to separately trained models": table.differences("separate"),
-            "Differences to early exits, whose full size is one trained separately, with exits": (
+            "Differences to early exits (their full size is one alone, with exits)": (
                 table.differences("aux_loss", [*LEARNED, "random"])
             ),
             "Differences to the settings as published": "\n".join(

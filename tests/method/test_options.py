@@ -115,7 +115,7 @@ def test_a_preset_sets_what_is_not_given():
     assert in_updates.selection_share is None
     assert SelectionOptions.of_preset() == SelectionOptions()
     for wrong in ("best", 1, ["published"]):
-        with pytest.raises(ConfigError, match=r"preset: .* one of \['fast', 'pub"):
+        with pytest.raises(ConfigError, match=r"preset: .* one of \['fast', 'published'\]"):
             SelectionOptions.of_preset(preset=wrong)
 
 

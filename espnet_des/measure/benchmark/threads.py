@@ -22,7 +22,9 @@ from espnet_des.utils.machine import describe
 from espnet_des.utils.processes import spawned
 from espnet_des.utils.threads import SETTINGS
 
-DEMO = Setting(num_blocks=6, dim=64, sizes=(8, 16, 24), seconds=2.0, utterances=32)
+DEMO = Setting(
+    num_blocks=6, dim=64, sizes=(8, 16, 24), seconds=2.0, utterances=32, preset="published"
+)
 DROP_RATE = 0.1
 
 
