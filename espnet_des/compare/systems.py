@@ -12,6 +12,7 @@ import numpy
 
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import LEARNED, METHODS
+from espnet_des.method.sizes import KEYS_OF_SIZES
 
 Config = dict
 
@@ -56,7 +57,7 @@ def single(base: Config, **encoder_conf) -> Config:
     own = SelectionOptions.keys()
     config["encoder"], config["model"] = f"{config['encoder']}_subnet", "espnet"
     config["encoder_conf"] = {
-        key: value for key, value in config["encoder_conf"].items() if key != "sizes"
+        k: v for k, v in config["encoder_conf"].items() if k not in KEYS_OF_SIZES
     } | encoder_conf
     config["model_conf"] = {k: v for k, v in config["model_conf"].items() if k not in own}
     return config

@@ -17,6 +17,7 @@ from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
+from espnet_des.method.sizes import KEYS_OF_SIZES
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.waveforms import sampling_rate
@@ -26,7 +27,7 @@ from espnet_des.utils.files import write_atomically
 def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     """``config.yaml`` of one size, from that of the supernet."""
     own = SelectionOptions.keys()
-    encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k != "sizes"}
+    encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k not in KEYS_OF_SIZES}
     return config | {
         "encoder": f"{config['encoder']}_subnet",
         "encoder_conf": encoder_conf | {"kept_layers": model.encoder.kept_layers(size)},
@@ -39,7 +40,10 @@ def subnet_config(config: dict, model: DESModel, size: int) -> dict:
 
 def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:
     """The parameters and buffers that one size needs, under stock names."""
-    head, blocks = f"ctc.ctc_lo.heads.size{size}.", "encoder.encoders."
+    head, blocks = (
+        f"ctc.ctc_lo.heads.size{model.encoder.anchor_of(size)}.",
+        "encoder.encoders.",
+    )
     others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}

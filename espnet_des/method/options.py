@@ -3,7 +3,6 @@
 These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,39 +28,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What float32 can hold; NaN is for the bounds of each key to refuse.
 LARGEST = 3e38
-
-
-def check_sizes(sizes: Sequence[int] | None, num_layers: int) -> list[int]:
-    """Return the sizes of a supernet, ascending, the last one all layers.
-
-    Args:
-        sizes: numbers of layers; None for a third, two thirds and all of them.
-        num_layers: number of layers of the full encoder.
-
-    Raises:
-        ConfigError: where they cannot be the sizes of this encoder.
-    """
-    if sizes is None:
-        return sorted({max(1, round(i * num_layers / 3)) for i in (1, 2, 3)})
-    key = f"encoder_conf: sizes: {sizes!r}"
-    if not isinstance(sizes, (list, tuple)) or not sizes:
-        raise ConfigError(f"{key} must be a list such as [16, 32, {num_layers}]")
-    if any(not isinstance(s, int) or isinstance(s, bool) for s in sizes):
-        raise ConfigError(f"{key} must hold integers (numbers of layers) only")
-    if sorted(set(sizes)) != list(sizes):
-        raise ConfigError(f"{key} must be ascending, each size once")
-    if sizes[0] < 1 or sizes[-1] != num_layers:
-        raise ConfigError(
-            f"{key} must lie between 1 and the {num_layers} layers of this encoder, "
-            f"the last one being all {num_layers} (a layer is one residual module, "
-            "of which a Conformer block has up to four)"
-        )
-    if len(sizes) < 2:
-        raise ConfigError(
-            f"{key} is one size only: a supernet needs at least two; "
-            "for a single size use encoder: conformer"
-        )
-    return list(sizes)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.options import check_sizes
 from espnet_des.method.selection import SimpleTopK
+from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.encoder_conf import check_keys
@@ -275,13 +275,27 @@ class SupernetEncoder(LayeredEncoder):
     Args:
         input_size: number of features.
         sizes: numbers of layers, ascending, the last one all of them; by
-            default a third, two thirds and all.
+            default a third, two thirds and all; or ``any``.
+        smallest_size, size_step: of ``any``, see :func:`sizes_of_supernet`.
         **conf: see :class:`LayeredEncoder`.
+
+    Attributes:
+        sizes: those that are told of by name, ascending.
+        all_sizes: those that can be set; with ``any`` they are more.
     """
 
-    def __init__(self, input_size: int, *, sizes: Sequence[int] | None = None, **conf: Any):
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        sizes: Sequence[int] | str | None = None,
+        smallest_size: int | None = None,
+        size_step: int | None = None,
+        **conf: Any,
+    ):
         super().__init__(input_size, **conf)
-        self.sizes = check_sizes(sizes, self.num_layers)
+        self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
+        self.sizes, self.all_sizes = self._sizes.anchors, self._sizes.all
         self.size = self.sizes[-1]
         self.scores = torch.nn.Parameter(torch.full((self.num_layers,), 0.5))
         self.selection = SelectionState(self.sizes, self.layer_order)
@@ -307,13 +321,17 @@ class SupernetEncoder(LayeredEncoder):
         """
         return sorted(self.ranking()[: self._known(size)])
 
+    def anchor_of(self, size: int) -> int:
+        """The size whose output layer and name a size has; see :class:`Sizes`."""
+        return self._sizes.anchor_of(size)
+
     def set_size(self, size: int) -> None:
         """Run at this size from now on, until it is set again."""
         self.size = self._known(size)
 
     def _known(self, size: int) -> int:
-        if size not in self.sizes:
-            raise ConfigError(f"size: {size!r} must be one of {self.sizes}")
+        if size not in self.all_sizes:
+            raise ConfigError(f"size: {size!r} must be one of {self.all_sizes}")
         return size
 
     def active_layers(self) -> Sequence[int] | None:

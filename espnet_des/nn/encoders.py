@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet_des.errors import ConfigError
+from espnet_des.method.sizes import KEYS_OF_SIZES
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.blocks.branchformer import Branchformer
 from espnet_des.nn.blocks.conformer import Conformer
@@ -87,7 +88,7 @@ def check_swap(encoder: str, conf: Mapping[str, Any]) -> None:
                 f"these are the keys of {name.removeprefix('des_')}: use encoder: {name}"
             )
     stock = inspect.signature(BLOCK_TYPES["transformer"].stock).parameters
-    if encoder == "des_conformer" and conf and conf.keys() <= stock.keys() | {"sizes"}:
+    if encoder == "des_conformer" and conf and conf.keys() <= {*stock, *KEYS_OF_SIZES}:
         logging.warning(
             "encoder_conf has no key that only a Conformer has. If this was a config with "
             "encoder: transformer, use encoder: des_transformer: with des_conformer its "

@@ -172,7 +172,7 @@ class DESModel(ESPnetASRModel):
 
     def middle_size(self, t: int) -> int | None:
         """The middle size of update t: uniform, and the same on every rank."""
-        middles = self.encoder.sizes[1:-1]
+        middles = self.encoder.all_sizes[1:-1]
         if not middles:
             return None
         return middles[self._generator(t).integers(len(middles))]
@@ -430,7 +430,8 @@ class DESModel(ESPnetASRModel):
         return self.exits if size == self.encoder.num_layers else []
 
     def _name_at(self, size: int, name: str) -> str:
-        return name if size == self.encoder.num_layers else f"{name}_size{size}"
+        anchor = self.encoder.anchor_of(size)
+        return name if size == self.encoder.num_layers else f"{name}_size{anchor}"
 
     def before_step(self) -> None:
         """Leave alone what this update did not train (optimizer's pre-step hook).

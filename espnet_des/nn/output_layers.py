@@ -45,9 +45,14 @@ class SizedLinear(torch.nn.Linear):
                 self.of_size(size).load_state_dict({"weight": self.weight, "bias": self.bias})
 
     def of_size(self, size: int) -> torch.nn.Linear:
-        name = f"size{size}"
+        """That of a size, which is the full one's where all share it."""
+        name = self.name_of(size)
         found = self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
         return cast(torch.nn.Linear, found)  # or what quantisation put in its place
+
+    def name_of(self, size: int) -> str:
+        """What the output layer of a size is called among ``heads``."""
+        return f"size{self._encoder[0].anchor_of(size)}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
@@ -56,7 +61,7 @@ class SizedLinear(torch.nn.Linear):
 
     def parameters_of_others(self, sizes: list[int]) -> list[torch.nn.Parameter]:
         """Parameters of the sizes that are not listed."""
-        used = {f"size{size}" for size in sizes}
+        used = {self.name_of(size) for size in sizes}
         return [
             p
             for name, head in self.heads.items()

@@ -34,7 +34,7 @@ def sizes_of(model: ESPnetASRModel) -> list[int]:
     nothing is known of the encoder's blocks.
     """
     if is_supernet(model):
-        return list(model.encoder.sizes)
+        return list(model.encoder.all_sizes)
     layers = layers_of(model.encoder)
     return [len(layers)] if layers else []
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from espnet_des.compare.ablations import ablations
+from espnet_des.compare.any_size import any_size, off_the_line
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.exits import exit_of
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
@@ -49,7 +50,7 @@ def build(config):
 def test_all_systems_train_alike_and_have_their_sizes(base):
     sizes = base["encoder_conf"]["sizes"]
     kept = {size: list(range(size)) for size in sizes}
-    for system in comparison(base) + ablations(base):
+    for system in comparison(base) + ablations(base) + any_size(base):
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
         assert base == before
@@ -59,7 +60,7 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
         }
         encoder, options = build(config)
         if config["model"] == "des":
-            assert list(system.sizes) == encoder.sizes
+            assert set(encoder.sizes) <= set(system.sizes) <= set(encoder.all_sizes)
             options.selector(encoder.num_layers)
             options.resolve(
                 sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"]
@@ -205,6 +206,22 @@ def test_tables_say_what_is_open():
     assert "| Simple-Top-k | open | open | open | 0 |" in rates
     assert "open" in table.costs() and "1000" not in table.parameters()
     assert sections("compare", table).count("## ") == 10
+
+
+def test_a_size_off_the_line_between_its_neighbours_is_told():
+    systems = any_size(base_config(ROOT / "egs2/compare_words/asr1"))
+    one = result_of([0, 0, 0])
+    for size, errors in ((8, [3, 0, 0]), (10, [3, 0, 0]), (12, [1, 0, 0])):
+        one["sizes"] |= result_of(errors, size)["sizes"]
+    for size in range(14, 25, 2):
+        one["sizes"] |= result_of([1, 0, 0], size)["sizes"]
+    table = Table(systems, {"any_size": {0: one}})
+    row, other = off_the_line(table).splitlines()[2:]
+    assert row == (
+        "| Simple-Top-k, any size | +50.0% | -50.0% | +0.0% | +0.0% | +0.0% | +0.0% | +0.0% |"
+    )
+    assert other.count("open") == 7
+    assert sections("any_size", table).count("## ") == 5
 
 
 def test_a_cost_is_open_before_and_not_known_after_a_kill():

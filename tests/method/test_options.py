@@ -3,38 +3,9 @@
 import pytest
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.options import PRESETS, SelectionOptions, check_fits, check_sizes
+from espnet_des.method.options import PRESETS, SelectionOptions, check_fits
 from espnet_des.method.selection import Schedule
-
-
-@pytest.mark.parametrize(
-    "sizes, says",
-    [
-        ([], "must be a list"),
-        (8, "must be a list"),
-        ([4, 3, 8], "ascending"),
-        ([4, 4, 8], "each size once"),
-        ([4.0, 8], "integers"),
-        ([True, 8], "integers"),
-        (["4", 8], "integers"),
-        ([0, 8], "between 1 and the 8 layers"),
-        ([-2, 8], "between 1 and the 8 layers"),
-        ([4, 9], "the last one being all 8"),
-        ([2, 4], "the last one being all 8"),
-        ([8], "at least two"),
-    ],
-)
-def test_bad_sizes(sizes, says):
-    with pytest.raises(ConfigError, match=says) as error:
-        check_sizes(sizes, 8)
-    assert "encoder_conf: sizes" in str(error.value) and str(sizes) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "layers, sizes", [(48, [16, 32, 48]), (24, [8, 16, 24]), (8, [3, 5, 8]), (2, [1, 2])]
-)
-def test_default_sizes(layers, sizes):
-    assert check_sizes(None, layers) == sizes
+from espnet_des.method.sizes import check_sizes
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from espnet_des.method.options import SelectionOptions, check_sizes
+from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.method.sizes import check_sizes
 from espnet_des.nn.model import DESModel
 from tests.conftest import TINY_OF, TOKENS, make_model
 

@@ -5,8 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.options import SelectionOptions, check_fits, check_sizes
+from espnet_des.method.options import SelectionOptions, check_fits
 from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.method.sizes import check_sizes, sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from tests.conftest import examples
 from tests.properties.strategies import average, runs, settings_of, size_lists
@@ -151,6 +152,22 @@ def test_sizes_are_right_or_refused_by_name(sizes, num_layers):
         assert len(found) > 1 and found == sorted(set(found))
         assert found[0] >= 1 and found[-1] == num_layers
         assert check_sizes(found, num_layers) == found
+
+
+@examples(200)
+@given(YAML | st.integers(1, 8), YAML | st.integers(1, 8), st.integers(2, 9))
+def test_any_size_is_right_or_refused_by_name(smallest, step, num_layers):
+    try:
+        found = sizes_of_supernet("any", num_layers, smallest, step)
+    except ConfigError as error:
+        assert str(error).startswith(
+            ("encoder_conf: smallest_size: ", "encoder_conf: size_step: ")
+        )
+    else:
+        assert set(found.anchors) <= set(found.all) and found.all == sorted(set(found.all))
+        for sizes in found:
+            assert sizes[0] == found.all[0] >= 1 and sizes[-1] == num_layers
+        assert {found.anchor_of(z) for z in found.all} == set(found.anchors)
 
 
 @examples(300)

@@ -1,0 +1,114 @@
+"""Which sizes a supernet has: some given numbers of layers, or any."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from espnet_des.errors import ConfigError
+
+# In place of a list of sizes.
+ANY = "any"
+# Of ``encoder_conf``: what only a supernet has.
+KEYS_OF_SIZES = ("sizes", "smallest_size", "size_step")
+
+
+class Sizes(NamedTuple):
+    """Numbers of layers, ascending; the last one is all of them.
+
+    Attributes:
+        anchors: those that have an output layer of their own and are told of by name.
+        all: those that are trained and can be set, the anchors among them.
+    """
+
+    anchors: list[int]
+    all: list[int]
+
+    def anchor_of(self, size: int) -> int:
+        """The anchor whose output layer a size uses.
+
+        With ``any`` there are three at most: all sizes between the smallest and the full one
+        share the output layer of the middle anchor.
+        """
+        if size in self.anchors:
+            return size
+        return self.anchors[len(self.anchors) // 2]
+
+
+def sizes_of_supernet(
+    sizes: Sequence[int] | str | None,
+    num_layers: int,
+    smallest: int | None = None,
+    step: int | None = None,
+) -> Sizes:
+    """The sizes that ``encoder_conf`` asks for.
+
+    Args:
+        sizes: numbers of layers; None for a third, two thirds and all of them; ``any`` for
+            all from a smallest one on.
+        num_layers: number of layers of the full encoder.
+        smallest: of ``any``, the smallest size; a third of the layers by default.
+        step: of ``any``, the distance of the sizes, 1 by default.
+
+    Raises:
+        ConfigError: where they cannot be the sizes of this encoder.
+    """
+    if sizes == ANY:
+        return _any_size(num_layers, smallest, step)
+    for key, value in (("smallest_size", smallest), ("size_step", step)):
+        if value is not None:
+            raise ConfigError(
+                f"encoder_conf: {key}: {value!r} belongs to sizes: any, and sizes is {sizes!r}: "
+                "leave it out"
+            )
+    found = check_sizes(sizes, num_layers)
+    return Sizes(found, found)
+
+
+def _any_size(num_layers: int, smallest: int | None, step: int | None) -> Sizes:
+    first = max(1, round(num_layers / 3)) if smallest is None else smallest
+    if type(first) is not int or not 1 <= first < num_layers:
+        raise ConfigError(
+            f"encoder_conf: smallest_size: {smallest!r} must be a number of layers from 1 to "
+            f"{num_layers - 1}; this encoder has {num_layers}"
+        )
+    step = 1 if step is None else step
+    if type(step) is not int or not 1 <= step <= num_layers - first:
+        raise ConfigError(
+            f"encoder_conf: size_step: {step!r} must be a number of layers from 1 to "
+            f"{num_layers - first}: the sizes lie between {first} and {num_layers} layers"
+        )
+    everything = [*range(first, num_layers, step), num_layers]
+    middle = min(everything[1:-1], key=lambda z: abs(2 * z - first - num_layers), default=None)
+    return Sizes([first, *([] if middle is None else [middle]), num_layers], everything)
+
+
+def check_sizes(sizes: Sequence[int] | str | None, num_layers: int) -> list[int]:
+    """Return the sizes of a supernet, ascending, the last one all layers.
+
+    Args:
+        sizes: numbers of layers; None for a third, two thirds and all of them.
+        num_layers: number of layers of the full encoder.
+
+    Raises:
+        ConfigError: where they cannot be the sizes of this encoder.
+    """
+    if sizes is None:
+        return sorted({max(1, round(i * num_layers / 3)) for i in (1, 2, 3)})
+    key = f"encoder_conf: sizes: {sizes!r}"
+    if not isinstance(sizes, (list, tuple)) or not sizes:
+        raise ConfigError(f"{key} must be a list such as [16, 32, {num_layers}], or {ANY}")
+    if any(not isinstance(s, int) or isinstance(s, bool) for s in sizes):
+        raise ConfigError(f"{key} must hold integers (numbers of layers) only")
+    if sorted(set(sizes)) != list(sizes):
+        raise ConfigError(f"{key} must be ascending, each size once")
+    if sizes[0] < 1 or sizes[-1] != num_layers:
+        raise ConfigError(
+            f"{key} must lie between 1 and the {num_layers} layers of this encoder, "
+            f"the last one being all {num_layers} (a layer is one residual module, "
+            "of which a Conformer block has up to four)"
+        )
+    if len(sizes) < 2:
+        raise ConfigError(
+            f"{key} is one size only: a supernet needs at least two; "
+            "for a single size use encoder: conformer"
+        )
+    return list(sizes)
