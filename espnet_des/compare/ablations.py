@@ -17,7 +17,7 @@ def ablations(base: Config) -> list[System]:
         systems.append(
             System(name, f"{what}: {value}",
                    lambda b, s, k: supernet(b, encoder_conf, **model_conf), sizes,
-                   against=model_conf.get("method", STK))
+                   against=IZO if model_conf.get("method") == IZO else STK)
         )  # fmt: skip
 
     ask("Simple-Top-k", "default", STK, method=STK)
@@ -61,6 +61,7 @@ def ablations(base: Config) -> list[System]:
     for weight in (0.2, 1.0):
         ask("distillation from the full size", f"{weight:g}", f"distillation_{weight:g}",
             distillation_weight=weight)  # fmt: skip
+    ask("method", "OrthoSoftmax", "ortho_softmax", method="ortho_softmax")
     systems.append(
         System("known_layers", "layers: those that the default found, known from the start",
                lambda b, s, kept: supernet(b, method="fixed", ranking=ranking_of(kept)), sizes,

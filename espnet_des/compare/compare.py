@@ -12,7 +12,7 @@ from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import take
 from espnet_des.errors import ConfigError
-from espnet_des.method.selection import LEARNED, METHODS
+from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.files import alone_in, write_atomically
 
@@ -74,7 +74,7 @@ def compare(
 
 def _tag(what: str, system: System) -> str:
     """The defaults of the ablations are the supernets of the comparison."""
-    return "compare" if system.name in LEARNED else what
+    return "compare" if system.name in OF_THE_PAPER else what
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:
@@ -98,7 +98,7 @@ def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run
     write_atomically(folder / f"{what}.json", lambda p: p.write_text(as_json))
     if what == "compare" and results:
         save(draw_rates(table), folder / "wer.png")
-        for method in LEARNED:
+        for method in OF_THE_PAPER:
             if results.get(method):
                 layers = base_layers(recipe)
                 figure = draw_kept_by_seed(layers, results[method], table.groups[method][0])
@@ -144,7 +144,7 @@ def describe(what: str, runs: list[Run], results: Results) -> str:
 
 def sections(what: str, table: Table) -> str:
     if what == "ablations":
-        parts = {METHODS[name].title: table.ablations(name) for name in LEARNED}
+        parts = {METHODS[name].title: table.ablations(name) for name in OF_THE_PAPER}
     elif what == "any_size":
         parts = {
             "Word error rates": table.error_rates(),
@@ -158,18 +158,18 @@ def sections(what: str, table: Table) -> str:
             "Word error rates": table.error_rates(),
             "Differences to separately trained models": table.differences("separate"),
             "Differences to early exits (their full size is one alone, with exits)": (
-                table.differences("aux_loss", [*LEARNED, "random"])
+                table.differences("aux_loss", [*OF_THE_PAPER, "random"])
             ),
             "Differences to the settings as published": "\n".join(
-                table.differences(f"{name}_published", [name]) for name in LEARNED
+                table.differences(f"{name}_published", [name]) for name in OF_THE_PAPER
             ),
             "Differences to random layers": table.differences("random"),
             "Differences to the same layers, trained separately": "\n".join(
-                table.differences(f"{name}_alone", [name]) for name in LEARNED
+                table.differences(f"{name}_alone", [name]) for name in OF_THE_PAPER
             ),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),
-            "Kept layers": "\n".join(map(table.kept_layers, LEARNED)),
+            "Kept layers": "\n".join(map(table.kept_layers, OF_THE_PAPER)),
             "Cost": table.costs(),
         }  # fmt: skip
     return "".join(f"\n## {title}\n\n{part}" for title, part in parts.items())

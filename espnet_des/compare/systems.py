@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy
 
+from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
-from espnet_des.method.selection import LEARNED, METHODS
 from espnet_des.method.sizes import KEYS_OF_SIZES
 
 Config = dict
@@ -111,7 +111,7 @@ def comparison(base: Config) -> list[System]:
     sizes = base["encoder_conf"]["sizes"]
     full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
     blocks = [size // per_block for size in sizes]
-    titles = {name: METHODS[name].title for name in LEARNED}
+    titles = {name: METHODS[name].title for name in OF_THE_PAPER}
     systems = [
         System(method, title, lambda b, s, k, m=method: supernet(b, method=m), sizes)
         for method, title in titles.items()

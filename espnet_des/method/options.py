@@ -6,12 +6,16 @@ These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from espnet_des.errors import ConfigError, is_number, text_hint
+from espnet_des.method.methods import METHODS
+from espnet_des.method.ortho_softmax import OrthoSoftmax
 from espnet_des.method.selection import (
-    METHODS,
     FixedRanking,
     IterativeZeroOut,
     Schedule,
+    Selector,
     SimpleTopK,
 )
 
@@ -57,6 +61,8 @@ class SelectionOptions:
     exit_weight: float | None = None
     distillation_weight: float = 0.0
     sparsity_weight: float = 5.0
+    temperature_final: float = 0.165
+    orthogonality_weight: float = 1.0
     score_lr_factor: float | None = None
     score_lr_final: float = 1.0
     averaged_iterations: int = 0
@@ -114,7 +120,9 @@ class SelectionOptions:
             need(0.0 < number(key) <= 1.0, key, "above 0 and at most 1 (all utterances)")
         if self.exit_weight is not None:
             need(0.0 <= number("exit_weight") < 1.0, "exit_weight", "at least 0 and below 1")
-        for key in ("sparsity_weight", "distillation_weight"):
+        temperature = number("temperature_final")
+        need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
+        for key in ("sparsity_weight", "orthogonality_weight", "distillation_weight"):
             need(0.0 <= number(key) < float("inf"), key, ">= 0")
         if self.score_lr_factor is not None:
             factor = number("score_lr_factor")
@@ -138,6 +146,8 @@ class SelectionOptions:
             ("averaged_iterations", 0, ("simple_top_k",)),
             ("zeroed", None, ("iterative_zero_out",)),
             ("ranking", None, ("fixed",)),
+            ("temperature_final", type(self).temperature_final, ("ortho_softmax",)),
+            ("orthogonality_weight", type(self).orthogonality_weight, ("ortho_softmax",)),
         ):
             need(
                 getattr(self, key) == unset or self.method in owners,
@@ -145,11 +155,19 @@ class SelectionOptions:
                 f"left out: it belongs to method: {' and '.join(owners)}, not to {self.method}",
             )
 
-    def selector(self, num_layers: int) -> SimpleTopK | IterativeZeroOut:
+    def selector(self, num_layers: int, costs: torch.Tensor | None = None) -> Selector:
+        """How the scores are read.
+
+        Args:
+            num_layers: that have scores.
+            costs: of these, see :class:`Selector`.
+        """
         if self.method == "simple_top_k":
-            return SimpleTopK(hard=self.hard_gates)
+            return SimpleTopK(self.hard_gates, costs=costs)
         if self.method == "iterative_zero_out":
-            return IterativeZeroOut(published_ranking=self.published_ranking)
+            return IterativeZeroOut(self.published_ranking, self.sparsity_weight, costs=costs)
+        if self.method == "ortho_softmax":
+            return OrthoSoftmax(self.temperature_final, self.orthogonality_weight, costs=costs)
         order = self.ranking
         if (
             not isinstance(order, (list, tuple))
@@ -160,7 +178,7 @@ class SelectionOptions:
                 f"model_conf: ranking: {order!r} must be a list of all layers, 0 to "
                 f"{num_layers - 1}, the most important first (method: fixed)"
             )
-        return FixedRanking(order)
+        return FixedRanking(order, costs)
 
     def score_lr_at(self, schedule: Schedule, t: int) -> float:
         """Share of the scores' learning rate at update t: linear over stage 1."""
@@ -191,6 +209,8 @@ class SelectionOptions:
     def zeroed_per_iteration(self, num_layers: int, smallest: int) -> list[int]:
         """Layers that the small pass does without, per iteration (cumulative)."""
         total = num_layers - smallest
+        if METHODS[self.method].draws_size:
+            return [total]  # the small pass has all sizes from the first update on
         if self.zeroed is not None:
             z = self.zeroed
             key = f"model_conf: zeroed: {z!r}"

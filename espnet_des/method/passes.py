@@ -54,15 +54,17 @@ def passes_of_stage_1(
     sizes: Sequence[int],
     scores: torch.Tensor,
     scores_cpu: torch.Tensor,
+    size: int,
 ) -> list[Pass]:
     """The full size, and the small pass that teaches the scores, of update t.
 
     Args:
-        selector: of the method, see :meth:`SelectionOptions.selector`.
+        selector: of the method, see :class:`Selector`.
         sizes: of the supernet, ascending.
         scores: the supernet's, ``(num_layers,)``, which the gates are made of.
         scores_cpu: the same on the CPU: what is decided by them must not wait for
             the device once more.
+        size: of the small pass, where the method draws it.
     """
     outside, p1 = [], options.stochastic_depth_p1
     if p1 > 0.0:
@@ -71,11 +73,11 @@ def passes_of_stage_1(
     small = Pass(sizes[0], options.loss_weight_small, share=options.rows_stage_1)
     if not selector.learns:
         return [full, small._replace(kept=selector.small_pass(schedule, t))]
-    gates = selector.gates(scores, schedule, t)
+    gates = selector.gates(scores, schedule, t, now=scores_cpu, size=size)
     closed = selector.closed(scores_cpu, schedule, t)
     # The same gates once more, on the CPU: which are nearly 0 must be known here.
-    faint = (selector.gates(scores_cpu, schedule, t) < FAINT).nonzero().flatten().tolist()
-    faint = [q for q in faint if q not in closed]
+    known = selector.gates(scores_cpu, schedule, t, size=size)
+    faint = [q for q in (known < FAINT).nonzero().flatten().tolist() if q not in closed]
     return [full, small._replace(gates=gates, closed=closed, faint=faint)]
 
 

@@ -4,6 +4,9 @@ Everything here is a pure function of the update counter ``t`` (0-based), the
 layer scores and, for Iterative-Zero-Out, a per-layer record of zero-outs.
 Nothing is stored; the state lives in :mod:`espnet_des.method.state`.
 
+A size is an amount of layers. Where layers have costs, these add up to the number of
+layers, so a size of 8 is as much as 8 average layers cost, and keeps as many as fit.
+
 Source: Xu et al., "Dynamic Encoder Size Based on Data-Driven Layer-wise
 Pruning for Speech Recognition", Interspeech 2024, sections 3.1 and 3.2.
 """
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,6 +61,24 @@ def rank(scores: torch.Tensor) -> torch.Tensor:
     return scores.argsort(descending=True, stable=True)
 
 
+# Of a sum of costs: rounding must not leave the last layer out.
+ROUNDING = 1e-6
+
+
+def count_fitting(order: torch.Tensor, costs: torch.Tensor | None, size: float) -> int:
+    """How many of the first layers fit into a size, at least one.
+
+    Args:
+        order: layers, most important first, ``(num_layers,)``, on the CPU.
+        costs: of the layers, ``(num_layers,)``; None where each costs 1.
+        size: what they may cost.
+    """
+    if costs is None:
+        return int(size)
+    spent = costs[order].cumsum(0)
+    return max(1, int((spent <= size + ROUNDING).sum()))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Stage 1, resolved to optimizer updates.
@@ -100,16 +121,118 @@ class ZeroOuts(NamedTuple):
     score: torch.Tensor
 
 
-class SimpleTopK:
-    """Straight-through relaxed top-k whose k anneals to the smallest size."""
+class Selector:
+    """How a method reads the scores: the parts that all methods share.
+
+    Args:
+        costs: of the layers, ``(num_layers,)``, float64 on the CPU; None where each costs 1.
+        per_cost: order the layers by what they give for their cost.
+    """
+
+    title: str
+    #: What all scores start from.
+    initial_score = 0.5
+    #: Whether the scores take part.
+    learns = True
+    #: Whether the scores must travel before they mean anything. Mostly only their order counts.
+    needs_travel = False
+    #: Whether the size of stage 1's small pass is drawn for each update.
+    draws_size = False
+    #: What the method's own loss is called, where it has one.
+    penalty_name: str | None = None
+
+    def __init__(self, costs: torch.Tensor | None = None, per_cost: bool = False):
+        self.costs, self.per_cost = costs, per_cost
+
+    def start(self, scores: torch.Tensor) -> None:
+        """Set the scores, in place, to what training starts from."""
+        scores.fill_(self.initial_score)
+
+    def score_shape(self, num_layers: int) -> tuple[int, ...]:
+        return (num_layers,)
+
+    def of_layers(self, scores: torch.Tensor) -> torch.Tensor:
+        """One number per layer, for logs and pictures, ``(num_layers,)``."""
+        return scores
+
+    def importance(self, scores: torch.Tensor) -> torch.Tensor:
+        """What the layers are ordered by, ``(num_layers,)``, in logarithms."""
+        return scores - self.log_costs(scores)
+
+    def log_costs(self, like: torch.Tensor) -> torch.Tensor | float:
+        """Logarithms of the costs, on the device of ``like``; 0 where they do not count."""
+        if not self.per_cost or self.costs is None:
+            return 0.0
+        return self.costs.log().to(like)
+
+    def num_kept(self, schedule: Schedule, t: int, num_layers: int) -> int:
+        """Size of the small pass."""
+        raise NotImplementedError
+
+    def penalty(
+        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int
+    ) -> torch.Tensor | None:
+        """The method's own loss in update t of stage 1, if it has one, ``()``."""
+        return None
+
+    def penalty_weight(self, schedule: Schedule, t: int) -> float:
+        """Weight of :meth:`penalty` in the sum."""
+        return 1.0
+
+    def zero_out(
+        self, scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int
+    ) -> tuple[torch.Tensor, ZeroOuts] | None:
+        """New scores and record after update t, where the method changes them itself."""
+        return None
+
+    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
+        """Multipliers of the layers in the small pass, ``(num_layers,)``.
+
+        Args:
+            scores: the supernet's.
+            **seen: ``now``, the scores on the CPU, by which it is decided; ``size`` of the
+                small pass, where it is drawn.
+        """
+        raise NotImplementedError
+
+    def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
+        """Layers whose gate is exactly 0, ascending."""
+        return []
+
+    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
+        """Layers that get stochastic depth p1 in the full pass, ascending."""
+        order, k = self._kept(scores, schedule, t)
+        return sorted(order[k:].tolist())
+
+    def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
+        """All layers, most important first; a size keeps the first of them."""
+        raise NotImplementedError
+
+    def total(self, scores: torch.Tensor) -> int:
+        """What all layers cost: their number."""
+        return len(scores) if self.costs is None else round(float(self.costs.sum()))
+
+    def _kept(
+        self, scores: torch.Tensor, schedule: Schedule, t: int
+    ) -> tuple[torch.Tensor, int]:
+        """The layers, most important first, and how many of them the small pass has."""
+        order = rank(self.importance(scores.detach()))
+        size = self.num_kept(schedule, t, self.total(scores))
+        return order, count_fitting(order, self.costs, size)
+
+
+class SimpleTopK(Selector):
+    """Straight-through relaxed top-k whose k anneals to the smallest size.
+
+    Args:
+        hard: gates of 0 and 1.
+        **costs: see :class:`Selector`.
+    """
 
     title = "Simple-Top-k"
-    initial_score = 0.5
-    learns = True
-    # Scores are ordinary parameters here: only their order counts.
-    needs_travel = False
 
-    def __init__(self, hard: bool = True):
+    def __init__(self, hard: bool = True, **costs: Any):
+        super().__init__(**costs)
         self.hard = hard
 
     @staticmethod
@@ -118,39 +241,22 @@ class SimpleTopK:
         return min(bisect_right(schedule.ends, t), len(schedule.ends) - 1)
 
     def num_kept(self, schedule: Schedule, t: int, num_layers: int) -> int:
-        """k(t), the number of layers in the small pass."""
+        """k(t), the size of the small pass."""
         return num_layers - schedule.zeroed[self.iteration(schedule, t)]
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int) -> torch.Tensor:
-        """Multipliers of the layers in the small pass, ``(num_layers,)``."""
-        k = self.num_kept(schedule, t, scores.numel())
-        return relaxed_topk(scores, k, self.hard)
+    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
+        _, k = self._kept(seen.get("now", scores), schedule, t)
+        return relaxed_topk(self.importance(scores), k, self.hard)
 
     def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """Layers whose gate is exactly 0: hard ones of all but the k best scores."""
         return self.outside(scores, schedule, t) if self.hard else []
 
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
-        """Layers that get stochastic depth p1 in the full pass."""
-        k = self.num_kept(schedule, t, scores.numel())
-        return sorted(rank(scores)[k:].tolist())
-
-    @staticmethod
-    def sparsity_gap(scores, schedule: Schedule, t: int) -> torch.Tensor | None:
-        return None
-
-    @staticmethod
-    def zero_out(
-        scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int
-    ) -> tuple[torch.Tensor, ZeroOuts] | None:
-        return None
-
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
-        """All layers, most important first; a size keeps the first of them."""
-        return rank(scores)
+        return rank(self.importance(scores))
 
 
-class IterativeZeroOut:
+class IterativeZeroOut(Selector):
     """Sigmoid gates under a sparsity loss; the lowest are set down in steps.
 
     Args:
@@ -158,17 +264,22 @@ class IterativeZeroOut:
             does, by their scores just before the last zero-out, instead of by
             the zero-out at which each of them left. Layers that left
             earlier then differ only by their drift from -5.
+        sparsity_weight: of :meth:`penalty`.
+        **costs: see :class:`Selector`.
     """
 
     title = "Iterative-Zero-Out"
     initial_score = 10.0
-    learns = True
     zeroed_score = -5.0
     # From 10 a sigmoid gate closes only if the score travels a long way.
     needs_travel = True
+    penalty_name = "loss_sparsity"
 
-    def __init__(self, published_ranking: bool = False):
-        self.published_ranking = published_ranking
+    def __init__(
+        self, published_ranking: bool = False, sparsity_weight: float = 5.0, **costs: Any
+    ):
+        super().__init__(**costs)
+        self.published_ranking, self.sparsity_weight = published_ranking, sparsity_weight
 
     @staticmethod
     def iteration(schedule: Schedule, t: int) -> int:
@@ -176,28 +287,31 @@ class IterativeZeroOut:
         return min(bisect_left(schedule.ends, t), len(schedule.ends) - 1)
 
     def num_kept(self, schedule: Schedule, t: int, num_layers: int) -> int:
-        """Number of layers that were not set down by the last zero-out."""
+        """Size of what was not set down by the last zero-out."""
         i = self.iteration(schedule, t)
         return num_layers - (schedule.zeroed[i - 1] if i else 0)
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int) -> torch.Tensor:
+    def importance(self, scores: torch.Tensor) -> torch.Tensor:
+        if not self.per_cost or self.costs is None:
+            return scores
+        return torch.nn.functional.logsigmoid(scores) - self.log_costs(scores)
+
+    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
         return scores.sigmoid()
 
-    @staticmethod
-    def closed(scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
-        """None: a sigmoid is never 0."""
-        return []
-
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
-        kept = self.num_kept(schedule, t, scores.numel())
-        return sorted(rank(scores)[kept:].tolist())
-
-    def sparsity_gap(
-        self, scores: torch.Tensor, schedule: Schedule, t: int
-    ) -> torch.Tensor | None:
+    def penalty(
+        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int | None = None
+    ) -> torch.Tensor:
         """Absolute difference of the open gates and those asked for, as a share of the layers."""
-        asked = schedule.zeroed[self.iteration(schedule, t)] / scores.numel()
-        return (1.0 - scores.sigmoid().mean() - asked).abs()
+        asked = schedule.zeroed[self.iteration(schedule, t)] / self.total(scores)
+        gates = scores.sigmoid()
+        if self.costs is None:
+            return (1.0 - gates.mean() - asked).abs()
+        costs = self.costs.to(gates)
+        return (1.0 - (costs * gates).sum() / costs.sum() - asked).abs()
+
+    def penalty_weight(self, schedule: Schedule, t: int) -> float:
+        return self.sparsity_weight
 
     def zero_out(
         self, scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int
@@ -210,9 +324,10 @@ class IterativeZeroOut:
         done = int(record.at.max())
         if done >= len(schedule.ends) or t < schedule.ends[done]:
             return None
-        lowest = rank(scores)[scores.numel() - schedule.zeroed[done] :]
+        order = rank(self.importance(scores))
+        stay = count_fitting(order, self.costs, self.total(scores) - schedule.zeroed[done])
         out = torch.zeros_like(scores, dtype=torch.bool)
-        out[lowest] = True
+        out[order[stay:]] = True
         # A layer that left earlier and is still out keeps its place in the record.
         leaves = out & (record.at == 0)
         at = torch.where(leaves, done + 1, record.at) * out
@@ -221,9 +336,9 @@ class IterativeZeroOut:
         return scores.masked_fill(out, self.zeroed_score), ZeroOuts(at, score)
 
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
-        """All layers, most important first; a size keeps the first of them."""
         out = record.at > 0
-        order = rank(torch.where(out, record.score.to(scores.dtype), scores))
+        of_all = torch.where(out, record.score.to(scores.dtype), scores)
+        order = rank(self.importance(of_all))
         if self.published_ranking:
             return order
         # Stable: layers that left at the same zero-out stay in order of score.
@@ -238,29 +353,24 @@ class FixedRanking(SimpleTopK):
 
     Args:
         order: all layers, most important first.
+        costs: of the layers, see :class:`Selector`.
     """
 
     title = "given order"
     learns = False
 
-    def __init__(self, order: Sequence[int]):
-        super().__init__()
-        self.order = torch.tensor(list(order))
+    def __init__(self, order: Sequence[int], costs: torch.Tensor | None = None):
+        super().__init__(costs=costs)
+        self.given = torch.tensor(list(order))
 
     def small_pass(self, schedule: Schedule, t: int) -> list[int]:
         """Layers of the small pass of update t, ascending."""
-        return sorted(self.order[: self.num_kept(schedule, t, self.order.numel())].tolist())
+        order, k = self._kept(self.given, schedule, t)
+        return sorted(order[:k].tolist())
 
-    def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
-        return sorted(set(self.order.tolist()) - set(self.small_pass(schedule, t)))
+    def _kept(self, scores: torch.Tensor, schedule: Schedule, t: int):
+        size = self.num_kept(schedule, t, self.total(self.given))
+        return self.given, count_fitting(self.given, self.costs, size)
 
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
-        return self.order
-
-
-METHODS: dict[str, type[SimpleTopK] | type[IterativeZeroOut]] = {
-    "simple_top_k": SimpleTopK,
-    "iterative_zero_out": IterativeZeroOut,
-    "fixed": FixedRanking,
-}
-LEARNED = tuple(name for name, method in METHODS.items() if method.learns)
+        return self.given

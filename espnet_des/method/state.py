@@ -8,7 +8,8 @@ import torch
 
 from espnet_des.errors import OtherTrainingError
 from espnet_des.method.layers import ORDERS
-from espnet_des.method.selection import METHODS, Schedule, ZeroOuts
+from espnet_des.method.methods import METHODS
+from espnet_des.method.selection import Schedule, ZeroOuts
 
 METHOD_NAMES = tuple(METHODS)
 
@@ -95,7 +96,7 @@ class SelectionState(torch.nn.Module):
 
         Args:
             scores: of the layers, ``(num_layers,)``.
-            selector: how they are read, see :meth:`SelectionOptions.selector`.
+            selector: how they are read, see :class:`Selector`.
         """
         if self.is_frozen:
             return self.frozen_ranking()

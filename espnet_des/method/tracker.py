@@ -32,7 +32,7 @@ class SelectionTracker:
 
     Args:
         state: of the supernet.
-        selector: how scores are read, see :meth:`SelectionOptions.selector`.
+        selector: how scores are read, see :class:`Selector`.
         options: of the method.
     """
 
@@ -115,7 +115,8 @@ class SelectionTracker:
         Where the last iterations are averaged, and these have begun: their mean.
         """
         state = self.state
-        final, record = scores.detach().cpu().double(), state.record
+        final = self.selector.of_layers(scores.detach().cpu().double())
+        record = state.record
         if state.score_sum.any():
             schedule, done = state.get_schedule(), int(state.updates)
             assert schedule is not None, "nothing is summed without a schedule"

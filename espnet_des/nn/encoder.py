@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.selection import SimpleTopK
+from espnet_des.method.selection import Selector, SimpleTopK
 from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from espnet_des.nn.blocks.base import BlockType
@@ -301,13 +301,17 @@ class SupernetEncoder(LayeredEncoder):
         self.selection = SelectionState(self.sizes, self.layer_order)
         self.rank_by(SimpleTopK())
 
-    def rank_by(self, selector) -> None:
+    def rank_by(self, selector: Selector) -> None:
         """Let scores be read in a method's way while stage 1 has not ended.
 
         Args:
-            selector: see :meth:`SelectionOptions.selector`.
+            selector: see :class:`Selector`; it says what shape the scores have.
         """
         self.selector = selector
+        shape = selector.score_shape(self.num_layers)
+        if self.scores.shape != shape:
+            self.scores = torch.nn.Parameter(torch.empty(shape))
+            selector.start(self.scores.data)
 
     def ranking(self) -> list[int]:
         """All layers (0-based), most important first; final in stage 2."""

@@ -123,7 +123,7 @@ class DESModel(ESPnetASRModel):
     def start_scores(self) -> None:
         """Set scores and output layers to what training starts from."""
         with torch.no_grad():
-            self.encoder.scores.fill_(self.selector.initial_score)
+            self.selector.start(self.encoder.scores)
         if self.ctc is not None:
             self.ctc.ctc_lo.copy_full_to(self.encoder.sizes)
 
@@ -167,8 +167,15 @@ class DESModel(ESPnetASRModel):
             scores = encoder.scores.detach().cpu()
         return passes_of_stage_1(
             options, self.selector, self.state.get_schedule(), t, encoder.sizes,
-            encoder.scores, scores,
+            encoder.scores, scores, self.small_size(t),
         )  # fmt: skip
+
+    def small_size(self, t: int) -> int:
+        """Size of the small pass of update t of stage 1, where the method draws it."""
+        smaller = self.encoder.all_sizes[:-1]
+        if not self.selector.draws_size:
+            return smaller[0]
+        return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
         """The middle size of update t: uniform, and the same on every rank."""
@@ -316,11 +323,13 @@ class DESModel(ESPnetASRModel):
             stats.update(size_stats)
         small = self.encoder.sizes[0]
         if self.stage == 1:
-            gap = self.selector.sparsity_gap(self.encoder.scores, schedule, t)
-            if gap is not None:
-                sums.add(self.options.sparsity_weight * gap)
-                stats["loss_sparsity"] = gap.detach()
-            small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
+            small = self.small_size(t)
+            penalty = self.selector.penalty(self.encoder.scores, schedule, t, small)
+            if penalty is not None:
+                sums.add(self.selector.penalty_weight(schedule, t) * penalty)
+                stats[str(self.selector.penalty_name)] = penalty.detach()
+            if not self.selector.draws_size:
+                small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
         stats["layers_small"] = float(small)
         loss, size_stats = self._loss_of_pass(front, last, targets, lesson)
         return sums.loss(last.weight * loss), stats | size_stats
@@ -418,8 +427,8 @@ class DESModel(ESPnetASRModel):
                     self._name_at(z, "loss_distillation") for z in self.encoder.sizes[:-1]
                 }
             found.add("layers_small")
-            if self.selector.needs_travel:
-                found.add("loss_sparsity")
+            if self.selector.penalty_name:
+                found.add(self.selector.penalty_name)
         return found
 
     def _exits_of(self, size: int) -> list[int]:

@@ -81,7 +81,7 @@ class _Teller:
         if step == self.told or not is_told(self.schedule, step):
             return
         self.told = step
-        scores = self.encoder.scores.detach().cpu().double()
+        scores = self.encoder.selector.of_layers(self.encoder.scores.detach().cpu().double())
         self.writer.add_tensor(SCORES, scores, step)
         if is_told(self.schedule, step, CURVE_POINTS):
             for name, score in zip(layer_names(self.encoder.layers), scores.tolist()):

@@ -72,7 +72,7 @@ def test_zero_outs_as_recorded(case):
             continue
         scores = torch.tensor(row["gates"])
         assert len(method.outside(scores, schedule, t)) == marked
-        gap = method.sparsity_gap(scores, schedule, t)
+        gap = method.penalty(scores, schedule, t)
         assert gap.item() == pytest.approx(row["sparsity_loss"], abs=2e-6)
         # The record says that the zero-outs before this iteration were made.
         was_out = torch.zeros(num_layers, dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_gradient_of_the_sparsity_loss_as_recorded():
     scores = torch.tensor(case["gates"], requires_grad=True)
     layers = scores.numel()
     schedule = Schedule((10,), (round(case["expected_sparsity"] * layers),))
-    loss = 5.0 * IterativeZeroOut().sparsity_gap(scores, schedule, 0)
+    loss = 5.0 * IterativeZeroOut().penalty(scores, schedule, 0)
     loss.backward()
     assert loss.item() == pytest.approx(case["scaled_loss"], rel=1e-5)
     torch.testing.assert_close(scores.grad, torch.tensor(case["grad"]), rtol=1e-3, atol=1e-8)

@@ -87,7 +87,7 @@ def at(stage, method="simple_top_k", decoder=False, **conf):
     ids=str,
 )
 @pytest.mark.parametrize("decoder", [False, True], ids=["ctc", "hybrid"])
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_gradients_are_those_of_the_plain_sum(stage, method, decoder, conf, monkeypatch):
     model = at(stage, method, decoder, **conf).double()
@@ -158,7 +158,7 @@ def test_gates_that_are_nearly_0_are_not_divided_by():
     assert not hard.faint and len(hard.closed) == 5
 
 
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 def test_memory_is_that_of_the_full_pass(method):
     """Counted in saved tensors: no graph of closed layers, of open ones nothing more."""
 
@@ -227,7 +227,7 @@ def test_the_front_end_learns_in_half_precision():
     assert weight.grad.item() == 2 * tiny
 
 
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_bfloat16_is_close_to_float32(stage, method, monkeypatch):
     no_dropout = {f"{k}dropout_rate": 0.0 for k in ("", "positional_", "attention_")}

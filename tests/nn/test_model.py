@@ -123,9 +123,7 @@ def test_losses_are_weighted_as_recorded(row, monkeypatch):
         size = row["sizes"][row["random_medium_index"]]
         monkeypatch.setattr(model, "middle_size", lambda t: size)
     weights = {f"CTC_{p.size}": p.weight for p in model.passes(row["step"])}
-    gap = model.selector.sparsity_gap(
-        model.encoder.scores, model.state.get_schedule(), row["step"]
-    )
+    gap = model.selector.penalty(model.encoder.scores, model.state.get_schedule(), row["step"])
     if gap is not None and model.stage == 1:
         weights["sparsity_loss"] = model.options.sparsity_weight
     assert weights == {name: weight for name, weight in row["losses"] if weight}

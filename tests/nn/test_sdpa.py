@@ -43,7 +43,7 @@ def pair(stage=1, method="simple_top_k", **conf):
 
 
 @pytest.mark.parametrize("conf", ATTENTIONS, ids=str)
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_update_has_the_same_loss_and_gradients(stage, method, conf):
     batch, results, models = make_batch(), [], pair(stage, method, **conf)

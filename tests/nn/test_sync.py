@@ -207,7 +207,7 @@ def files(waits: Counter) -> Counter:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["small", "larger"])
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_update_waits_once_whatever_it_runs(stage, method, shape, monkeypatch):
     model, batch = model_and_batch(shape, stage, method)

@@ -8,8 +8,10 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from espnet_des.method.methods import METHODS
 from espnet_des.method.options import SelectionOptions
-from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.method.ortho_softmax import OrthoSoftmax
+from espnet_des.method.selection import Schedule
 from espnet_des.method.sizes import check_sizes
 from espnet_des.nn.model import DESModel
 from tests.conftest import TINY_OF, TOKENS, make_model
@@ -67,8 +69,12 @@ def size_lists(draw, num_layers: int):
     return check_sizes(smaller and [*smaller, num_layers], num_layers)
 
 
+# Of methods with a score for each layer.
+ONE_SCORE_EACH = tuple(name for name, method in METHODS.items() if method is not OrthoSoftmax)
+
+
 @st.composite
-def settings_of(draw, num_layers: int, smallest: int, methods=tuple(METHODS)):
+def settings_of(draw, num_layers: int, smallest: int, methods=ONE_SCORE_EACH):
     """Keys of model_conf that choose the layers, without those of the length."""
     conf, to_go = {"method": draw(st.sampled_from(methods))}, num_layers - smallest
     if conf["method"] == "iterative_zero_out":
@@ -77,6 +83,8 @@ def settings_of(draw, num_layers: int, smallest: int, methods=tuple(METHODS)):
             before = st.sets(st.integers(1, to_go - 1)).map(sorted)
         conf["zeroed"] = draw(st.none() | before.map(lambda zeroed: [*zeroed, to_go]))
         conf["published_ranking"] = draw(st.booleans())
+    elif conf["method"] == "ortho_softmax":
+        conf["temperature_final"] = draw(st.floats(0.01, 1.0))
     else:
         divisors = [d for d in range(1, to_go + 1) if to_go % d == 0]
         conf["reduction"] = draw(st.none() | st.sampled_from(divisors))

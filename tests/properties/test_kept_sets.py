@@ -38,7 +38,8 @@ class OnlyScores(torch.nn.Module):
 
     def __init__(self, run: Run):
         super().__init__()
-        self.sizes, self.num_layers = run.sizes, run.num_layers
+        self.sizes = self.all_sizes = run.sizes
+        self.num_layers = run.num_layers
         self.selector = run.options.selector(run.num_layers)
         self.scores = torch.nn.Parameter(
             torch.full((run.num_layers,), self.selector.initial_score)
@@ -249,7 +250,7 @@ def test_an_update_runs_the_layers_that_its_selection_names(case, data):
         scores = encoder.scores.detach()
         options = dataclasses.replace(options, stochastic_depth_p1=0.1)
         full, small = passes_of_stage_1(
-            options, encoder.selector, run.schedule, t, run.sizes, scores, scores
+            options, encoder.selector, run.schedule, t, run.sizes, scores, scores, run.sizes[0]
         )
         kept = encoder.selector.num_kept(run.schedule, t, run.num_layers)
         assert len(full.dropped) == run.num_layers - kept

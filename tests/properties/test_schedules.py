@@ -5,8 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from espnet_des.errors import ConfigError
+from espnet_des.method.methods import METHODS
 from espnet_des.method.options import SelectionOptions, check_fits
-from espnet_des.method.selection import METHODS, Schedule
+from espnet_des.method.selection import Schedule
 from espnet_des.method.sizes import check_sizes, sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from tests.conftest import examples

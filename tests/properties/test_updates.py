@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_des.method.selection import METHODS
+from espnet_des.method.methods import METHODS
 from espnet_des.nn.model import DESModel
 from espnet_des.task import SupernetTask
 from espnet_des.training.trainer import register_hooks
@@ -64,6 +64,8 @@ class Training(NamedTuple):
 
     def step(self, of_scores: torch.Tensor) -> None:
         """One optimizer step with this gradient of the scores, and some of all else."""
+        if self.model.encoder.scores.dim() == 2:  # a row chooses, too
+            of_scores = torch.outer(of_scores, of_scores.roll(1))
         for name, p in self.model.named_parameters():
             p.grad = of_scores.clone() if name == "encoder.scores" else 0.1 * p.detach().sign()
         self.optimizer.step()

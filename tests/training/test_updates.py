@@ -29,7 +29,7 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("accum_grad", [1, 2, 3])
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 def test_steps_that_a_scaler_skips_do_not_count(
     data, tmp_path, monkeypatch, steps, accum_grad, method
 ):

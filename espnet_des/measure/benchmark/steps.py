@@ -15,8 +15,9 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.measure.benchmark.published import published_loss
+from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
-from espnet_des.method.selection import LEARNED, IterativeZeroOut, Schedule
+from espnet_des.method.selection import IterativeZeroOut, Schedule
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from espnet_des.nn.model import DESModel
 
@@ -64,7 +65,7 @@ class Bench:
         self.batch = make_batch(setting)
         self.num_layers = MODULES_PER_BLOCK * setting.num_blocks
         self.plain: dict[int, ESPnetASRModel] = {}
-        self.supernets = {method: self._supernet(method) for method in LEARNED}
+        self.supernets = {method: self._supernet(method) for method in OF_THE_PAPER}
         self.ranking = balanced_ranking(setting.num_blocks)
 
     def plain_of(self, size: int) -> ESPnetASRModel:
