@@ -12,7 +12,7 @@ from espnet_des.nn.sizes import is_supernet
 from espnet_des.plot.kept import draw_kept_layers
 from espnet_des.plot.scores import draw_scores
 from espnet_des.plot.style import save
-from espnet_des.plot.wer import RTF, draw_wer, has_speed, read_sizes
+from espnet_des.plot.wer import draw_wer, left_out, read_sizes
 from espnet_des.training.score_log import read_history
 
 
@@ -83,10 +83,9 @@ def plot_all(
             "sizes.json; stage 16 of a recipe writes it"
         )
     else:
-        if not has_speed(rows):
+        for key in left_out(rows):
             logging.warning(
-                f"wer.png: the panel of speed is left out: {sizes_json} does not give "
-                f"{RTF} for every size"
+                f"wer.png: a panel is left out: {sizes_json} does not give {key} for every size"
             )
         figures["wer.png"] = draw_wer(rows, f"WER of each size{of_model}")
     for name, figure in figures.items():
@@ -99,9 +98,9 @@ def _check_rows(rows, path: Path, model) -> None:
     """Refuse the measurements of another training."""
     encoder = model.encoder
     sizes = [row["size"] for row in rows]
-    if not set(sizes) <= set(encoder.sizes):
+    if not set(sizes) <= set(encoder.all_sizes):
         raise ConfigError(
-            f"sizes_json: {path} has sizes {sizes}, the model {encoder.sizes}: it is of "
+            f"sizes_json: {path} has sizes {sizes}, the model {encoder.all_sizes}: it is of "
             "another training; give the sizes.json of this one"
         )
     for row in rows:

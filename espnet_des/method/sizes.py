@@ -81,6 +81,26 @@ def _any_size(num_layers: int, smallest: int | None, step: int | None) -> Sizes:
     return Sizes([first, *([] if middle is None else [middle]), num_layers], everything)
 
 
+def evenly_spaced(sizes: Sizes, count: int) -> list[int]:
+    """So many of all sizes, ascending; the anchors are always among them.
+
+    Args:
+        sizes: of a supernet. Where all are anchors, all are taken.
+        count: how many, as many as there are anchors at least.
+    """
+    last = len(sizes.all) - 1
+    if len(sizes.anchors) == len(sizes.all) or count > last:
+        return sizes.all
+    chosen = {round(i * last / (count - 1)) for i in range(count)}
+    anchors = [sizes.all.index(anchor) for anchor in sizes.anchors]
+    for anchor in anchors:
+        if anchor not in chosen:  # takes the place of its neighbour
+            others = sorted(chosen - set(anchors))
+            chosen.remove(min(others, key=lambda i: abs(i - anchor)))
+            chosen.add(anchor)
+    return [sizes.all[i] for i in sorted(chosen)]
+
+
 def check_sizes(sizes: Sequence[int] | str | None, num_layers: int) -> list[int]:
     """Return the sizes of a supernet, ascending, the last one all layers.
 

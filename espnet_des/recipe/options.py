@@ -170,6 +170,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("batch_size", int, 1, "utterances decoded at once by beam search")
     group("Sizes (stage 16, not in asr.sh)")
     add("sizes_decoding", default="best_path", help="best_path, or beam as in stage 12")
+    add(
+        "num_sizes", int, 11,
+        "how many sizes of a supernet with sizes: any, evenly spaced; of one with a list of "
+        "sizes all are taken",
+    )  # fmt: skip
 
     others = parser.add_argument_group("Left out of this driver (asr.sh has them)")
     for name, off in LEFT_OUT.items():
@@ -217,6 +222,11 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
     for name in ("nj", "inference_nj", "batch_size", "nbpe"):
         if getattr(opts, name) < 1:
             parser.error(f"--{name} {getattr(opts, name)}: must be 1 or more")
+    if opts.num_sizes < 3:
+        parser.error(
+            f"--num_sizes {opts.num_sizes}: must be 3 or more: the smallest, the middle and the "
+            "full size are always among them"
+        )
     for name in ("cleaner", "hyp_cleaner"):
         try:
             text_cleaner(getattr(opts, name))

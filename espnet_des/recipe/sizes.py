@@ -6,17 +6,26 @@ from pathlib import Path
 
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.method.layers import ranges
+from espnet_des.method.sizes import Sizes, evenly_spaced
 from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, score
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, say
+from espnet_des.recipe.slices import write_slices
 from espnet_des.utils.files import write_atomically
+from espnet_des.utils.markdown import table
 
 # Of a size's cost, what stands in the table of sizes.
-COSTS = ("macs_per_second", "rtf_1_thread", "rtf_all_threads", "model_file_bytes")
+COSTS = (
+    "model_params", "macs_per_second", "rtf_1_thread", "rtf_all_threads", "model_file_bytes",
+)  # fmt: skip
+KEPT = "kept layers"  # title of a column
 
 
 def score_sizes(o: argparse.Namespace, at: Layout) -> None:
-    """Make an experiment of every size; write the table of sizes and its pictures."""
+    """Make an experiment of every size; write the table of sizes and its pictures.
+
+    Of a supernet with ``sizes: any`` it takes ``--num_sizes`` of all sizes.
+    """
     from espnet_des.deploy.extract import extract_subnet
     from espnet_des.inference.loading import load_model
     from espnet_des.measure.pictures import plot_all
@@ -30,8 +39,11 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
             f"{config}: encoder: {train_args.encoder} has one size only; "
             "leave stage 16 out with --skip_sizes true"
         )
+    anchors = model.encoder.sizes
+    sizes = evenly_spaced(Sizes(anchors, model.encoder.all_sizes), o.num_sizes)
     rows, subnets = [], {}
-    for size in model.encoder.sizes:
+    for number, size in enumerate(sizes, 1):
+        say(f"Size {size} ({number} of {len(sizes)}): extract, decode and score")
         exp = size_exp(at.asr_exp, size)
         try:
             subnets[size] = extract_subnet(config, model_file, size, exp)
@@ -44,7 +56,9 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
             tag = f"decode_ctc_best_path_asr_model_{Path(o.inference_asr_model).stem}"
             decode_best_path(o, at, exp, tag, size)
         errors = score(o, at, exp, tag)
-        if not o.skip_packing:
+        # A size between the anchors can be extracted again in seconds; an archive of each
+        # would hold the same front end and language model once more.
+        if not o.skip_packing and size in anchors:
             pack(o, at, exp)
         rows.append(
             {
@@ -55,16 +69,21 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
             }
         )
     folders = [Path(o.expdir), at.asr_exp]
-    say("What each size costs, and stage 16's table")
+    say(f"What each of {len(sizes)} sizes costs, and stage 16's table")
     for row, cost in zip(rows, report(config, model_file, at.asr_exp, subnets=subnets)):
         row.update({key: cost[key] for key in COSTS})
     write_sizes(
         folders, rows, [layer.kind for layer in model.encoder.layers],
         f"{model.options.method}, {model_file}", model.tracker.score_spread(model.encoder.scores),
     )  # fmt: skip
+    about = json.loads((at.asr_exp / "report.json").read_text("utf-8"))["about"]
+    write_slices(folders, about, rows)
     for folder in folders:
         plot_all(config, model_file, folder / "images", at.asr_exp / "sizes.json")
-    say(f"Pictures: {folders[0] / 'images'}; costs: {at.asr_exp / 'report.md'}")
+    say(
+        f"Pictures: {folders[0] / 'images'}; costs: {at.asr_exp / 'report.md'}; to choose a size "
+        f"by: {folders[0] / 'slices.json'}"
+    )
 
 
 def size_exp(asr_exp: Path, size: int) -> Path:
@@ -101,26 +120,8 @@ def write_sizes(
         spread: highest less lowest score at the end of stage 1.
     """
     names = list(rows[0]["wer"])
-    lines = [
-        f"# Sizes of {title}",
-        "",
-        "| size | encoder parameters | MMAC per s of audio | RTF, 1 thread | "
-        + " | ".join(f"WER {n} (%)" for n in names)
-        + " | kept layers |",
-        "|---:|---:|---:|---:|" + "---:|" * len(names) + "---|",
-    ]
-    for row in rows:
-        wers = " | ".join(f"{row['wer'][n]:.2f}" for n in names)
-        kept = "all" if row["size"] == len(kinds) else ranges(row["kept_layers"])
-        cost = f"{row['macs_per_second'] / 1e6:.1f} | {row['rtf_1_thread']:.4f}"
-        lines.append(f"| {row['size']} | {row['num_params']:,} | {cost} | {wers} | {kept} |")
-    lines += ["", "Kept layers by kind:", ""]
-    for row in rows:
-        counts = dict.fromkeys(kinds, 0)
-        for layer in row["kept_layers"]:
-            counts[kinds[layer]] += 1
-        of_kind = ", ".join(f"{n} of {kinds.count(k)} {k}" for k, n in counts.items())
-        lines.append(f"- size {row['size']}: {of_kind}")
+    lines = [f"# Sizes of {title}", "", *table(_results(rows, names, len(kinds)), [KEPT])]
+    lines += ["", "Kept layers by kind:", "", *table(_by_kind(rows, kinds))]
     lines += ["", f"Spread of the scores at the end of stage 1: {spread:.4g}"]
     text, as_json = "\n".join(lines) + "\n", json.dumps(rows, indent=2) + "\n"
     for folder in folders:
@@ -128,3 +129,37 @@ def write_sizes(
         write_atomically(folder / "sizes.json", lambda p: p.write_text(as_json))
     print(text, end="")
     say(f"Written: sizes.md and sizes.json in {' and '.join(map(str, folders))}")
+
+
+def _results(rows: list[dict], names: list[str], num_layers: int) -> list[list[str]]:
+    """Cells of the first table, its head first."""
+    cells = [
+        [
+            "size", "encoder parameters", "MMAC per s of audio", "RTF, 1 thread",
+            *(f"WER {name} (%)" for name in names), KEPT,
+        ]
+    ]  # fmt: skip
+    for row in rows:
+        is_full = row["size"] == num_layers
+        cells.append(
+            [
+                str(row["size"]),
+                f"{row['num_params']:,}",
+                f"{row['macs_per_second'] / 1e6:.1f}",
+                f"{row['rtf_1_thread']:.4f}",
+                *(f"{row['wer'][name]:.2f}" for name in names),
+                "all" if is_full else ranges(row["kept_layers"]),
+            ]
+        )
+    return cells
+
+
+def _by_kind(rows: list[dict], kinds: list[str]) -> list[list[str]]:
+    """Cells of the second table: of each kind of layers, how many a size keeps."""
+    cells = [["size", *(f"{kind} (of {kinds.count(kind)})" for kind in dict.fromkeys(kinds))]]
+    for row in rows:
+        kept = [kinds[layer] for layer in row["kept_layers"]]
+        cells.append(
+            [str(row["size"]), *(str(kept.count(kind)) for kind in dict.fromkeys(kinds))]
+        )
+    return cells

@@ -167,13 +167,14 @@ def test_all_pictures_of_a_training_are_written_and_repeat_exactly(zero_outs, tm
 
 def test_sizes_json_beside_the_config_is_found(top_k, tmp_path, caplog):
     beside = top_k / "sizes.json"
-    beside.write_text(json.dumps(rows_of(speed=False)))
+    beside.write_text(json.dumps(rows_of(costs=False)))
     try:
         written = draw_all(top_k, tmp_path)
     finally:
         beside.unlink()
     assert tmp_path / "wer.png" in written
-    assert "does not give rtf_1_thread for every size" in caplog.text
+    for key in ("macs_per_second", "rtf_1_thread", "model_file_bytes"):
+        assert f"does not give {key} for every size" in caplog.text
 
 
 def test_what_has_no_data_is_left_out_with_a_notice(data, tmp_path, caplog):

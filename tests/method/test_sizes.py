@@ -3,7 +3,7 @@
 import pytest
 
 from espnet_des.errors import ConfigError
-from espnet_des.method.sizes import check_sizes, sizes_of_supernet
+from espnet_des.method.sizes import check_sizes, evenly_spaced, sizes_of_supernet
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,34 @@ def test_any_size(layers, smallest, step, anchors, everything):
 def test_bad_any_size(sizes, smallest, step, says):
     with pytest.raises(ConfigError, match=f"encoder_conf: .*{says}"):
         sizes_of_supernet(sizes, 24, smallest, step)
+
+
+@pytest.mark.parametrize(
+    "layers, smallest, step, count, chosen",
+    [
+        (48, None, None, 11, [16, 19, 22, 26, 29, 32, 35, 38, 42, 45, 48]),
+        (48, 16, None, 4, [16, 32, 37, 48]),  # the middle one instead of its neighbour 27
+        (24, None, None, 3, [8, 16, 24]),
+        (24, None, None, 17, list(range(8, 25))),
+        (24, None, None, 99, list(range(8, 25))),
+        (24, 5, 4, 11, [5, 9, 13, 17, 21, 24]),
+        (24, 23, None, 11, [23, 24]),
+    ],
+)
+def test_evenly_spaced_sizes_have_the_anchors(layers, smallest, step, count, chosen):
+    assert evenly_spaced(sizes_of_supernet("any", layers, smallest, step), count) == chosen
+
+
+@pytest.mark.parametrize("count", range(3, 13))
+def test_evenly_spaced_sizes_are_as_many_as_asked_for(count):
+    for layers in range(2, 50):
+        for smallest in range(1, layers):
+            for step in range(1, min(5, layers - smallest + 1)):
+                sizes = sizes_of_supernet("any", layers, smallest, step)
+                chosen = evenly_spaced(sizes, count)
+                assert chosen == sorted(set(chosen)) and set(sizes.anchors) <= set(chosen)
+                assert len(chosen) == min(count, len(sizes.all))
+
+
+def test_of_given_sizes_all_are_taken():
+    assert evenly_spaced(sizes_of_supernet([2, 4, 6, 8], 8), 3) == [2, 4, 6, 8]

@@ -14,7 +14,7 @@ from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.plot.kept import draw_kept_layers, size_colours
 from espnet_des.plot.scores import ANNEALED, STAGE_1_END, ZERO_OUT, draw_scores
 from espnet_des.plot.style import smallest_sizes
-from espnet_des.plot.wer import draw_wer, read_sizes
+from espnet_des.plot.wer import draw_wer, left_out, panels, read_sizes
 
 ORDERS = {
     "espnet": ("ff_macaron", "mhsa", "conv", "ff"),
@@ -126,38 +126,93 @@ def labelled_top(axes):
 # ---- wer.png -----------------------------------------------------------------
 
 
-def rows_of(speed=True):
-    rows = [
+COSTS = {"macs_per_second": 10**7, "rtf_1_thread": 0.01, "model_file_bytes": 4 * 10**6}
+
+
+def rows_of(costs=True):
+    """Of three sizes; without costs as version 0.1.0 wrote them."""
+    return [
         {"size": size, "num_params": size * 10**6, "wer": {"clean": 9.0 - size, "noisy": 20.5}}
+        | ({key: unit * size for key, unit in COSTS.items()} if costs else {})
         for size in (3, 5, 8)
     ]
-    for row in rows if speed else []:
-        row["rtf_1_thread"] = 0.01 * row["size"]
-    return rows
 
 
-def test_wer_is_drawn_against_parameters_and_speed(tmp_path):
+def many_rows(wers):
+    """Sizes from 8 on, whose costs grow evenly."""
+    return [{"size": size, "num_params": size * 10**6, "wer": {"test": wer}}
+            | {key: unit * size for key, unit in COSTS.items()}
+            for size, wer in enumerate(wers, 8)]  # fmt: skip
+
+
+def test_wer_is_drawn_against_macs_time_and_bytes(tmp_path):
     path = tmp_path / "sizes.json"
     path.write_text(json.dumps(rows_of()[::-1]))
-    by_size, by_speed = draw_wer(read_sizes(path)).axes
-    for axes, xs in ((by_size, [3.0, 5.0, 8.0]), (by_speed, [0.03, 0.05, 0.08])):
-        lines = {line.get_label(): line for line in axes.lines}
-        assert lines["clean"].get_xdata() == pytest.approx(xs)
-        assert lines["clean"].get_ydata().tolist() == [6.0, 4.0, 1.0]
-        assert lines["noisy"].get_ydata().tolist() == [20.5] * 3
+    drawn = draw_wer(read_sizes(path)).axes
+    wanted = [("MMAC per s", [30, 50, 80]), ("ms per s", [30, 50, 80]), ("MB", [12, 20, 32])]
+    for axes, (unit, xs) in zip(drawn, wanted, strict=True):
+        assert unit in axes.get_xlabel()
+        (line,) = labelled(axes, "clean")
+        assert line.get_xdata() == pytest.approx(xs)
+        assert line.get_ydata().tolist() == [6.0, 4.0, 1.0]
+        assert labelled(axes, "noisy")[0].get_ydata().tolist() == [20.5] * 3
         assert [text.get_text() for text in axes.texts] == ["size 3", "size 5", "size 8"]
         assert axes.get_xlim()[0] == axes.get_ylim()[0] == 0
-    assert len(draw_wer(rows_of(speed=False)).axes) == 1
+
+
+def test_costs_that_are_not_there_are_left_out_and_parameters_stand_in_for_macs():
+    assert [cost.key for cost in panels(rows_of(costs=False))] == ["num_params"]
+    rows = rows_of()
+    assert [cost.key for cost in panels(rows)] == list(COSTS)
+    del rows[1]["macs_per_second"]
+    keys = ["num_params", "rtf_1_thread", "model_file_bytes"]
+    assert [cost.key for cost in panels(rows)] == keys
+    rows[2]["model_file_bytes"] = None
+    assert left_out(rows) == ["macs_per_second", "model_file_bytes"]
+    by_size, by_time = draw_wer(rows).axes
+    assert "parameters" in by_size.get_xlabel() and "ms per s" in by_time.get_xlabel()
+
+
+def test_markers_are_filled_on_the_front_of_the_mean_and_of_the_panels_cost():
+    rows = rows_of()
+    for row, clean, noisy in zip(rows, (6.0, 5.0, 5.5), (9.0, 9.5, 9.5)):
+        row["wer"] = {"clean": clean, "noisy": noisy}  # in the mean 7.5, 7.25, 7.5
+    rows[2]["rtf_1_thread"] = 0.02  # measured as the fastest
+    by_macs, by_time, _ = draw_wer(rows).axes
+    for axes, on, off in ((by_macs, [6.0, 5.0], [5.5]), (by_time, [5.5, 5.0], [6.0])):
+        is_open, filled = labelled(axes, "_clean")
+        assert (filled.get_ydata().tolist(), is_open.get_ydata().tolist()) == (on, off)
+        assert is_open.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
+        (front,) = labelled(axes, "_front")
+        assert front.get_ydata().tolist() == [7.5, 7.25]
+        (line,) = labelled(axes, "clean")
+        assert (numpy.diff(line.get_xdata()) > 0).all()
+    told = [text.get_text() for text in draw_wer(rows).legends[0].get_texts()]
+    assert told[:3] == ["clean", "noisy", "front of the mean WER"] and "open" in told[3]
+    assert len(draw_wer(rows_of()).legends[0].get_texts()) == 3  # none is off the front
+
+
+def assert_apart(figure):
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert not any(a.overlaps(b) for a in boxes for b in boxes if a is not b)
 
 
 def test_names_of_sizes_do_not_lie_on_each_other():
     rows = rows_of()
     for row in rows:
         row["rtf_1_thread"] = 0.05
-    figure = draw_wer(rows)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
-    assert not any(a.overlaps(b) for a in boxes for b in boxes if a is not b)
+    assert_apart(draw_wer(rows))
+
+
+@pytest.mark.parametrize("number", [5, 11, 17, 41])
+def test_of_many_sizes_the_outer_ones_are_named_and_what_fits_between(number):
+    figure = draw_wer(many_rows([9.0 - size / 20 for size in range(number)]))
+    assert_apart(figure)
+    for axes in figure.axes:
+        names = {text.get_text() for text in axes.texts}
+        assert {"size 8", f"{7 + number}"} < names and len(names) <= min(number, 14)
 
 
 @pytest.mark.parametrize("content, says", [
@@ -169,6 +224,7 @@ def test_names_of_sizes_do_not_lie_on_each_other():
     (json.dumps([rows_of()[0] | {"wer": {}}]), "wer: {} must have a percentage"),
     (json.dumps([rows_of()[0] | {"wer": {"clean": float("nan")}}]), "must have a percentage"),
     (json.dumps([rows_of()[0] | {"rtf_1_thread": 0}]), "rtf_1_thread: 0 must be a number"),
+    (json.dumps([rows_of()[0] | {"macs_per_second": "1"}]), "macs_per_second: '1' must be"),
     (json.dumps([rows_of()[0], rows_of()[1] | {"wer": {"x": 1}}]), "entry 1: wer: .*clean"),
 ])  # fmt: skip
 def test_a_bad_sizes_json_is_refused(tmp_path, content, says):

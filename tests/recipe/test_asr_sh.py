@@ -46,6 +46,10 @@ def test_only_what_stage_16_needs_reaches_it(asr_sh, options):
     assert str(layout(o).asr_exp) == "exp/asr_x" and layout(o).feats.name == kind
 
 
+def test_how_many_sizes_are_measured_reaches_stage_16(asr_sh):
+    assert parse([*SETS, "--asr_sh", str(asr_sh), "--num_sizes", "5"]).num_sizes == 5
+
+
 @pytest.mark.parametrize("options, says", [
     (["--use_lightning", "true"], "--use_lightning true: stage 16"),
     (["--asr_task", "asr_transducer"], "--asr_task asr_transducer: stage 16"),
@@ -129,10 +133,10 @@ def test_stage_16_begins_after_espnets_stages_and_its_options_are_checked_before
 ):
     root = str(tmp_path / "espnet")
     done, lines = run(tmp_path, "--espnet-root", root, "--num-nodes", "2", "--asr-tag", "a b",
-                      "--sizes-decoding", "beam")  # fmt: skip
+                      "--sizes-decoding", "beam", "--num-sizes", "5")  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours = f"ours: -m espnet_des.bin.recipe --asr_sh {asr_sh}"
-    options = "--num_nodes 2 --asr_tag a b --sizes_decoding beam"
+    options = "--num_nodes 2 --asr_tag a b --sizes_decoding beam --num_sizes 5"
     assert lines == [
         f"{ours} --only_check true {options}",
         "theirs: --python python3 -m espnet_des --num_nodes 2 --asr_tag a b",

@@ -66,6 +66,9 @@ def test_the_recipe_ends_with_a_table_of_sizes(recipe):
     assert set(rows[0]["kept_layers"]) < set(range(8)) and len(rows[0]["kept_layers"]) == 4
     assert rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
     assert all(row["rtf_1_thread"] > 0 for row in rows)
+    slices = json.loads((recipe / "exp/slices.json").read_text())
+    assert [piece["size"] for piece in slices["slices"]] == [4, 8]
+    assert slices["about"]["threads"] > 0
     for folder in ("exp/images", "exp/asr_simple_top_k/images"):
         names = {path.name for path in (recipe / folder).iterdir()}
         assert {"kept_layers.png", "scores.png", "wer.png"} <= names

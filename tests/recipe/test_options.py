@@ -56,6 +56,15 @@ def test_a_model_without_ctc_is_told_before_the_training(tmp_path, capsys):
     parse([*SETS, "--asr_config", str(config), "--stop_stage", "13"])
 
 
+@pytest.mark.parametrize("number", ["2", "0", "-1"])
+def test_the_anchors_are_always_measured(number, capsys):
+    with pytest.raises(SystemExit):
+        parse([*SETS, "--num_sizes", number])
+    assert f"--num_sizes {number}: must be 3 or more" in capsys.readouterr().err
+    assert parse([*SETS, "--num-sizes", "3"]).num_sizes == 3
+    assert parse(SETS).num_sizes >= 10
+
+
 @pytest.mark.parametrize("text", ["model_conf: [", "\x00"])
 def test_a_config_that_is_no_yaml_is_named(tmp_path, capsys, text):
     config = tmp_path / "train.yaml"

@@ -11,7 +11,7 @@ for argument in "$@"; do
     if [ -n "${previous}" ]; then
         case "${name}" in
             --espnet_root) espnet_root="${argument}" ;;
-            --sizes_decoding | --skip_sizes) ours+=("${name}" "${argument}") ;;
+            --sizes_decoding | --num_sizes | --skip_sizes) ours+=("${name}" "${argument}") ;;
             *) ours+=("${name}" "${argument}") theirs+=("${name}" "${argument}") ;;
         esac
         case "${name}" in
