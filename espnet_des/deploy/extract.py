@@ -30,12 +30,18 @@ def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k not in KEYS_OF_SIZES}
     return config | {
         "encoder": f"{config['encoder']}_subnet",
-        "encoder_conf": encoder_conf | {"kept_layers": model.encoder.kept_layers(size)},
+        "encoder_conf": encoder_conf | kept_of_size(model, size),
         "model": "espnet",
         "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
         # The parameters come from the extracted file, not from these.
         "init_param": [],
     }
+
+
+def kept_of_size(model: DESModel, size: int) -> dict:
+    """Keys of ``encoder_conf`` that say what one size keeps."""
+    kept, components = model.encoder.kept_layers(size), model.encoder.kept_components(size)
+    return {"kept_layers": kept} | ({"kept_components": components} if components else {})
 
 
 def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:

@@ -59,12 +59,9 @@ def recalibrate(
     Raises:
         ConfigError: without a BatchNorm, or without audio.
     """
-    kept = model.encoder.active_layers()
-    blocks = {
-        layer.block
-        for q, layer in enumerate(model.encoder.layers)
-        if layer.kind == "conv" and (kept is None or q in kept)
-    }
+    encoder, kept = model.encoder, model.encoder.active_units()
+    runs = range(encoder.num_layers) if kept is None else encoder.parts_of(set(kept))
+    blocks = {encoder.layers[q].block for q in runs if encoder.layers[q].kind == "conv"}
     norms = [
         module
         for number in blocks

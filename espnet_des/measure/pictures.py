@@ -60,8 +60,9 @@ def plot_all(
     of_model = f" ({model.selector.title}{progress})"
     figures = {
         "kept_layers.png": draw_kept_layers(
-            encoder.layers, encoder.ranking(), encoder.sizes,
+            encoder.units, encoder.ranking(), encoder.sizes,
             f"Layers that each size keeps{of_model}",
+            [len(encoder.kept_units(size)) for size in encoder.sizes],
         )
     }  # fmt: skip
     try:
@@ -73,7 +74,7 @@ def plot_all(
         logging.warning(f"scores.png is left out: {error}")
     else:
         figures["scores.png"] = draw_scores(
-            history, encoder.layers, encoder.kept_layers(encoder.sizes[0]),
+            history, encoder.units, encoder.kept_units(encoder.sizes[0]),
             model.selector, state.get_schedule(),
             f"Scores of the layers in stage 1{of_model}",
         )  # fmt: skip

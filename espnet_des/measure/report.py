@@ -169,8 +169,8 @@ def of_config(
             f"training with one of {list(SUPERNETS)}, or of one with ESPnet's own form of these "
             + ("alone, without subnets" if subnets else "or an extracted size")
         )
+    model, _ = load_model(config, model_file)
     if subnets is None:
-        model, _ = load_model(config, model_file)
         subnets = {
             size: extract_subnet(config, model_file, size, folder / f"size{size}")
             for size in model.encoder.sizes
@@ -179,7 +179,7 @@ def of_config(
     for size, file in sorted(subnets.items()):
         own = Path(file).with_name("config.yaml")
         kept = read_config(own)["encoder_conf"].get("kept_layers") or []
-        if len(kept) != size:
+        if size not in model.encoder.all_sizes or kept != model.encoder.kept_layers(size):
             raise ConfigError(
                 f"subnets: {own} has kept_layers: {kept}, but must be what extract_subnet "
                 f"wrote for size {size}"

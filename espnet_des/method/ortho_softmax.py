@@ -67,9 +67,10 @@ class OrthoSoftmax(Selector):
         return self.taken(rows, seen["size"]).sum(0)
 
     def penalty(
-        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int
+        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int | None = None
     ) -> torch.Tensor:
         """How far the taken rows are from orthogonal ones of length 1."""
+        assert size is not None, "the size is drawn"
         rows = self.rows(scores, self.temperature(schedule, t))
         taken = self.taken(rows, size)
         products = taken @ taken.T

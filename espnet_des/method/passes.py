@@ -5,7 +5,7 @@ and all layers with gates; stage 2 the full, the smallest and one middle size
 (sandwich rule).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy
@@ -21,14 +21,16 @@ FAINT = 0.005
 class Pass(NamedTuple):
     """One run of the encoder within an update.
 
+    Its layers are given by units: layers, or components of layers.
+
     Attributes:
         size: which output layer it trains and under which name it is reported.
         weight: of its loss in the sum.
-        kept: layers that are computed; None for all.
-        gates: multiplier of each layer ``(num_layers,)``; None for 1.
-        closed: layers whose gate is exactly 0.
-        faint: layers whose gate is below ``FAINT``, and not 0.
-        dropped: layers with stochastic depth.
+        kept: units that are computed; None for all.
+        gates: multiplier of each unit ``(num_units,)``; None for 1.
+        closed: units whose gate is exactly 0.
+        faint: units whose gate is below ``FAINT``, and not 0.
+        dropped: units with stochastic depth.
         drop_rate: its probability.
         share: of the batch's utterances on which it runs.
         rows: their numbers in the batch, ascending; None for all.
@@ -84,26 +86,26 @@ def passes_of_stage_1(
 def passes_of_stage_2(
     options: SelectionOptions,
     sizes: Sequence[int],
-    ranking: Sequence[int],
+    kept_units: Callable[[int], list[int]],
     middle: int | None,
 ) -> list[Pass]:
     """The full size, the smallest, and the middle size of this update, if any.
 
     Args:
         sizes: of the supernet, ascending.
-        ranking: all layers, most important first.
+        kept_units: of a size, ascending.
         middle: one of the sizes.
     """
-    small, lacking = sorted(ranking[: sizes[0]]), sorted(ranking[sizes[0] :])
+    small = kept_units(sizes[0])
+    lacking = sorted(set(kept_units(sizes[-1])) - set(small))
     p2 = options.stochastic_depth_p2
     passes = [
         Pass(sizes[-1], options.loss_weight_full, dropped=lacking, drop_rate=p2),
         Pass(sizes[0], options.loss_weight_small, kept=small, share=options.rows_small),
     ]
     if middle is not None:
-        kept = sorted(ranking[:middle])
         weight, share = options.loss_weight_middle, options.rows_middle
-        passes.append(Pass(middle, weight, kept=kept, share=share))
+        passes.append(Pass(middle, weight, kept=kept_units(middle), share=share))
     return passes
 
 

@@ -170,9 +170,13 @@ class Selector:
         raise NotImplementedError
 
     def penalty(
-        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int
+        self, scores: torch.Tensor, schedule: Schedule, t: int, size: int | None = None
     ) -> torch.Tensor | None:
-        """The method's own loss in update t of stage 1, if it has one, ``()``."""
+        """The method's own loss in update t of stage 1, if it has one, ``()``.
+
+        Args:
+            size: of the small pass, where it is drawn.
+        """
         return None
 
     def penalty_weight(self, schedule: Schedule, t: int) -> float:

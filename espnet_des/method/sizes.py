@@ -8,7 +8,7 @@ from espnet_des.errors import ConfigError
 # In place of a list of sizes.
 ANY = "any"
 # Of ``encoder_conf``: what only a supernet has.
-KEYS_OF_SIZES = ("sizes", "smallest_size", "size_step")
+KEYS_OF_SIZES = ("sizes", "smallest_size", "size_step", "granularity")
 
 
 class Sizes(NamedTuple):

@@ -4,12 +4,14 @@ All of it is in the state dict, so that a resume, an average of epochs or an
 inference run sees the same sets of layers as the training that made them.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from espnet_des.errors import OtherTrainingError
 from espnet_des.method.layers import ORDERS
 from espnet_des.method.methods import METHODS
-from espnet_des.method.selection import Schedule, ZeroOuts
+from espnet_des.method.selection import Schedule, ZeroOuts, count_fitting
 
 METHOD_NAMES = tuple(METHODS)
 
@@ -25,14 +27,18 @@ class SelectionState(torch.nn.Module):
     reading them must not synchronise with an accelerator, and half precision
     would lose updates. DDP is told to leave them alone (see ``DESModel``).
 
+    What is ranked are units: the layers, or components of them.
+
     Args:
         sizes: ascending, the last one is the number of layers.
         layer_order: name of the order in which the layers are numbered.
+        costs: of the units, ``(num_units,)``, which add up to the number of layers; None
+            where the units are the layers, and each costs 1.
     """
 
     LAYER_ORDERS = ORDERS
     # What checkpoints of older versions do not have: they load without it.
-    ADDED_LATER = ("seed",)
+    ADDED_LATER = ("seed", "costs")
 
     # The buffers.
     updates: torch.Tensor
@@ -41,15 +47,18 @@ class SelectionState(torch.nn.Module):
     seed: torch.Tensor
     layer_order: torch.Tensor
     sizes: torch.Tensor
+    costs: torch.Tensor
     schedule: torch.Tensor
     zeroed_at: torch.Tensor
     zeroed_score: torch.Tensor
     score_sum: torch.Tensor
     ranking: torch.Tensor
 
-    def __init__(self, sizes: list[int], layer_order: str):
+    def __init__(self, sizes: list[int], layer_order: str, costs: torch.Tensor | None = None):
         super().__init__()
         num_layers = sizes[-1]
+        costs = torch.ones(num_layers) if costs is None else costs
+        num_units = len(costs)
 
         def buffer(name: str, value) -> None:
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64))
@@ -61,27 +70,38 @@ class SelectionState(torch.nn.Module):
         buffer("seed", -1.0)
         buffer("layer_order", self.LAYER_ORDERS.index(layer_order))
         buffer("sizes", sizes)
+        buffer("costs", costs)
         # One row an iteration (updates, layers zeroed). Zeroed counts increase,
         # so there are never more iterations than layers.
         buffer("schedule", torch.zeros(num_layers, 2))
-        buffer("zeroed_at", torch.zeros(num_layers))
-        buffer("zeroed_score", torch.zeros(num_layers))
+        buffer("zeroed_at", torch.zeros(num_units))
+        buffer("zeroed_score", torch.zeros(num_units))
         # Over the updates whose scores are averaged for the final choice.
-        buffer("score_sum", torch.zeros(num_layers))
+        buffer("score_sum", torch.zeros(num_units))
         # Layers, most important first; all 0 until stage 1 has ended.
-        buffer("ranking", torch.zeros(num_layers))
+        buffer("ranking", torch.zeros(num_units))
 
     def _apply(self, fn, recurse=True):
         return self  # stays on the CPU in float64
 
     @property
-    def num_layers(self) -> int:
+    def num_units(self) -> int:
         return self.ranking.numel()
 
-    @property
-    def smallest(self) -> int:
-        """The smallest size."""
-        return int(self.sizes[0])
+    def first_of(self, ranking: Sequence[int], size: int) -> list[int]:
+        """The units of a size: as many of the first as it has room for.
+
+        Args:
+            ranking: all units, most important first.
+            size: what they may cost, in layers.
+        """
+        if size == self.sizes[-1]:
+            return list(ranking)
+        return list(ranking[: count_fitting(torch.as_tensor(ranking), self.costs, size)])
+
+    def smallest_of(self, ranking: Sequence[int]) -> list[int]:
+        """The units of the smallest size."""
+        return self.first_of(ranking, int(self.sizes[0]))
 
     @property
     def is_frozen(self) -> bool:
@@ -92,10 +112,10 @@ class SelectionState(torch.nn.Module):
         return [int(layer) for layer in self.ranking]
 
     def current_ranking(self, scores: torch.Tensor, selector) -> list[int]:
-        """All layers, most important first: final in stage 2, before that of the scores.
+        """All units, most important first: final in stage 2, before that of the scores.
 
         Args:
-            scores: of the layers, ``(num_layers,)``.
+            scores: the supernet's.
             selector: how they are read, see :class:`Selector`.
         """
         if self.is_frozen:
@@ -187,8 +207,14 @@ class SelectionState(torch.nn.Module):
                 f"encoder_conf: layer_order: the checkpoint has {names[0]}, the config "
                 f"{names[1]}; use the config.yaml beside the checkpoint"
             )
+        costs = found.get("costs", self.costs)
+        if costs.shape != self.costs.shape:
+            return (
+                f"encoder_conf: granularity: the checkpoint chooses among {len(costs)} units, "
+                f"the config has {len(self.costs)}; use the config.yaml beside the checkpoint"
+            )
         ranking = found.get("ranking")
-        everything = list(range(self.num_layers))
+        everything = list(range(self.num_units))
         if ranking is not None and ranking.any() and sorted(ranking.tolist()) != everything:
             return (
                 "the checkpoint's ranking of layers is not one: was it averaged "

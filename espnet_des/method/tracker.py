@@ -17,7 +17,7 @@ class History(NamedTuple):
 
     Attributes:
         updates: numbers of updates done, ascending, ``(points,)``.
-        scores: the scores then, ``(points, num_layers)``.
+        scores: the scores then, ``(points, num_units)``.
     """
 
     updates: numpy.ndarray
@@ -45,13 +45,13 @@ class SelectionTracker:
         """Count the changes of the selection anew.
 
         Args:
-            scores: of the layers, ``(num_layers,)``, as in all methods here.
+            scores: the supernet's, as in all methods here.
         """
         ranking = self.state.current_ranking(scores, self.selector)
         self.swaps, self._chosen = 0, self._smallest(ranking)
 
     def _smallest(self, ranking) -> set[int]:
-        return set(ranking[: self.state.smallest])
+        return set(self.state.smallest_of(ranking))
 
     @torch.no_grad()
     def after_step(self, scores: torch.Tensor) -> None:
@@ -100,9 +100,10 @@ class SelectionTracker:
 
     def score_margin(self, scores: torch.Tensor) -> float:
         """Gap between the smallest size's lowest score and the next below it."""
-        final, smallest = self.final_scores(scores), self.state.smallest
+        final = self.final_scores(scores)
         ranking = self.state.current_ranking(scores, self.selector)
-        return float(final[ranking[:smallest]].min() - final[ranking[smallest]])
+        kept = self.state.smallest_of(ranking)
+        return float(final[kept].min() - final[ranking[len(kept)]])
 
     def score_spread(self, scores: torch.Tensor) -> float:
         """Highest less lowest score: 0 would mean that nothing was learned."""
@@ -110,7 +111,7 @@ class SelectionTracker:
         return float(final.max() - final.min())
 
     def final_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scores ``(num_layers,)``; of a zeroed layer that before it left.
+        """Scores ``(num_units,)``; of a zeroed one that before it left.
 
         Where the last iterations are averaged, and these have begun: their mean.
         """

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 import torch
 
 from espnet_des.errors import ConfigError
+from espnet_des.method.layers import Layer
 from espnet_des.method.selection import Selector, SimpleTopK
 from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from espnet_des.nn.blocks.base import BlockType
+from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder_conf import check_keys
 from espnet_des.nn.front_end import Subsampled, subsample
 from espnet_des.nn.residual import (
@@ -77,6 +79,7 @@ class LayeredEncoder(torch.nn.Module):
             ]
             for block in self.encoders
         ]
+        self.divide([1] * len(self.layers))
         # Looked for here, once, and not in every pass.
         self.with_batch_norm = {
             q
@@ -84,17 +87,41 @@ class LayeredEncoder(torch.nn.Module):
             if has_batch_norm(self.block_type.modules(self.encoders[layer.block], layer.kind))
         }
 
+    def divide(self, counts: Sequence[int]) -> None:
+        """Number the units, of which any can be run: layers, or components of layers.
+
+        Args:
+            counts: of each layer, how many it has.
+        """
+        numbers = iter(range(sum(counts)))
+        self.units_of = [[next(numbers) for _ in range(count)] for count in counts]
+
     @property
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def active_layers(self) -> Sequence[int] | None:
-        """Layers that ``forward`` runs; None for all."""
+    def module_of(self, q: int) -> torch.nn.Module:
+        """The module of a layer, without its norm."""
+        layer = self.layers[q]
+        return self.block_type.module(self.encoders[layer.block], layer.kind)
+
+    @property
+    def num_units(self) -> int:
+        return sum(map(len, self.units_of))
+
+    def parts_of(self, units: Collection[int]) -> dict[int, list[int]]:
+        """Layers that have any of these units, ascending, with the components of each."""
+        found = {q: [c for c, u in enumerate(own) if u in units]
+                 for q, own in enumerate(self.units_of)}  # fmt: skip
+        return {q: components for q, components in found.items() if components}
+
+    def active_units(self) -> Sequence[int] | None:
+        """Units that ``forward`` runs; None for all."""
         return None
 
     def extra_repr(self) -> str:
-        kept = self.active_layers()
-        active = range(self.num_layers) if kept is None else kept
+        kept = self.active_units()
+        active = range(self.num_layers) if kept is None else list(self.parts_of(kept))
         lines = [f"{len(active)} of {self.num_layers} layers active:"]
         for number, groups in enumerate(self.groups):
             layers = [q for group in groups for q in group]
@@ -125,7 +152,7 @@ class LayeredEncoder(torch.nn.Module):
         """
         front = self.subsample(xs_pad, ilens, masks)
         hidden: list[torch.Tensor] = []
-        kept = self.active_layers()
+        kept = self.active_units()
         # Blocks of the full encoder: of a smaller size these exits would mean nothing.
         has_exits = self.interctc_layer_idx and kept is None
         wanted = return_all_hs or has_exits
@@ -188,11 +215,12 @@ class LayeredEncoder(torch.nn.Module):
 
         Args:
             front: output of :meth:`subsample`.
-            kept: layers to run, the others are skipped; None runs all.
-            gates: multiplies each layer's branch, ``(num_layers,)``.
-            closed: layers whose gate is exactly 0; they only teach the gate.
+            kept: units to run, the others are skipped; None runs all.
+            gates: multiplies what each unit gives, ``(num_units,)``.
+            closed: units whose gate is exactly 0; they only teach the gate.
             faint: those whose gate is below ``passes.FAINT``, and not 0.
-            dropped: layers with stochastic depth, drawn per utterance.
+            dropped: units with stochastic depth; a layer has it, drawn per utterance, where
+                all of its units do.
             drop_rate: probability with which each of them is dropped.
             hidden: a list that takes the output of every block.
             ctc: ESPnet's, with the output layer of this size; asked at the exits where
@@ -202,13 +230,15 @@ class LayeredEncoder(torch.nn.Module):
             Output ``(batch, time, dim)``.
         """
         x = front.x
-        runs = set(range(self.num_layers) if kept is None else kept)
+        runs, some = self._layers_that_run(kept)
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
-            keep_rows = draw_rows(dropped, x.size(0), drop_rate, x.device)
+            layers = [q for q, own in enumerate(self.units_of) if set(own) <= set(dropped)]
+            keep_rows = draw_rows(layers, x.size(0), drop_rate, x.device)
         split = None if gates is None else gates.unbind()
         more = 1.0 / (1.0 - drop_rate)
-        run = Run(runs, split, closed, faint, keep_rows, more, self.with_batch_norm)
+        run = Run(runs, self.units_of, some, split, closed, faint, keep_rows, more,
+                  self.with_batch_norm)  # fmt: skip
         # ESPnet's stochastic_depth_rate and layer_drop_rate mean blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):
@@ -226,6 +256,16 @@ class LayeredEncoder(torch.nn.Module):
             if self._is_conditioned_after(number):
                 x = x + self.conditioning_layer(ctc.softmax(self._exit(x)))
         return self.after_norm(x)
+
+    def _layers_that_run(
+        self, kept: Sequence[int] | None
+    ) -> tuple[set[int], dict[int, list[int]]]:
+        """Layers that have one of these units; of those that lack some, what they have."""
+        if kept is None:
+            return set(range(self.num_layers)), {}
+        parts = self.parts_of(set(kept))
+        some = {q: own for q, own in parts.items() if len(own) < len(self.units_of[q])}
+        return set(parts), some
 
     def _add_group(
         self, block: Any, group: list[int], read: Subsampled, run: Run, coeff: float
@@ -250,7 +290,7 @@ class LayeredEncoder(torch.nn.Module):
             x = run.add(x, branch._replace(kind=kind, with_bias=with_bias), q, coeff)
         if len(group) > 1 and run.gates is not None:
             # It is as open as the widest gate.
-            gates = [run.gates[q] for q in runs if q not in run.closed]
+            gates = run.open_gates(runs)
             if gates:
                 bias = torch.stack(gates).max() * self.block_type.shared_bias(block)
                 x = x + bias.to(x.dtype)  # half precision stays half
@@ -269,6 +309,10 @@ class LayeredEncoder(torch.nn.Module):
         return conditions and block + 1 in self.interctc_layer_idx
 
 
+# What the scores of a supernet are of.
+GRANULARITIES = ("layer", "component")
+
+
 class SupernetEncoder(LayeredEncoder):
     """Drop-in for one of ESPnet's encoders that can run at several sizes.
 
@@ -277,6 +321,7 @@ class SupernetEncoder(LayeredEncoder):
         sizes: numbers of layers, ascending, the last one all of them; by
             default a third, two thirds and all; or ``any``.
         smallest_size, size_step: of ``any``, see :func:`sizes_of_supernet`.
+        granularity: what is chosen: whole layers, or components of them.
         **conf: see :class:`LayeredEncoder`.
 
     Attributes:
@@ -291,14 +336,23 @@ class SupernetEncoder(LayeredEncoder):
         sizes: Sequence[int] | str | None = None,
         smallest_size: int | None = None,
         size_step: int | None = None,
+        granularity: str = "layer",
         **conf: Any,
     ):
         super().__init__(input_size, **conf)
+        if granularity not in GRANULARITIES:
+            raise ConfigError(
+                f"encoder_conf: granularity: {granularity!r} must be one of {list(GRANULARITIES)}"
+            )
+        if granularity == "component":
+            self.divide([count_components(self.module_of(q)) for q in range(self.num_layers)])
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
         self.sizes, self.all_sizes = self._sizes.anchors, self._sizes.all
         self.size = self.sizes[-1]
-        self.scores = torch.nn.Parameter(torch.full((self.num_layers,), 0.5))
-        self.selection = SelectionState(self.sizes, self.layer_order)
+        self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
+        # Of a layer each component costs the same.
+        costs = torch.tensor([1 / len(own) for own in self.units_of for _ in own])
+        self.selection = SelectionState(self.sizes, self.layer_order, costs)
         self.rank_by(SimpleTopK())
 
     def rank_by(self, selector: Selector) -> None:
@@ -308,22 +362,35 @@ class SupernetEncoder(LayeredEncoder):
             selector: see :class:`Selector`; it says what shape the scores have.
         """
         self.selector = selector
-        shape = selector.score_shape(self.num_layers)
+        shape = selector.score_shape(self.num_units)
         if self.scores.shape != shape:
             self.scores = torch.nn.Parameter(torch.empty(shape))
             selector.start(self.scores.data)
 
+    @property
+    def units(self) -> list[Layer]:
+        """Of each unit, the layer that it is, or belongs to."""
+        return [self.layers[q] for q, own in enumerate(self.units_of) for _ in own]
+
     def ranking(self) -> list[int]:
-        """All layers (0-based), most important first; final in stage 2."""
+        """All units (0-based), most important first; final in stage 2."""
         return self.selection.current_ranking(self.scores, self.selector)
 
-    def kept_layers(self, size: int) -> list[int]:
-        """Layers of a size, 0-based, ascending; sizes are nested.
+    def kept_units(self, size: int) -> list[int]:
+        """Units of a size, 0-based, ascending; sizes are nested.
 
         Before stage 2 this is the provisional choice of the current scores, or of their
         mean where the last iterations are averaged.
         """
-        return sorted(self.ranking()[: self._known(size)])
+        return sorted(self.selection.first_of(self.ranking(), self._known(size)))
+
+    def kept_layers(self, size: int) -> list[int]:
+        """Layers of a size, 0-based, ascending: those that it has a unit of."""
+        return list(self.parts_of(set(self.kept_units(size))))
+
+    def kept_components(self, size: int) -> dict[int, list[int]]:
+        """Layers that a size has in part, with the numbers of the components that it has."""
+        return self._layers_that_run(self.kept_units(size))[1]
 
     def anchor_of(self, size: int) -> int:
         """The size whose output layer and name a size has; see :class:`Sizes`."""
@@ -338,8 +405,8 @@ class SupernetEncoder(LayeredEncoder):
             raise ConfigError(f"size: {size!r} must be one of {self.all_sizes}")
         return size
 
-    def active_layers(self) -> Sequence[int] | None:
-        return None if self.size == self.num_layers else self.kept_layers(self.size)
+    def active_units(self) -> Sequence[int] | None:
+        return None if self.size == self.num_layers else self.kept_units(self.size)
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
@@ -347,7 +414,7 @@ class SupernetEncoder(LayeredEncoder):
     def blocks_of_size(self, size: int) -> torch.nn.Module:
         """The blocks with the layers of this size only; they share their parameters.
 
-        Where half of a module stays, its parameters are copies.
+        Where a part of a module stays, its parameters are copies.
         """
         # The blocks are copied, but no tensor is: not the parameters, and not what ESPnet's
         # modules remember of their last run.
@@ -357,6 +424,9 @@ class SupernetEncoder(LayeredEncoder):
         blocks = copy.deepcopy(self.encoders, {id(t): t for t in tensors})
         for q in set(range(self.num_layers)) - set(self.kept_layers(size)):
             self.block_type.remove(blocks[self.layers[q].block], self.layers[q].kind)
+        for q, components in self.kept_components(size).items():
+            shrink(self.block_type.module(blocks[self.layers[q].block], self.layers[q].kind),
+                   components)  # fmt: skip
         return blocks
 
     def count_parameters(self, size: int) -> int:

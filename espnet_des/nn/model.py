@@ -93,7 +93,10 @@ class DESModel(ESPnetASRModel):
         if weight:
             self.exits = self.encoder.blocks_at_thirds()
             self.interctc_weight = weight if self.exits else 0.0
-        self.selector = self.options.selector(self.encoder.num_layers)
+        # Where each layer costs 1 there is nothing to add up.
+        is_counted = self.encoder.num_units == self.encoder.num_layers
+        costs = None if is_counted else self.state.costs
+        self.selector = self.options.selector(self.encoder.num_units, costs)
         self.encoder.rank_by(self.selector)
         # Fails now, before any training, where the lists cannot belong together.
         num_layers, smallest = self.encoder.num_layers, self.encoder.sizes[0]
@@ -161,8 +164,8 @@ class DESModel(ESPnetASRModel):
         """
         encoder, options = self.encoder, self.options
         if self.stage == 2:
-            ranking = self.state.frozen_ranking()
-            return passes_of_stage_2(options, encoder.sizes, ranking, self.middle_size(t))
+            middle = self.middle_size(t)
+            return passes_of_stage_2(options, encoder.sizes, encoder.kept_units, middle)
         if scores is None:
             scores = encoder.scores.detach().cpu()
         return passes_of_stage_1(
@@ -364,7 +367,7 @@ class DESModel(ESPnetASRModel):
         loss, stats = 0.0, {}
         # The full size last: ESPnet's attention plots show the last run.
         for size in sizes:
-            kept = None if size == full else self.encoder.kept_layers(size)
+            kept = None if size == full else self.encoder.kept_units(size)
             weight = {full: opts.loss_weight_full, small: opts.loss_weight_small}.get(
                 size, opts.loss_weight_middle / max(1, len(sizes) - 2)
             )

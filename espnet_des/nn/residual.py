@@ -7,6 +7,7 @@ import torch
 
 from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.blocks.base import BlockType
+from espnet_des.nn.components import cut, with_module
 
 
 class Branch(NamedTuple):
@@ -34,6 +35,17 @@ class Branch(NamedTuple):
     @property
     def scale(self) -> float:
         return self.type.scale(self.block, self.kind)
+
+    def of_components(
+        self,
+        components: Sequence[int],
+        gates: torch.Tensor | None = None,
+        with_bias: bool = True,
+    ) -> "Branch":
+        """The branch with some of its components; see :func:`espnet_des.nn.components.cut`."""
+        module = cut(self.type.module(self.block, self.kind), components, gates, with_bias)
+        name = self.type.parts[self.kind][1]
+        return self._replace(block=with_module(self.block, name, module))
 
     def modules(self) -> list[torch.nn.Module]:
         return self.type.modules(self.block, self.kind)
@@ -203,10 +215,14 @@ def touch(x: torch.Tensor, params: list[torch.nn.Parameter]) -> torch.Tensor:
 class Run(NamedTuple):
     """How the layers of one pass are run.
 
+    Gates are of units: of a layer, or of each of its components.
+
     Attributes:
         runs: numbers of the layers that run at all.
-        gates: multiplies each layer's branch, ``(num_layers,)``, or None.
-        closed: layers whose gate is exactly 0; they only teach the gate.
+        units_of: of each layer, the numbers of its units.
+        some: of layers that run in part, the components that do.
+        gates: multiplies what a unit gives, ``(num_units,)``, or None.
+        closed: units whose gate is exactly 0; they only teach the gate.
         faint: those whose gate is below ``passes.FAINT``, and not 0.
         keep_rows: of layers with stochastic depth, the utterances that keep them.
         more: what the branch is multiplied with for these, 1 / (1 - p).
@@ -214,6 +230,8 @@ class Run(NamedTuple):
     """
 
     runs: Collection[int]
+    units_of: Sequence[Sequence[int]]
+    some: Mapping[int, Sequence[int]]
     gates: Sequence[torch.Tensor] | None
     closed: Collection[int]
     faint: Collection[int]
@@ -223,7 +241,15 @@ class Run(NamedTuple):
 
     def adds_plainly(self, layers: Sequence[int]) -> bool:
         """True where nothing is done to these layers' branches."""
-        return self.gates is None and not any(q in self.keep_rows for q in layers)
+        return self.gates is None and not any(
+            q in self.keep_rows or q in self.some for q in layers
+        )
+
+    def open_gates(self, layers: Sequence[int]) -> list[torch.Tensor]:
+        """Gates of these layers' units that are not closed."""
+        assert self.gates is not None, "a pass without gates"
+        units = [u for q in layers for u in self.units_of[q] if u not in self.closed]
+        return [self.gates[u] for u in units]
 
     def add(self, x: torch.Tensor, branch: Branch, q: int, coeff: float) -> torch.Tensor:
         """Add the branch of layer q, ``(batch, time, dim)``.
@@ -235,9 +261,35 @@ class Run(NamedTuple):
             factor, needs_all = coeff * self.more, q in self.need_all
             return add_branch_to_rows(x, branch, self.keep_rows[q], factor, needs_all)
         if self.gates is None:
+            if q in self.some:
+                branch = branch.of_components(self.some[q])
             return add_branch(x, branch, coeff)
-        if q in self.closed:
-            return add_closed_branch(x, branch, self.gates[q])
-        if q in self.faint:
-            return add_branch(x, branch, self.gates[q])
-        return add_gated_branch(x, branch, self.gates[q])
+        if len(self.units_of[q]) > 1:
+            return self._add_gated_components(x, branch, q)
+        (u,) = self.units_of[q]
+        if u in self.closed:
+            return add_closed_branch(x, branch, self.gates[u])
+        if u in self.faint:
+            return add_branch(x, branch, self.gates[u])
+        return add_gated_branch(x, branch, self.gates[u])
+
+    def _add_gated_components(self, x: torch.Tensor, branch: Branch, q: int) -> torch.Tensor:
+        """Add a layer whose components have a gate each.
+
+        What they share, their bias, is as open as the widest gate.
+        """
+        assert self.gates is not None, "a pass without gates"
+        numbered = list(enumerate(self.units_of[q]))
+        opened = [(c, self.gates[u]) for c, u in numbered if u not in self.closed]
+        if opened:
+            gates = torch.stack([gate for _, gate in opened])
+            widest = gates.max().clamp(min=torch.finfo(gates.dtype).tiny)
+            cut_branch = branch.of_components([c for c, _ in opened], gates / widest)
+            x_with_open = add_branch(x, cut_branch, widest)
+        else:
+            x_with_open = x
+        for c, u in numbered:
+            if u in self.closed:
+                alone = branch.of_components([c], with_bias=False)
+                x_with_open = add_closed_branch(x_with_open, alone, self.gates[u])
+        return x_with_open

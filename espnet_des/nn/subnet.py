@@ -1,10 +1,11 @@
 """ESPnet's encoders with the layers of one size only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer
+from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder import LayeredEncoder
 from espnet_des.nn.encoder_conf import PER_BLOCK, check_values
 
@@ -20,6 +21,8 @@ class SubnetEncoder(LayeredEncoder):
         input_size: number of features.
         kept_layers: their numbers in the full encoder, 0-based, ascending;
             None for all.
+        kept_components: of layers that are kept in part, by their number, which components
+            are, 0-based, ascending.
         num_blocks: blocks of the full encoder; of one without a layer only its
             final norm is left, where it has one.
         **conf: see :class:`LayeredEncoder`.
@@ -30,6 +33,7 @@ class SubnetEncoder(LayeredEncoder):
         input_size: int,
         *,
         kept_layers: Sequence[int] | None = None,
+        kept_components: Mapping[int, Sequence[int]] | None = None,
         num_blocks: int = 6,
         **conf: Any,
     ):
@@ -58,11 +62,33 @@ class SubnetEncoder(LayeredEncoder):
             for q in range(number * per_block, (number + 1) * per_block):
                 if q not in kept:
                     self.block_type.remove(blocks[number], full[q].kind)
+        for q, components in (kept_components or {}).items():
+            self._shrink(blocks, full, kept, q, components)
         rate = self.encoders.layer_drop_rate
         self.encoders = type(self.encoders)(*blocks, layer_drop_rate=rate)
         self.interctc_layer_idx = list(exits)
         self.set_layers(self.layer_order)
         self.register_load_state_dict_pre_hook(self.before_loading)
+
+    def _shrink(self, blocks, full: list[Layer], kept: list[int], q, components) -> None:
+        """Leave some components of layer q, or say why they cannot be."""
+        key = f"encoder_conf: kept_components: {q!r}: {components!r}"
+        if q not in kept:
+            raise ConfigError(f"{key}: must be of one of kept_layers: {kept}")
+        module = self.block_type.module(blocks[full[q].block], full[q].kind)
+        count = count_components(module)
+        if (
+            not isinstance(components, (list, tuple))
+            or any(type(c) is not int or not 0 <= c < count for c in components)
+            or sorted(set(components)) != list(components)
+            or not 0 < len(components) < count
+        ):
+            raise ConfigError(
+                f"{key} must be some of its components, ascending numbers from 0 to {count - 1}"
+                if count > 1
+                else f"{key} must be left out: a layer of the kind {full[q].kind} is whole"
+            )
+        shrink(module, components)
 
     def before_loading(self, _, state_dict, prefix, metadata, strict,
                        missing_keys, unexpected_keys, error_msgs) -> None:  # fmt: skip

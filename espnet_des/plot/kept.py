@@ -1,5 +1,9 @@
 """Which layers each size keeps: blocks by kind of layer."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
+
 import matplotlib
 import numpy
 from matplotlib.colors import ListedColormap
@@ -20,29 +24,43 @@ def size_colours(sizes: list[int]) -> list[tuple]:
 
 
 def draw_kept_layers(
-    layers: list[Layer], ranking: list[int], sizes: list[int], title: str = ""
+    layers: list[Layer],
+    ranking: list[int],
+    sizes: list[int],
+    title: str = "",
+    counts: Sequence[int] | None = None,
 ) -> Figure:
     """Draw a cell per layer, in the colour of the smallest size that keeps it.
 
+    A layer of several components stands there as often, and its cell is divided.
+
     Args:
         layers: of the full encoder, in the order in which they run.
-        ranking: all layers, 0-based, most important first.
+        ranking: all of them, 0-based, most important first.
         sizes: numbers of layers, ascending, the last one all.
         title: of the picture.
+        counts: how many of the ranking each size keeps, where not as many as its number.
 
     Returns:
         A figure with one mesh of cells ``(kinds, blocks)`` per 24 blocks; a
         cell's value is the index of the size, masked where there is no layer.
     """
+    counts = list(sizes if counts is None else counts)
+    components = Counter(layers)
+    fine = math.lcm(*components.values())
     kinds = list(dict.fromkeys(layer.kind for layer in layers))
     blocks = layers[-1].block + 1
     rows = -(-blocks // BLOCKS_PER_ROW)
     columns = -(-blocks // rows)
-    found, colours = smallest_sizes(ranking, sizes), size_colours(sizes)
+    found, colours = smallest_sizes(ranking, counts), size_colours(sizes)
     place = {layer: number for number, layer in enumerate(ranking, 1)}
-    cells = numpy.ma.masked_all((len(kinds), rows * columns), int)
+    cells = numpy.ma.masked_all((len(kinds), rows * columns * fine), int)
+    seen: Counter[Layer] = Counter()
     for q, layer in enumerate(layers):
-        cells[kinds.index(layer.kind), layer.block] = found[q]
+        width = fine // components[layer]
+        start = layer.block * fine + seen[layer] * width
+        cells[kinds.index(layer.kind), start : start + width] = found[q]
+        seen[layer] += 1
 
     width = min(10.0, max(6.5, 2.6 + 0.55 * columns))
     with look():
@@ -50,35 +68,48 @@ def draw_kept_layers(
         panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
         for number, axes in enumerate(panels):
             first = number * columns
-            part = cells[:, first : first + columns]
+            part = cells[:, first * fine : (first + columns) * fine]
             axes.pcolormesh(
-                numpy.arange(first, first + columns + 1) - 0.5,
+                numpy.arange(first * fine, (first + columns) * fine + 1) / fine - 0.5,
                 numpy.arange(len(kinds) + 1) - 0.5,
                 part, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(sizes) - 0.5,
-                edgecolors="white", linewidth=2,
+                edgecolors="white" if fine == 1 else "none", linewidth=2,
             )  # fmt: skip
+            if fine > 1:
+                _divide(axes, components, kinds)
             axes.set_yticks(range(len(kinds)), [kind_name(k) for k in kinds])
             axes.set_xticks(range(first, min(first + columns, blocks)))
             axes.invert_yaxis()  # the first layer of a block on top
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-        for q, layer in enumerate(layers):
+        for q, layer in enumerate(layers if fine == 1 else []):
             panels[layer.block // columns].text(
                 layer.block, kinds.index(layer.kind), str(place[q]), ha="center", va="center",
                 fontsize=8, color=text_colour(colours[found[q]]),
             )  # fmt: skip
         _count_kinds(panels[0], layers, found, kinds, sizes)
+        number = "number: rank of the layer, 1 is the most important"
         panels[-1].set_xlabel(
             "block (its layers run from top to bottom)\n"
-            "number: rank of the layer, 1 is the most important"
+            + (number if fine == 1 else "a layer's parts: its components")
         )
         figure.suptitle(title or "Layers that each size keeps", x=0.01, ha="left")
         figure.legend(
             handles=[Patch(color=c) for c in colours],
-            labels=_labels(sizes),
+            labels=_labels(sizes, counts),
             loc="outside lower center", ncols=min(3 if width < 9 else 4, len(sizes)),
         )  # fmt: skip
     return figure
+
+
+def _divide(axes, components: Counter[Layer], kinds: list[str]) -> None:
+    """White edges around the layers, and thin ones between their components."""
+    for layer, count in components.items():
+        row = kinds.index(layer.kind)
+        edges = layer.block - 0.5 + numpy.arange(count + 1) / count
+        widths = [2.0, *[0.6] * (count - 1), 2.0]
+        axes.vlines(edges, row - 0.5, row + 0.5, color="white", linewidth=widths)
+    axes.hlines(numpy.arange(len(kinds) + 1) - 0.5, *axes.get_xlim(), color="white")
 
 
 def _count_kinds(axes, layers, found, kinds, sizes) -> None:
@@ -92,8 +123,9 @@ def _count_kinds(axes, layers, found, kinds, sizes) -> None:
         axes.text(1.02, row, " \u00b7 ".join(counts), va="center", **beside)
 
 
-def _labels(sizes: list[int]) -> list[str]:
-    labels = [f"kept by size {sizes[0]} and larger: {sizes[0]}"]
-    labels += [f"from size {b} on: {b - a} more" for a, b in zip(sizes, sizes[1:])]
-    labels[-1] = f"only by size {sizes[-1]}: {sizes[-1] - sizes[-2]} more"
+def _labels(sizes: list[int], counts: list[int]) -> list[str]:
+    more = [b - a for a, b in zip(counts, counts[1:])]
+    labels = [f"kept by size {sizes[0]} and larger: {counts[0]}"]
+    labels += [f"from size {size} on: {n} more" for size, n in zip(sizes[1:], more)]
+    labels[-1] = f"only by size {sizes[-1]}: {more[-1]} more"
     return labels

@@ -56,8 +56,8 @@ def draw_scores(
         _mark_end(axes, end)
         if isinstance(selector, IterativeZeroOut):
             _mark_zero_outs(axes, schedule)
-        else:
-            _draw_annealed_k(axes, selector, schedule, len(layers))
+        elif not selector.draws_size:
+            _draw_annealed_k(axes, selector, schedule, selector.total(history.scores[0]))
         figure.suptitle(title or "Scores of the layers in stage 1", x=0.01, ha="left")
         _add_legend(figure, layers, len(smallest))
     return figure

@@ -84,7 +84,7 @@ class _Teller:
         scores = self.encoder.selector.of_layers(self.encoder.scores.detach().cpu().double())
         self.writer.add_tensor(SCORES, scores, step)
         if is_told(self.schedule, step, CURVE_POINTS):
-            for name, score in zip(layer_names(self.encoder.layers), scores.tolist()):
+            for name, score in zip(layer_names(self.encoder.units), scores.tolist()):
                 self.writer.add_scalar(f"scores/{name}", score, step)
 
     def end_epoch(self) -> None:
@@ -94,8 +94,9 @@ class _Teller:
 
         encoder, step = self.encoder, int(self.state.updates)
         figure = draw_kept_layers(
-            encoder.layers, encoder.ranking(), encoder.sizes,
+            encoder.units, encoder.ranking(), encoder.sizes,
             f"Layers that each size keeps after {step:,} updates",
+            [len(encoder.kept_units(size)) for size in encoder.sizes],
         )  # fmt: skip
         self.writer.add_image("kept_layers", to_pixels(figure), step, dataformats="HWC")
         # ESPnet writes the checkpoint next: what a resume will not tell again

@@ -33,7 +33,7 @@ class OnlyScores(torch.nn.Module):
     """Of a supernet what its selection sees: an encoder without layers."""
 
     ranking = DESConformerEncoder.ranking
-    kept_layers = DESConformerEncoder.kept_layers
+    kept_units = kept_layers = DESConformerEncoder.kept_units  # layers are its units
     _known = DESConformerEncoder._known
 
     def __init__(self, run: Run):
@@ -242,7 +242,7 @@ def test_an_update_runs_the_layers_that_its_selection_names(case, data):
     if encoder.selection.is_frozen:
         middles = run.sizes[1:-1]
         middle = data.draw(st.sampled_from(middles)) if middles else None
-        full, small, *rest = passes_of_stage_2(options, run.sizes, encoder.ranking(), middle)
+        full, small, *rest = passes_of_stage_2(options, run.sizes, encoder.kept_units, middle)
         assert set(small.kept) == small_set
         others = [encoder.kept_layers(middle)] if middle else []
         assert [p.kept for p in rest] == others

@@ -83,6 +83,10 @@ class BlockType:
     def has(self, block: torch.nn.Module, kind: str) -> bool:
         return getattr(block, self.parts[kind][1], None) is not None
 
+    def module(self, block: torch.nn.Module, kind: str) -> torch.nn.Module:
+        """The module of a layer that is there, without its norm."""
+        return getattr(block, self.parts[kind][1])
+
     def modules(self, block: torch.nn.Module, kind: str) -> list[torch.nn.Module]:
         """Modules that are the layer's alone: they go where it goes."""
         parts = [getattr(block, name, None) for name in self.parts[kind]]

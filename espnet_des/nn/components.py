@@ -1,0 +1,149 @@
+"""Components of a layer: chunks of a feed-forward's hidden units, heads of a self-attention.
+
+A module that adds up what its components give can be run with some of them: its weights
+are cut, and the rest is not computed. All other modules are one component.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward import (
+    PositionwiseFeedForward,
+)
+
+# Of a feed-forward's hidden units, where they can be divided so.
+CHUNKS = 4
+
+# Parameters that have a part for each component, and along which dimension.
+OF_FEED_FORWARD = {"w_1.weight": 0, "w_1.bias": 0, "w_2.weight": 1}
+OF_ATTENTION = {
+    "linear_q.weight": 0, "linear_q.bias": 0, "linear_k.weight": 0, "linear_k.bias": 0,
+    "linear_v.weight": 0, "linear_v.bias": 0, "linear_pos.weight": 0,
+    "pos_bias_u": 0, "pos_bias_v": 0, "linear_out.weight": 1,
+}  # fmt: skip
+
+
+class Divided(NamedTuple):
+    """How a module is made of components.
+
+    Attributes:
+        number: of components.
+        dims: of each parameter that is divided, the dimension.
+        last: the weight that adds them up, ``(dim, number * size)``.
+    """
+
+    number: int
+    dims: dict[str, int]
+    last: str
+
+
+def divided(module: torch.nn.Module) -> Divided | None:
+    """How a module is divided; None of one that is whole."""
+    if isinstance(module, PositionwiseFeedForward) and not module.w_1.out_features % CHUNKS:
+        return Divided(CHUNKS, OF_FEED_FORWARD, "w_2.weight")
+    if isinstance(module, MultiHeadedAttention) and module.h > 1:
+        return Divided(module.h, OF_ATTENTION, "linear_out.weight")
+    return None
+
+
+def count_components(module: torch.nn.Module) -> int:
+    found = divided(module)
+    return 1 if found is None else found.number
+
+
+def cut(
+    module: torch.nn.Module,
+    components: Sequence[int],
+    gates: torch.Tensor | None = None,
+    with_bias: bool = True,
+) -> torch.nn.Module:
+    """A module with some of its components, which shares what is not cut.
+
+    Args:
+        module: one that is :func:`divided`.
+        components: their numbers, ascending.
+        gates: multipliers of these, ``(len(components),)``, with a graph.
+        with_bias: add the bias of what adds them up.
+    """
+    of = divided(module)
+    assert of is not None, "only a divided module is cut"
+    own = dict(module.named_parameters())
+    found = {
+        name: part_of(own[name], dim, of.number, components)
+        for name, dim in of.dims.items()
+        if name in own
+    }
+    if gates is not None:
+        last = found[of.last]
+        of_each = gates.repeat_interleave(last.size(1) // len(components))
+        found[of.last] = last * of_each.to(last.dtype)
+    values: dict[str, torch.Tensor | None] = {**found}
+    if not with_bias:
+        values[of.last.replace("weight", "bias")] = None
+    new = _replaced(module, values)
+    if isinstance(module, MultiHeadedAttention):
+        new.h = len(components)
+    return new
+
+
+def part_of(
+    value: torch.Tensor, dim: int, count: int, components: Sequence[int]
+) -> torch.Tensor:
+    """The part of a parameter that belongs to some of ``count`` components."""
+    if len(components) == count:
+        return value
+    parts = value.unflatten(dim, (count, -1))
+    if components[-1] - components[0] == len(components) - 1:  # side by side: a view
+        return parts.narrow(dim, components[0], len(components)).flatten(dim, dim + 1)
+    index = torch.tensor(components, device=value.device)
+    return parts.index_select(dim, index).flatten(dim, dim + 1)
+
+
+def shrink(module: Any, components: Sequence[int]) -> None:
+    """Leave some components only, for good: the weights are really smaller."""
+    of = divided(module)
+    assert of is not None, "only a divided module is cut"
+    own = dict(module.named_parameters())
+    for name, dim in of.dims.items():
+        if name not in own:
+            continue
+        holder, _, key = name.rpartition(".")
+        part = part_of(own[name].detach(), dim, of.number, components).clone()
+        setattr(module.get_submodule(holder), key, torch.nn.Parameter(part))
+    if isinstance(module, MultiHeadedAttention):
+        module.h = len(components)
+    for linear in module.children():
+        if isinstance(linear, torch.nn.Linear):
+            linear.out_features, linear.in_features = linear.weight.shape
+
+
+def _replaced(module: torch.nn.Module, values: dict[str, torch.Tensor | None]) -> Any:
+    """A module like this one with other parameters; the others are shared."""
+    new = _like(module)
+    for name, value in values.items():
+        child, _, key = name.rpartition(".")
+        holder = new
+        if child:
+            if new._modules[child] is module._modules[child]:
+                new._modules[child] = _like(module._modules[child])
+            holder = new._modules[child]
+        holder._parameters[key] = value
+    return new
+
+
+def _like(module: Any) -> Any:
+    new = module.__class__.__new__(module.__class__)
+    new.__dict__.update(module.__dict__)
+    new.__dict__["_parameters"] = dict(module._parameters)
+    new.__dict__["_modules"] = dict(module._modules)
+    return new
+
+
+def with_module(block: torch.nn.Module, name: str, module: torch.nn.Module) -> Any:
+    """A block like this one with another module under a name."""
+    new = _like(block)
+    new._modules[name] = module
+    return new

@@ -1,0 +1,214 @@
+"""``granularity: component``: chunks of feed-forwards and heads are chosen, run and extracted."""
+
+import numpy
+import pytest
+import torch
+
+from espnet_des.deploy.extract import kept_of_size, subnet_state
+from espnet_des.errors import ConfigError
+from espnet_des.method.selection import Schedule
+from espnet_des.nn.components import divided
+from espnet_des.nn.encoders import SUBNETS
+from tests.conftest import TINY_OF, make_batch, make_encoder, make_model
+from tests.nn.test_encoders import KINDS, randomised
+
+SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 4))
+COMPONENTS = {"granularity": "component"}
+METHODS = ["simple_top_k", "iterative_zero_out", "ortho_softmax"]
+
+
+def batch_for(conf):
+    dim = conf["output_size"] if conf.get("input_layer") == "wav2vec" else 12
+    lengths = torch.tensor([40, 33, 21])
+    return dim, (torch.randn(3, 40, dim, dtype=torch.float64), lengths)
+
+
+def some_units(encoder, seed=0, share=0.6):
+    rng = numpy.random.default_rng(seed)
+    count = max(1, int(share * encoder.num_units))
+    return sorted(rng.choice(encoder.num_units, count, replace=False).tolist())
+
+
+def silence_others(encoder, units):
+    """Set what other units give to 0, in the weight that adds a layer's components up."""
+    for q, own in enumerate(encoder.units_of):
+        module = encoder.module_of(q)
+        of = divided(module)
+        for c, u in enumerate(own):
+            if of is not None and u not in units:
+                weight = dict(module.named_parameters())[of.last]
+                weight.unflatten(1, (of.number, -1))[:, c] = 0.0
+
+
+@pytest.mark.parametrize("name, conf", KINDS)
+@torch.no_grad()
+def test_some_units_are_the_layers_whose_other_components_give_nothing(name, conf):
+    dim, batch = batch_for(conf)
+    encoder = randomised(make_encoder(name, dim, **COMPONENTS, **conf))
+    assert encoder.num_units >= encoder.num_layers
+    front = encoder.subsample(*batch)
+    everything = encoder.run_layers(front, kept=list(range(encoder.num_units)))
+    assert torch.equal(everything, encoder.run_layers(front))
+    for seed in range(3):
+        units = some_units(encoder, seed)
+        found = encoder.run_layers(front, kept=units)
+        layers = encoder.parts_of(set(units))
+        whole = [u for q in layers for u in encoder.units_of[q]]
+        kept = {key: value.clone() for key, value in encoder.state_dict().items()}
+        silence_others(encoder, units)
+        expected = encoder.run_layers(front, kept=whole)
+        encoder.load_state_dict(kept)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("name", TINY_OF)
+def test_gates_are_those_of_a_dense_reference(name, hard):
+    """The gate of a component scales what it gives; what they share has the widest one."""
+    encoder = randomised(make_encoder(name, 12, **COMPONENTS)).train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    _, batch = batch_for({})
+    front = encoder.subsample(*batch)
+    units = some_units(encoder)
+    values = torch.rand(encoder.num_units, dtype=torch.float64) + 0.1
+    if hard:
+        values = torch.tensor([float(u in units) for u in range(encoder.num_units)]).double()
+    closed = [u for u in range(encoder.num_units) if hard and u not in units]
+    gates = values.clone().requires_grad_()
+    out = encoder.run_layers(front, gates=gates, closed=closed)
+    if hard:
+        torch.testing.assert_close(out, encoder.run_layers(front, kept=units))
+    (found,) = torch.autograd.grad(out.square().sum(), gates)
+    eps, others = 1e-6, []
+    for u in range(encoder.num_units):
+        both = []
+        for sign in (1, -1):
+            moved = values.clone()
+            moved[u] += sign * eps
+            moved_out = encoder.run_layers(front, gates=moved)
+            both.append(moved_out.square().sum().item())
+        others.append((both[0] - both[1]) / (2 * eps))
+    expected = torch.tensor(others).double()
+    if hard:
+        # Beside an open gate a closed one learns what its component gives. Alone it would
+        # open what all share, too. (In an E-Branchformer the convolution that merges adds
+        # its bias to each, and side by side any of equal gates is the widest.)
+        if name == "des_e_branchformer":
+            return
+        opened = encoder.parts_of(set(units))
+        sure = [u for q in opened for u in encoder.units_of[q] if u not in units]
+        if name != "des_branchformer":
+            sure += [own[0] for own in encoder.units_of if len(own) == 1 and own[0] in units]
+        assert sure or name == "des_branchformer"
+        torch.testing.assert_close(found[sure], expected[sure], rtol=1e-4, atol=1e-5)
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY_OF)
+@torch.no_grad()
+def test_a_size_is_extracted_to_really_smaller_weights(name):
+    model = make_model({"encoder": name} | COMPONENTS, SCHEDULE)
+    randomised(model.encoder)
+    model = model.double().eval()
+    order = torch.randperm(model.encoder.num_units)
+    model.state.freeze(order)
+    batch = make_batch(frames=40)
+    small = model.encoder.sizes[0]
+    assert model.encoder.kept_components(small)
+    own = {k: v for k, v in TINY_OF[name].items() if k != "sizes"}
+    sizes = []
+    for size in model.encoder.sizes:
+        model.set_size(size)
+        masked, _ = model.encode(batch["speech"].double(), batch["speech_lengths"])
+        subnet = SUBNETS[f"{name}_subnet"](12, **own, **kept_of_size(model, size))
+        state = {k.removeprefix("encoder."): v for k, v in subnet_state(model, size).items()
+                 if k.startswith("encoder.")}  # fmt: skip
+        subnet.double().eval().load_state_dict(state)
+        alone, _, _ = subnet(batch["speech"].double(), batch["speech_lengths"])
+        torch.testing.assert_close(masked, alone, rtol=0, atol=1e-12)
+        sizes.append(sum(p.numel() for p in subnet.parameters()))
+        assert sizes[-1] == model.encoder.count_parameters(size)
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_update_of_each_stage(method):
+    """A small size costs no more than it may, sizes are nested, and all gradients are numbers."""
+    model, batch = make_model(COMPONENTS, SCHEDULE, method=method).train(), make_batch()
+    encoder, state = model.encoder, model.state
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    before = encoder.scores.detach().clone()
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss, _, _ = model(**batch)
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert all(g.isfinite().all() for g in grads)
+        model.before_step()
+        optimizer.step()
+        model.after_step()
+    assert model.stage == 2 and not torch.equal(before, encoder.scores)
+    smaller = set()
+    for size in encoder.sizes:
+        kept = encoder.kept_units(size)
+        cost = float(state.costs[kept].sum())
+        assert size - 1 < cost <= size + 1e-6 and smaller <= set(kept)
+        smaller = set(kept)
+    assert smaller == set(range(encoder.num_units))
+
+
+def test_an_update_is_the_sum_of_plain_losses():
+    """Pass by pass with cut weights, beside one graph of everything."""
+    model, batch = make_model(COMPONENTS, SCHEDULE).double().train(), make_batch()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.state.freeze(torch.randperm(model.encoder.num_units))
+    batch["speech"] = batch["speech"].double()
+    torch.manual_seed(1)
+    model(**batch)[0].backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.manual_seed(1)
+    front = model.features(batch["speech"], batch["speech_lengths"])
+    lengths, total = front.mask.squeeze(1).sum(1), 0.0
+    for p in model.passes(int(model.state.updates)):
+        out = model.encoder.run_layers(
+            front, kept=p.kept, dropped=p.dropped, drop_rate=p.drop_rate
+        )
+        model.encoder.set_size(p.size)
+        loss = model.ctc(out, lengths, batch["text"], batch["text_lengths"])
+        total = total + p.weight * loss
+    total.backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "conf, says",
+    [
+        ({9: [0]}, "must be of one of kept_layers"),
+        ({1: [0, 0]}, "ascending numbers from 0 to 1"),
+        ({1: [2]}, "ascending numbers from 0 to 1"),
+        ({1: [0, 1]}, "some of its components"),
+        ({2: [0]}, "must be left out: a layer of the kind conv is whole"),
+    ],
+)
+def test_components_that_cannot_be_kept_are_refused(conf, says):
+    own = {k: v for k, v in TINY_OF["des_conformer"].items() if k != "sizes"}
+    with pytest.raises(ConfigError, match=f"kept_components: .*{says}"):
+        SUBNETS["des_conformer_subnet"](12, **own, kept_layers=[0, 1, 2], kept_components=conf)
+
+
+def test_another_granularity_is_refused():
+    with pytest.raises(ConfigError, match="granularity: 'head' must be one of"):
+        make_encoder(granularity="head")
+    one, other = make_model(COMPONENTS, SCHEDULE), make_model(None, SCHEDULE)
+    with pytest.raises(
+        RuntimeError, match="granularity: the checkpoint chooses among 8 units"
+    ):
+        one.load_state_dict(other.state_dict())
