@@ -57,9 +57,9 @@ def draw_kept_layers(
     cells = numpy.ma.masked_all((len(kinds), rows * columns * fine), int)
     seen: Counter[Layer] = Counter()
     for q, layer in enumerate(layers):
-        width = fine // components[layer]
-        start = layer.block * fine + seen[layer] * width
-        cells[kinds.index(layer.kind), start : start + width] = found[q]
+        part = fine // components[layer]
+        start = layer.block * fine + seen[layer] * part
+        cells[kinds.index(layer.kind), start : start + part] = found[q]
         seen[layer] += 1
 
     width = min(10.0, max(6.5, 2.6 + 0.55 * columns))
@@ -68,11 +68,11 @@ def draw_kept_layers(
         panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
         for number, axes in enumerate(panels):
             first = number * columns
-            part = cells[:, first * fine : (first + columns) * fine]
+            shown = cells[:, first * fine : (first + columns) * fine]
             axes.pcolormesh(
                 numpy.arange(first * fine, (first + columns) * fine + 1) / fine - 0.5,
                 numpy.arange(len(kinds) + 1) - 0.5,
-                part, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(sizes) - 0.5,
+                shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(sizes) - 0.5,
                 edgecolors="white" if fine == 1 else "none", linewidth=2,
             )  # fmt: skip
             if fine > 1:
@@ -88,10 +88,10 @@ def draw_kept_layers(
                 fontsize=8, color=text_colour(colours[found[q]]),
             )  # fmt: skip
         _count_kinds(panels[0], layers, found, kinds, sizes)
-        number = "number: rank of the layer, 1 is the most important"
+        rank = "number: rank of the layer, 1 is the most important"
         panels[-1].set_xlabel(
             "block (its layers run from top to bottom)\n"
-            + (number if fine == 1 else "a layer's parts: its components")
+            + (rank if fine == 1 else "a layer's parts: its components")
         )
         figure.suptitle(title or "Layers that each size keeps", x=0.01, ha="left")
         figure.legend(
