@@ -30,6 +30,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"rows_stage_1": 0.5, "rows_small": 0.5, "rows_middle": 0.5},
 }  # fmt: skip
 
+# What a size may have as much of as so many average layers.
+BUDGETS = ("layers", "params", "macs", "ms")
+
 # What float32 can hold; NaN is for the bounds of each key to refuse.
 LARGEST = 3e38
 
@@ -44,6 +47,9 @@ class SelectionOptions:
     preset: str | None = None
     method: str = "simple_top_k"
     ranking: list[int] | None = None
+    budget: str = "layers"
+    cost_table: str | None = None
+    rank_per_cost: bool = False
     selection_share: float | None = None
     updates_per_iteration: int | list[int] | None = None
     reduction: int | None = None
@@ -110,7 +116,16 @@ class SelectionOptions:
 
         # In a list: what YAML can hold is not always hashable.
         need(self.method in list(METHODS), "method", f"one of {sorted(METHODS)}")
-        for key in ("hard_gates", "published_ranking", "shared_output", "middle_from_full"):
+        need(self.budget in BUDGETS, "budget", f"one of {list(BUDGETS)}")
+        needs_table = self.budget == "ms"
+        need(
+            isinstance(self.cost_table, str) if needs_table else self.cost_table is None,
+            "cost_table",
+            "a file that python3 -m espnet_des.bin.cost_table wrote, with budget: ms"
+            if needs_table
+            else f"left out: it belongs to budget: ms, not to {self.budget}",
+        )
+        for key in ("rank_per_cost", "hard_gates", "published_ranking", "shared_output", "middle_from_full"):
             need(isinstance(getattr(self, key), bool), key, "true or false")
         for key in ("stochastic_depth_p1", "stochastic_depth_p2"):
             need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")
@@ -146,6 +161,7 @@ class SelectionOptions:
             ("averaged_iterations", 0, ("simple_top_k",)),
             ("zeroed", None, ("iterative_zero_out",)),
             ("ranking", None, ("fixed",)),
+            ("rank_per_cost", False, ("simple_top_k", "iterative_zero_out", "ortho_softmax")),
             ("temperature_final", type(self).temperature_final, ("ortho_softmax",)),
             ("orthogonality_weight", type(self).orthogonality_weight, ("ortho_softmax",)),
         ):
@@ -162,12 +178,13 @@ class SelectionOptions:
             num_layers: that have scores.
             costs: of these, see :class:`Selector`.
         """
+        own: dict[str, Any] = {"costs": costs, "per_cost": self.rank_per_cost}
         if self.method == "simple_top_k":
-            return SimpleTopK(self.hard_gates, costs=costs)
+            return SimpleTopK(self.hard_gates, **own)
         if self.method == "iterative_zero_out":
-            return IterativeZeroOut(self.published_ranking, self.sparsity_weight, costs=costs)
+            return IterativeZeroOut(self.published_ranking, self.sparsity_weight, **own)
         if self.method == "ortho_softmax":
-            return OrthoSoftmax(self.temperature_final, self.orthogonality_weight, costs=costs)
+            return OrthoSoftmax(self.temperature_final, self.orthogonality_weight, **own)
         order = self.ranking
         if (
             not isinstance(order, (list, tuple))
@@ -175,8 +192,8 @@ class SelectionOptions:
             or (sorted(order) != list(range(num_layers)))
         ):
             raise ConfigError(
-                f"model_conf: ranking: {order!r} must be a list of all layers, 0 to "
-                f"{num_layers - 1}, the most important first (method: fixed)"
+                f"model_conf: ranking: {order!r} must be a list of all layers (or components), "
+                f"0 to {num_layers - 1}, the most important first (method: fixed)"
             )
         return FixedRanking(order, costs)
 
