@@ -341,9 +341,16 @@ class SupernetEncoder(LayeredEncoder):
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
 
     def blocks_of_size(self, size: int) -> torch.nn.Module:
-        """The blocks with the layers of this size only; they share their parameters.
+        """The blocks with the layers of this size only, see :meth:`blocks_with`."""
+        return self.blocks_with(self.kept_layers(size))
+
+    def blocks_with(self, kept: Collection[int]) -> torch.nn.Module:
+        """The blocks with these layers only; they share their parameters.
 
         Where half of a module stays, its parameters are copies.
+
+        Args:
+            kept: numbers of layers, 0-based.
         """
         # The blocks are copied, but no tensor is: not the parameters, and not what ESPnet's
         # modules remember of their last run.
@@ -351,7 +358,7 @@ class SupernetEncoder(LayeredEncoder):
         tensors = [*self.encoders.parameters(), *self.encoders.buffers()]
         tensors += [value for value in parts if isinstance(value, torch.Tensor)]
         blocks = copy.deepcopy(self.encoders, {id(t): t for t in tensors})
-        for q in set(range(self.num_layers)) - set(self.kept_layers(size)):
+        for q in set(range(self.num_layers)) - set(kept):
             self.block_type.remove(blocks[self.layers[q].block], self.layers[q].kind)
         return blocks
 
