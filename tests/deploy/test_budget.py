@@ -83,7 +83,9 @@ def run(command, monkeypatch, supernet, *options):
 
 
 def test_extraction_by_each_budget(supernet, model, table, tmp_path, monkeypatch, capsys):
-    kinds = [[model.encoder.layers[q].kind for q in model.encoder.kept_layers(z)] for z in SIZES]
+    kinds = [
+        [model.encoder.layers[q].kind for q in model.encoder.kept_layers(z)] for z in SIZES
+    ]
     numbers = dict(zip(table_kinds(table), (1.0, 2.0, 3.0, 4.0)))
     ms = {z: 10 + sum(numbers[k] for k in own) for z, own in zip(SIZES, kinds)}
     budgets = {
@@ -218,7 +220,7 @@ def test_a_table_of_another_model_is_refused(supernet, table, tmp_path):
     content, path = json.loads(table.read_text()), tmp_path / "other.json"
     for key, other in (
         ("output_size", 16), ("num_blocks", 3), ("encoder", "des_transformer"),
-        ("parameters_of_layers", {k: 1 for k in table_kinds(table)}),
+        ("parameters_of_layers", dict.fromkeys(table_kinds(table), 1)),
     ):  # fmt: skip
         path.write_text(json.dumps(content | {"model": content["model"] | {key: other}}))
         with pytest.raises(ConfigError, match=f"other.json is of another model: its {key} is"):

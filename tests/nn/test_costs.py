@@ -86,7 +86,9 @@ def test_any_layers_can_be_taken_out():
     state = state_with(model, [1, 6], 8)
     config = {"encoder": "des_conformer", "encoder_conf": {"sizes": "any"}, "model_conf": {}}
     assert config_with(config, [1, 6])["encoder_conf"] == {"kept_layers": [1, 6]}
-    subnet = SUBNETS["des_conformer_subnet"](12, kept_layers=[1, 6], **TINY_OF["des_conformer"])
+    subnet = SUBNETS["des_conformer_subnet"](
+        12, kept_layers=[1, 6], **TINY_OF["des_conformer"]
+    )
     subnet.load_state_dict(
         {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     )
