@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="such as table.json")
     parser.add_argument("--runtime", default="pytorch", help="pytorch, onnx or onnx-int8")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
-    parser.add_argument("--rounds", type=int, default=9, help="timings of each model")
+    parser.add_argument("--rounds", type=int, default=15, help="timings of each model")
     return call("espnet_des.measure.cost_table:cost_table", vars(parser.parse_args()))
 
 

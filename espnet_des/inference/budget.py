@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from espnet_des.errors import ConfigError
 from espnet_des.inference.cost_table import WRITE, CostTable, read_cost_table
 from espnet_des.nn.costs import macs_of_sizes, parameters_of_sizes
@@ -32,6 +30,7 @@ KINDS = {
     "ms": Kind("milliseconds", PLAIN, "50"),
 }
 TIMES = ("rtf", "ms")
+QUANTISED = "torch.ao.nn.quantized"  # where torch keeps such modules
 
 
 class Budget(NamedTuple):
@@ -75,8 +74,7 @@ def check_can_choose(model: Any, key: str) -> None:
             f"{key}: no size can be chosen: the model is of stage 1, in which the layers of its "
             "sizes are not chosen yet; use a file of a stage-2 epoch (valid.*.ave.pth is one)"
         )
-    quantised = torch.ao.nn.quantized.__name__
-    if any(type(module).__module__.startswith(quantised) for module in model.modules()):
+    if any(type(module).__module__.startswith(QUANTISED) for module in model.modules()):
         raise ConfigError(
             f"{key}: the costs of a quantised model are not known; choose the size with one "
             "that is loaded without quantize_asr_model"

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import platform
 import random
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -64,7 +63,7 @@ def cost_table(
     output: Path,
     runtime: str = "pytorch",
     seconds: float = 10.0,
-    rounds: int = 9,
+    rounds: int = 15,
 ) -> dict:
     """Measure, print, and write a table that :func:`read_cost_table` reads.
 
@@ -77,7 +76,7 @@ def cost_table(
         output: the file to write.
         runtime: one of ``RUNTIMES``.
         seconds: length of the audio.
-        rounds: timings of each model; medians count.
+        rounds: timings of each model; medians count. A busy machine needs more of them.
 
     Returns:
         What was written: ``about``, ``model``, ``milliseconds`` (``rest`` and ``layers``, by
@@ -109,7 +108,7 @@ def cost_table(
             about_parts = about_model(model)
             del model  # what is timed is in processes of its own
             times = measure(saved, seconds, rate, rounds, bar)
-    medians = [1000 * statistics.median(own) for own in times]
+    medians = [1000 * seconds_of_one for seconds_of_one in paired_medians(times)]
     fitted = fit(layers, sets, medians)
     table = {
         "about": about(runtime, seconds, rounds),
@@ -141,7 +140,7 @@ def check_arguments(
     if not 1.0 <= seconds <= 600.0:
         raise ConfigError(f"seconds: {seconds} must be from 1 to 600, such as 10")
     if rounds < 1:
-        raise ConfigError(f"rounds: {rounds} must be at least 1, such as 9")
+        raise ConfigError(f"rounds: {rounds} must be at least 1, such as 15")
     encoder = read_config(config)["encoder"]
     if encoder not in SUPERNETS:
         raise ConfigError(
@@ -247,6 +246,20 @@ def measure(
     return times
 
 
+def paired_medians(times: list[list[float]]) -> list[float]:
+    """Seconds of every model, without how fast the machine was in a round.
+
+    A busy machine is slower in some rounds than in others, for all models alike. So medians
+    are of what a time is relative to its round, and only then of the rounds.
+
+    Args:
+        times: seconds of every model and round.
+    """
+    logs = numpy.log(times)
+    levels = logs.mean(axis=0)
+    return numpy.exp(numpy.median(logs - levels, axis=1) + numpy.median(levels)).tolist()
+
+
 def fit(layers: list[Layer], sets: list[list[int]], milliseconds: list[float]) -> Fit:
     """Non-negative least squares of the relative differences.
 
@@ -289,7 +302,7 @@ def text(table: dict) -> str:
     facts, times = table["about"], table["milliseconds"]
     lines = [
         f"{facts['cpu']}, {facts['runtime']}, 1 thread, {facts['seconds']:g} s of audio, "
-        f"medians of {facts['rounds']} rounds.", "",
+        f"CPU time, medians of {facts['rounds']} paired rounds.", "",
         "| part | ms |", "|---|---:|",
         *(f"| a layer {kind} | {ms:.3f} |" for kind, ms in times["layers"].items()),
         f"| all but the layers | {times['rest']:.3f} |", "",

@@ -11,7 +11,7 @@ from espnet_des.deploy.budget import chosen_size
 from espnet_des.errors import ConfigError
 from espnet_des.inference.cost_table import read_cost_table
 from espnet_des.inference.loading import load_model
-from espnet_des.measure.cost_table import cost_table, fit, kept_sets
+from espnet_des.measure.cost_table import cost_table, fit, kept_sets, paired_medians
 from espnet_des.method.layers import Layer
 from tests.train import load, make_data, train_here
 
@@ -61,28 +61,55 @@ def test_the_fit_finds_what_times_were_made_of():
     assert found.largest_error == pytest.approx(worst)
 
 
+def test_a_slow_round_is_slow_for_all_models():
+    times = [[0.1, 0.4, 0.1, 0.15, 0.1, 0.1, 0.1], [0.3, 1.2, 0.9, 0.45, 0.3, 0.3, 0.3]]
+    assert paired_medians(times) == pytest.approx([0.1, 0.3])
+
+
 def run(monkeypatch, supernet, *options):
     files = ("--asr_train_config", supernet[0], "--asr_model_file", supernet[1])
     monkeypatch.setattr(sys, "argv", [str(word) for word in ("command", *files, *options)])
     return command.main()
 
 
-@pytest.mark.parametrize("runtime", [
-    "pytorch", pytest.param("onnx-int8", marks=pytest.mark.thorough)
-])  # fmt: skip
-def test_the_command_writes_a_table_that_chooses(
-    supernet, tmp_path, monkeypatch, capsys, runtime
-):
+@pytest.fixture
+def stage_1(supernet, tmp_path):
     """Of stage 1, in which the layers of the sizes are not chosen yet."""
     state = load(supernet[1])
     state["encoder.selection.ranking"].zero_()
     torch.save(state, tmp_path / "stage1.pth")
+    return supernet[0], tmp_path / "stage1.pth"
+
+
+def test_the_table_of_made_up_times_chooses(supernet, stage_1, tmp_path, monkeypatch):
+    def made_up(saved, seconds, rate, rounds, bar):
+        """10 ms, 2 ms of an attention and 1 ms of a feed-forward, for what was saved."""
+        times, cost = [], {"mhsa": 0.002, "ff": 0.001}
+        for one in saved:
+            encoder = load_model(one.config, one.file)[0].encoder
+            times.append([0.01 + sum(cost[layer.kind] for layer in encoder.layers)] * rounds)
+        return times
+
+    monkeypatch.setattr("espnet_des.measure.cost_table.measure", made_up)
+    content = cost_table(*stage_1, tmp_path / "new/table.json", seconds=2.0, rounds=1)
+    assert content["milliseconds"]["layers"] == pytest.approx({"mhsa": 2.0, "ff": 1.0})
+    assert content["milliseconds"]["rest"] == pytest.approx(10.0)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.json"]
+    first = load_model(*supernet)[0].encoder
+    least = 12.001 if first.layers[first.ranking()[0]].kind == "mhsa" else 11.001
+    for given, size in ({"ms": 16.1}, 4), ({"rtf": 0.00801}, 4), ({"ms": least}, 1):
+        assert chosen_size(*supernet, **given, cost_table=tmp_path / "new/table.json") == size
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("runtime", ["pytorch", "onnx", "onnx-int8"])
+def test_the_command_writes_a_table_that_chooses(
+    supernet, stage_1, tmp_path, monkeypatch, capsys, runtime
+):
     out = tmp_path / "new/table.json"
     options = ("--runtime", runtime, "--seconds", "1", "--rounds", "2", "--output", out)
-    files = supernet[0], tmp_path / "stage1.pth"
-    assert run(monkeypatch, files, *options) == 0, capsys.readouterr().err
+    assert run(monkeypatch, stage_1, *options) == 0, capsys.readouterr().err
     assert "| a layer mhsa |" in capsys.readouterr().out
-    assert [path.name for path in out.parent.iterdir()] == ["table.json"]
     content = json.loads(out.read_text())
     assert content["about"]["runtime"] == runtime and content["about"]["threads"] == 1
     assert (content["about"]["onnxruntime"] is None) == (runtime == "pytorch")
