@@ -10,13 +10,26 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--asr_train_config", type=Path, required=True)
     parser.add_argument("--asr_model_file", type=Path, required=True)
-    parser.add_argument("--size", type=int, required=True, help="number of layers")
+    parser.add_argument("--size", type=int, help="number of layers; or one of the budgets")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument(
         "--recalibrate_scp", type=Path,
         help="audio to estimate this size's BatchNorm statistics with",
     )  # fmt: skip
-    return call("espnet_des.deploy.extract:extract_subnet", vars(parser.parse_args()))
+    parser.add_argument("--macs", help="the largest size within it, such as 150M per second")
+    parser.add_argument("--params", help="the largest size within it, such as 2M")
+    parser.add_argument(
+        "--file_size", help="the largest size whose model file is within it, such as 4MB"
+    )
+    parser.add_argument("--rtf", help="the largest size within it, such as 0.005")
+    parser.add_argument("--ms", help="the same in milliseconds, for the table's audio")
+    parser.add_argument(
+        "--cost_table", type=Path, help="for --rtf and --ms: what bin.cost_table wrote"
+    )
+    parser.add_argument(
+        "--slices", type=Path, help="slices.json of a recipe: only its sizes and costs count"
+    )
+    return call("espnet_des.deploy.budget:extract_within", vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

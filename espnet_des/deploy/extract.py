@@ -7,6 +7,7 @@ fine-tunes and packs with ESPnet's commands through ``python3 -m espnet_des``.
 
 import logging
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 import yaml
@@ -26,11 +27,16 @@ from espnet_des.utils.files import write_atomically
 
 def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     """``config.yaml`` of one size, from that of the supernet."""
+    return config_with(config, model, model.encoder.kept_units(size))
+
+
+def config_with(config: dict, model: DESModel, kept: list[int]) -> dict:
+    """``config.yaml`` of a model with these units (0-based, ascending) of the supernet."""
     own = SelectionOptions.keys()
     encoder_conf = {k: v for k, v in config["encoder_conf"].items() if k not in KEYS_OF_SIZES}
     return config | {
         "encoder": f"{config['encoder']}_subnet",
-        "encoder_conf": encoder_conf | kept_of_size(model, size),
+        "encoder_conf": encoder_conf | model.encoder.described(kept),
         "model": "espnet",
         "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
         # The parameters come from the extracted file, not from these.
@@ -38,14 +44,18 @@ def subnet_config(config: dict, model: DESModel, size: int) -> dict:
     }
 
 
-def kept_of_size(model: DESModel, size: int) -> dict:
-    """Keys of ``encoder_conf`` that say what one size keeps."""
-    kept, components = model.encoder.kept_layers(size), model.encoder.kept_components(size)
-    return {"kept_layers": kept} | ({"kept_components": components} if components else {})
-
-
 def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:
     """The parameters and buffers that one size needs, under stock names."""
+    return state_with(model, model.encoder.kept_units(size), size)
+
+
+def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of some units, and all else that a model needs.
+
+    Args:
+        kept: numbers of the units, 0-based.
+        size: whose output layer it has.
+    """
     head, blocks = (
         f"ctc.ctc_lo.heads.size{model.encoder.anchor_of(size)}.",
         "encoder.encoders.",
@@ -53,12 +63,52 @@ def subnet_state(model: DESModel, size: int) -> dict[str, torch.Tensor]:
     others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
-    for key, value in model.encoder.blocks_of_size(size).state_dict(prefix=blocks).items():
+    for key, value in model.encoder.blocks_with(kept).state_dict(prefix=blocks).items():
         state[key] = value.detach()
     for key, value in whole.items():
         if key.startswith(head):
             state["ctc.ctc_lo." + key.removeprefix(head)] = value
     return state
+
+
+def save_state(state: dict[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Write what a model file holds: as many bytes, whatever the file is called.
+
+    Given a path, torch writes the file's name into it, beside every tensor.
+    """
+    torch.save(state, file)
+
+
+def write_state(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a model file, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            save_state(state, file)
+
+    write_atomically(path, write)
+
+
+class _Counter:
+    """A file that keeps nothing but the number of its bytes."""
+
+    def __init__(self):
+        self.num_bytes = 0
+
+    def write(self, data) -> int:
+        count = memoryview(data).nbytes
+        self.num_bytes += count
+        return count
+
+    def flush(self) -> None:
+        pass
+
+
+def file_size(model: DESModel, size: int) -> int:
+    """Bytes of the model file that :func:`extract_subnet` writes of a size."""
+    counter: Any = _Counter()
+    save_state(subnet_state(model, size), counter)
+    return counter.num_bytes
 
 
 def extract_subnet(
@@ -114,7 +164,7 @@ def extract_subnet(
         logging.info(f"BatchNorm statistics of size {size} are of {frames} frames")
     output_dir.mkdir(parents=True, exist_ok=True)
     target = output_dir / (name or Path(asr_model_file).name)
-    write_atomically(target, lambda path: torch.save(subnet_state(model, size), path))
+    write_state(subnet_state(model, size), target)
     own = with_files_for(subnet_config(config, model, size), asr_train_config, output_dir)
     text = yaml.safe_dump(own, sort_keys=False, indent=4)
     write_atomically(output_dir / "config.yaml", lambda path: path.write_text(text, "utf-8"))

@@ -5,11 +5,14 @@
 >>> speech2text(speech)[0][0]
 'ONE TWO THREE'
 >>> speech2text.set_size(48)
+>>> speech2text.set_budget(macs="300M")
+32
 """
 
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,18 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2.utils.pretrained import download_pretrained
 from espnet_des.errors import ConfigError
+from espnet_des.inference.budget import (
+    TIMES,
+    check_can_choose,
+    counted_costs,
+    one_budget,
+    sizes_within,
+    table_for,
+    timed_costs,
+)
 from espnet_des.inference.loading import check_trained, load_model, read_config
 from espnet_des.inference.named_files import check_tokenizer, found_files
+from espnet_des.nn.cost_table import CostTable
 from espnet_des.nn.sizes import set_size, sizes_of
 from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import check_finite, check_shape
@@ -82,6 +95,7 @@ class Speech2Text(stock.Speech2Text):
                 raise
         check_trained(self.asr_model, asr_model_file)
         check_tokenizer(self.tokenizer)
+        self._counted: dict[str, dict[int, int]] = {}  # costs of the sizes, by what is counted
         self.set_size(size)
 
     @property
@@ -102,6 +116,50 @@ class Speech2Text(stock.Speech2Text):
             ConfigError: where the model has no such size.
         """
         set_size(self.asr_model, size)
+
+    def set_budget(
+        self,
+        macs: float | str | None = None,
+        params: float | str | None = None,
+        ms: float | str | None = None,
+        rtf: float | str | None = None,
+        cost_table: Path | str | CostTable | None = None,
+    ) -> int:
+        """Recognise from now on at the largest size within a budget; returns that size.
+
+        Exactly one of the first four is given, as a number or a text such as ``"150M"``.
+        MACs and parameters are counted when they are first asked for, which takes about as
+        long as a recognition; then a size is chosen in milliseconds.
+
+        Args:
+            macs: of encoder and CTC output layer, per second of audio (of 10 s).
+            params: of the model that is extracted.
+            ms: milliseconds for as many seconds of audio as the cost table has.
+            rtf: seconds of work per second of audio.
+            cost_table: of this machine, for ``ms`` and ``rtf``:
+                what ``python3 -m espnet_des.bin.cost_table`` writes, or its path.
+
+        Raises:
+            ConfigError: where no size is within it, the budget is none, or the model is no
+                supernet; the size stays as it is.
+        """
+        budget = one_budget(macs=macs, params=params, ms=ms, rtf=rtf)
+        model, key = self.asr_model, budget.key
+        check_can_choose(model, key)
+        costs: Mapping[int, float]
+        if key in TIMES:
+            costs = timed_costs(model, key, table_for(key, cost_table))
+        elif cost_table is not None:
+            raise ConfigError(
+                f"cost_table: {cost_table} has times only, and {key} is asked for"
+            )
+        else:
+            if key not in self._counted:
+                self._counted[key] = counted_costs(model, key, self.asr_train_args)
+            costs = self._counted[key]
+        size = sizes_within(budget, costs)[-1]
+        self.set_size(size)
+        return size
 
     def __call__(self, speech):
         """Recognise ``(samples,)``, or a list of them as one batch; as ESPnet's.

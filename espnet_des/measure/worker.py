@@ -5,69 +5,23 @@ memory; so each model is loaded by a fresh one, which keeps it for the timing.
 """
 
 import contextlib
-import functools
 import importlib
 import io
 import logging
 import re
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from espnet_des.espnet_api import cpu_flash_attention
 from espnet_des.utils.processes import spawned
 from espnet_des.utils.threads import as_applications_wait
 
-if TYPE_CHECKING:
-    from espnet2.asr.espnet_model import ESPnetASRModel
-
-
-class Macs(NamedTuple):
-    """Multiply-accumulates: a multiplication and an addition each, 2 FLOPs.
-
-    Attributes:
-        total: encoder and CTC output layer.
-        front_end: the encoder's subsampling, part of ``total``.
-    """
-
-    total: int
-    front_end: int
-
-
-def count_macs(model: "ESPnetASRModel", speech: torch.Tensor) -> Macs:
-    """Count the MACs of recognising one utterance, from its features on.
-
-    Counted by torch's FlopCounterMode: matrix products, convolutions and
-    attention. Norms, activations and additions are not, and neither is what
-    makes the features of the waveform.
-
-    Args:
-        model: an ESPnet ASR model with a Conformer encoder and a CTC output layer.
-        speech: what it takes, ``(1, samples)`` or ``(1, frames, features)``.
-    """
-
-    def attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    # torch's table lacks the CPU's fused attention (encoder_conf: use_sdpa).
-    on_cpu = cpu_flash_attention()
-    new_counter = functools.partial(
-        FlopCounterMode, display=False, custom_mapping={on_cpu: attention}
-    )
-    model.eval()
-    with torch.no_grad():
-        with new_counter() as everything:
-            encoded, _ = model.encode(speech, torch.tensor([speech.size(1)]))
-        with new_counter() as output_layer:
-            model.ctc.ctc_lo(encoded)
-    flops = everything.get_flop_counts()
-    encoder = type(model.encoder).__name__
-    total = sum(flops[encoder].values()) + output_layer.get_total_flops()
-    return Macs(total // 2, sum(flops.get(f"{encoder}.embed", {}).values()) // 2)
+Clock = Callable[[], float]
 
 
 class Worker:
@@ -85,21 +39,29 @@ class Worker:
     """
 
     def __init__(self, config: Path, model_file: Path, seconds: float):
+        self._start(model_file, load_and_measure, config, model_file, seconds)
+
+    def _start(self, what: Path, load: Callable[..., dict], *arguments) -> None:
+        """Let a fresh process load what it measures."""
         self._pool = spawned(1)
-        self._what = f"{model_file}"
+        self._what = f"{what}"
         with as_applications_wait():
-            #: What :func:`load_and_measure` returns, in the future.
-            self.loaded: Future = self._pool.submit(
-                load_and_measure, config, model_file, seconds
-            )
+            #: What ``load`` returns, in the future.
+            self.loaded: Future = self._pool.submit(load, *arguments)
 
     def facts(self) -> dict:
         """Wait for the model; returns what :func:`load_and_measure` does."""
         return self._result(self.loaded)
 
-    def recognise(self, threads: int) -> float:
-        """Seconds that one recognition takes with so many threads."""
-        return self._result(self._pool.submit(timed_recognition, threads))
+    def recognise(self, threads: int, clock: Clock = time.perf_counter) -> float:
+        """Seconds that one recognition takes with so many threads.
+
+        Args:
+            threads: of torch.
+            clock: what tells seconds; ``time.process_time`` is disturbed least by other
+                programs, and tells the same with one thread.
+        """
+        return self._result(self._pool.submit(timed_recognition, threads, clock))
 
     def _result(self, future: Future):
         try:
@@ -118,7 +80,7 @@ class Worker:
 
 
 class _Loaded(NamedTuple):
-    decoder: object
+    decoder: Callable[[list[torch.Tensor]], object]
     wave: torch.Tensor  # (samples,)
 
 
@@ -137,12 +99,12 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     Raises:
         ConfigError: where the files do not load, or do not take waveforms.
     """
-    global _loaded
     logging.disable(logging.WARNING)  # every worker would repeat ESPnet's remarks
     with contextlib.redirect_stderr(io.StringIO()):
         importlib.import_module("espnet2.tasks.asr")
         from espnet_des.inference.best_path import BestPathDecoder
         from espnet_des.inference.loading import load_model
+        from espnet_des.nn.macs import count_macs
         from espnet_des.nn.sizes import layers_of
 
     torch.set_num_threads(1)
@@ -150,12 +112,8 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     before = memory("VmRSS")
     model, train_args = load_model(config, model_file)
     decoder = BestPathDecoder(model, train_args)
-    samples = int(seconds * decoder.rate)
-    # Noise: no layer is faster or slower for what is said.
-    wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
-    decoder([wave])
+    wave = hold(decoder, int(seconds * decoder.rate))
     most = memory("VmHWM")
-    _loaded = _Loaded(decoder, wave)
     macs = count_macs(model, wave[None])
     return {
         "num_layers": len(layers_of(model.encoder)),
@@ -167,7 +125,21 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     }
 
 
-def timed_recognition(threads: int) -> float:
+def hold(decoder: Callable[[list[torch.Tensor]], object], samples: int) -> torch.Tensor:
+    """Keep for the timing what recognises, after it has done so once (runs in a worker).
+
+    Returns:
+        The waveform that it recognises, ``(samples,)``.
+    """
+    global _loaded
+    # Noise: no layer is faster or slower for what is said.
+    wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    decoder([wave])
+    _loaded = _Loaded(decoder, wave)
+    return wave
+
+
+def timed_recognition(threads: int, clock: Clock = time.perf_counter) -> float:
     """Seconds from waveform to text with the loaded model (runs in a worker).
 
     After a warm-up, of as many recognitions as fit in 0.2 s, at least one.
@@ -175,7 +147,9 @@ def timed_recognition(threads: int) -> float:
     from torch.utils.benchmark import Timer  # here, where its remarks are silenced
 
     assert _loaded is not None, "load_and_measure comes first"
-    timer = Timer("decoder([wave])", globals=_loaded._asdict(), num_threads=threads)
+    timer = Timer(
+        "decoder([wave])", timer=clock, globals=_loaded._asdict(), num_threads=threads
+    )
     return timer.blocked_autorange().median
 
 

@@ -125,7 +125,13 @@ class SelectionOptions:
             if needs_table
             else f"left out: it belongs to budget: ms, not to {self.budget}",
         )
-        for key in ("rank_per_cost", "hard_gates", "published_ranking", "shared_output", "middle_from_full"):
+        for key in (
+            "rank_per_cost",
+            "hard_gates",
+            "published_ranking",
+            "shared_output",
+            "middle_from_full",
+        ):
             need(isinstance(getattr(self, key), bool), key, "true or false")
         for key in ("stochastic_depth_p1", "stochastic_depth_p2"):
             need(0.0 <= number(key) < 1.0, key, "at least 0 and below 1")

@@ -109,6 +109,10 @@ class LayeredEncoder(torch.nn.Module):
     def num_units(self) -> int:
         return sum(map(len, self.units_of))
 
+    def units_in(self, layers: Collection[int]) -> list[int]:
+        """All units of these layers, ascending."""
+        return [u for q in sorted(layers) for u in self.units_of[q]]
+
     def parts_of(self, units: Collection[int]) -> dict[int, list[int]]:
         """Layers that have any of these units, ascending, with the components of each."""
         found = {q: [c for c, u in enumerate(own) if u in units]
@@ -388,9 +392,10 @@ class SupernetEncoder(LayeredEncoder):
         """Layers of a size, 0-based, ascending: those that it has a unit of."""
         return list(self.parts_of(set(self.kept_units(size))))
 
-    def kept_components(self, size: int) -> dict[int, list[int]]:
-        """Layers that a size has in part, with the numbers of the components that it has."""
-        return self._layers_that_run(self.kept_units(size))[1]
+    def described(self, kept: Sequence[int]) -> dict[str, Any]:
+        """Keys of ``encoder_conf`` that say which units an encoder of one size keeps."""
+        runs, some = self._layers_that_run(kept)
+        return {"kept_layers": sorted(runs)} | ({"kept_components": some} if some else {})
 
     def anchor_of(self, size: int) -> int:
         """The size whose output layer and name a size has; see :class:`Sizes`."""
@@ -412,9 +417,16 @@ class SupernetEncoder(LayeredEncoder):
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
 
     def blocks_of_size(self, size: int) -> torch.nn.Module:
-        """The blocks with the layers of this size only; they share their parameters.
+        """The blocks with what this size keeps only, see :meth:`blocks_with`."""
+        return self.blocks_with(self.kept_units(size))
+
+    def blocks_with(self, kept: Sequence[int]) -> torch.nn.Module:
+        """The blocks with these units only; they share their parameters.
 
         Where a part of a module stays, its parameters are copies.
+
+        Args:
+            kept: numbers of units, 0-based.
         """
         # The blocks are copied, but no tensor is: not the parameters, and not what ESPnet's
         # modules remember of their last run.
@@ -422,11 +434,13 @@ class SupernetEncoder(LayeredEncoder):
         tensors = [*self.encoders.parameters(), *self.encoders.buffers()]
         tensors += [value for value in parts if isinstance(value, torch.Tensor)]
         blocks = copy.deepcopy(self.encoders, {id(t): t for t in tensors})
-        for q in set(range(self.num_layers)) - set(self.kept_layers(size)):
-            self.block_type.remove(blocks[self.layers[q].block], self.layers[q].kind)
-        for q, components in self.kept_components(size).items():
-            shrink(self.block_type.module(blocks[self.layers[q].block], self.layers[q].kind),
-                   components)  # fmt: skip
+        runs, some = self._layers_that_run(kept)
+        for q, layer in enumerate(self.layers):
+            block = blocks[layer.block]
+            if q not in runs:
+                self.block_type.remove(block, layer.kind)
+            elif q in some:
+                shrink(self.block_type.module(block, layer.kind), some[q])
         return blocks
 
     def count_parameters(self, size: int) -> int:

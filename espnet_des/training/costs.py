@@ -3,48 +3,59 @@
 import torch
 
 from espnet_des.nn.cost_table import read_cost_table
-from espnet_des.nn.costs import SECONDS
-from espnet_des.nn.macs import count_macs_of_units
+from espnet_des.nn.macs import macs_of_layers
 from espnet_des.nn.model import DESModel
 
+# Of the audio for which MACs are counted: 10 s with ESPnet's hop of 10 ms.
+FRAMES = 1000
 
-def set_costs(model: DESModel, rate: int) -> None:
+
+def set_costs(model: DESModel) -> None:
     """Give the units of a new supernet the costs that its budget is about.
 
-    They are relative: together the number of layers. From here on they are in the state
-    dict, and a table of times is not needed again.
+    They are relative: together the number of layers. Of a layer each component has the same.
+    From here on they are in the state dict, and a table of times is not needed again.
 
     Args:
         model: whose training begins.
-        rate: samples per second of what it takes.
 
     Raises:
-        ConfigError: where MACs cannot be counted, or the table is none of this model.
+        ConfigError: where the table is none of this model.
     """
     encoder, options, state = model.encoder, model.options, model.state
     if options.budget == "layers":
         return
-    if options.budget == "macs":
-        speech = torch.zeros(1, int(SECONDS * rate)).to(next(model.parameters()))
-        costs = count_macs_of_units(model, speech).units
-    else:
-        costs = [
-            cost / len(own) for cost, own in zip(_of_layers(model), encoder.units_of) for _ in own
-        ]
+    of_layers = {"params": _parameters, "macs": _macs, "ms": _milliseconds}[options.budget](
+        model
+    )
+    costs = [
+        cost / len(units) for cost, units in zip(of_layers, encoder.units_of) for _ in units
+    ]
     found = torch.tensor(costs, dtype=torch.float64)
     state.costs.copy_(found * encoder.num_layers / found.sum())
 
 
-def _of_layers(model: DESModel) -> list[float]:
-    """Parameters of each layer, or its milliseconds; of a layer each component has as much."""
-    encoder = model.encoder
-    if model.options.budget == "ms":
-        table = read_cost_table(str(model.options.cost_table))
-        table.check_model(model)
-        return [table.layers[layer.kind] for layer in encoder.layers]
-    kind = encoder.block_type
+@torch.no_grad()
+def _macs(model: DESModel) -> list[float]:
+    encoder, was_training = model.encoder, model.training
+    features = torch.zeros(1, FRAMES, encoder.input_size).to(encoder.scores)
+    model.eval()  # nothing is drawn, and no statistics change
+    front = encoder.subsample(features, torch.tensor([FRAMES], device=features.device))
+    macs = macs_of_layers(encoder, front, model.ctc)
+    model.train(was_training)
+    return [layer.of(len(own)) for layer, own in zip(macs, encoder.units_of)]
+
+
+def _milliseconds(model: DESModel) -> list[float]:
+    table = read_cost_table(str(model.options.cost_table))
+    table.check_model(model)
+    return [table.layers[layer.kind] for layer in model.encoder.layers]
+
+
+def _parameters(model: DESModel) -> list[float]:
+    kind, blocks = model.encoder.block_type, model.encoder.encoders
     return [
-        sum(p.numel() for m in kind.modules(encoder.encoders[layer.block], layer.kind)
-            for p in m.parameters())
-        for layer in encoder.layers
+        sum(p.numel() for module in kind.modules(blocks[layer.block], layer.kind)
+            for p in module.parameters())
+        for layer in model.encoder.layers
     ]  # fmt: skip

@@ -25,6 +25,7 @@ from espnet_des.training.checkpoints import (
     remove_epochs,
     whole_files,
 )
+from espnet_des.training.costs import set_costs
 from espnet_des.training.reporter import SKIPPED, StageReporter
 from espnet_des.training.score_log import tell_tensorboard
 from espnet_des.training.score_lr import ScaledGroup, choose_score_lr_factor, score_group
@@ -219,6 +220,8 @@ def start_selection(
 ) -> None:
     """Fix schedule and learning rate of the scores at the first start, or refuse."""
     encoder, state, total = model.encoder, model.state, length.total
+    if not int(state.updates):  # else --init_param brought the costs
+        set_costs(model)
     schedule = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
     known = state.get_schedule()  # with --init_param of a supernet
     if known is not None and known != schedule:

@@ -99,8 +99,8 @@ CONF = TINY | {"input_layer": "conv2d", "linear_units": 10, "cnn_module_kernel":
 
 @pytest.mark.parametrize("kept", [[0, 1, 2, 3], [2], [1, 2, 3, 6, 7], list(range(8))])
 def test_macs_are_those_counted_by_hand(kept):
-    from espnet_des.measure.worker import count_macs
     from espnet_des.nn.encoders import SubnetConformerEncoder
+    from espnet_des.nn.macs import count_macs
 
     encoder = SubnetConformerEncoder(12, kept_layers=kept, **CONF)
     kinds = [layer.kind for layer in encoder.layers]
@@ -112,8 +112,8 @@ def test_macs_are_those_counted_by_hand(kept):
 @pytest.mark.parametrize("kept, blocks", [([0, 1, 2, 3], 1), ([4, 5, 6, 7], 1), (None, 2)])
 def test_whole_blocks_cost_what_as_many_stock_blocks_do(kept, blocks):
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-    from espnet_des.measure.worker import count_macs
     from espnet_des.nn.encoders import SubnetConformerEncoder
+    from espnet_des.nn.macs import count_macs
 
     part = SubnetConformerEncoder(12, kept_layers=kept, conv_norm="batch_norm", **CONF)
     stock = ConformerEncoder(12, **(CONF | {"num_blocks": blocks}))
@@ -123,7 +123,7 @@ def test_whole_blocks_cost_what_as_many_stock_blocks_do(kept, blocks):
 
 def test_macs_of_fused_attention_are_those_of_the_plain_one():
     """torch's own counter passes over it on a CPU."""
-    from espnet_des.measure.worker import count_macs
+    from espnet_des.nn.macs import count_macs
 
     plain = {"selfattention_layer_type": "selfattn", "pos_enc_layer_type": "abs_pos"}
     speech = torch.randn(1, 60, 12)
@@ -134,7 +134,7 @@ def test_macs_of_fused_attention_are_those_of_the_plain_one():
 
 
 def test_vgg_counts_as_front_end():
-    from espnet_des.measure.worker import count_macs
+    from espnet_des.nn.macs import count_macs
 
     macs = count_macs(make_model({"input_layer": "vgg"}), torch.randn(1, 40, 12))
     channels = 1 * 32 + 32 * 64  # at the full frame rate, 3x3

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -37,6 +38,7 @@ def test_a_worker_waits_as_applications_do(supernet):
         with Worker(*files, seconds=1.0) as worker:
             assert worker._pool.submit(os.getenv, "OMP_WAIT_POLICY").result() is None
             assert worker.recognise(threads=1) > 0
+            assert worker.recognise(threads=1, clock=time.process_time) > 0
 
 
 def test_a_killed_report_leaves_nothing(supernet, tmp_path):

@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from espnet_des.deploy.extract import kept_of_size, subnet_state
+from espnet_des.deploy.extract import subnet_state
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.components import divided
@@ -117,13 +117,15 @@ def test_a_size_is_extracted_to_really_smaller_weights(name):
     model.state.freeze(order)
     batch = make_batch(frames=40)
     small = model.encoder.sizes[0]
-    assert model.encoder.kept_components(small)
+    assert "kept_components" in model.encoder.described(model.encoder.kept_units(small))
     own = {k: v for k, v in TINY_OF[name].items() if k != "sizes"}
     sizes = []
     for size in model.encoder.sizes:
         model.set_size(size)
         masked, _ = model.encode(batch["speech"].double(), batch["speech_lengths"])
-        subnet = SUBNETS[f"{name}_subnet"](12, **own, **kept_of_size(model, size))
+        subnet = SUBNETS[f"{name}_subnet"](
+            12, **own, **model.encoder.described(model.encoder.kept_units(size))
+        )
         state = {k.removeprefix("encoder."): v for k, v in subnet_state(model, size).items()
                  if k.startswith("encoder.")}  # fmt: skip
         subnet.double().eval().load_state_dict(state)

@@ -1,0 +1,145 @@
+"""Extract or export the largest size that is within a budget."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet_des.deploy.extract import extract_subnet, file_size
+from espnet_des.deploy.onnx.export import Exported, export_onnx
+from espnet_des.deploy.slices import read_slices
+from espnet_des.errors import ConfigError
+from espnet_des.inference.budget import (
+    TIMES,
+    Budget,
+    check_can_choose,
+    counted_costs,
+    one_budget,
+    sizes_within,
+    table_for,
+    timed_costs,
+    told,
+)
+from espnet_des.inference.loading import load_model
+
+
+def extract_within(
+    asr_train_config: Path,
+    asr_model_file: Path,
+    output_dir: Path,
+    size: int | None = None,
+    recalibrate_scp: Path | None = None,
+    **asked: Any,
+) -> Path:
+    """:func:`extract_subnet` of a size, or of the largest one within a budget.
+
+    Args:
+        **asked: see :func:`chosen_size`.
+
+    Raises:
+        ConfigError: where no size is within it, or as in extract_subnet.
+    """
+    if size is None or is_asked(asked):
+        size = chosen_size(asr_train_config, asr_model_file, size=size, **asked)
+    return extract_subnet(
+        asr_train_config, asr_model_file, size, output_dir, recalibrate_scp=recalibrate_scp
+    )
+
+
+def export_within(
+    asr_train_config: Path,
+    asr_model_file: Path,
+    output: Path,
+    size: int | None = None,
+    source: str = "waveform",
+    quantize: str = "none",
+    wav_scp: Path | None = None,
+    text: Path | None = None,
+    **asked: Any,
+) -> Exported:
+    """:func:`export_onnx` of a size, or of the largest one within a budget.
+
+    Args:
+        **asked: see :func:`chosen_size`; without any, size is as in export_onnx.
+
+    Raises:
+        ConfigError: where no size is within it, or as in export_onnx.
+    """
+    if is_asked(asked):
+        size = chosen_size(asr_train_config, asr_model_file, size=size, **asked)
+    return export_onnx(
+        asr_train_config, asr_model_file, output, size, source, quantize, wav_scp, text
+    )
+
+
+def is_asked(asked: Mapping[str, Any]) -> bool:
+    """True where something of a budget is given."""
+    return any(value is not None for value in asked.values())
+
+
+def chosen_size(
+    asr_train_config: Path,
+    asr_model_file: Path,
+    *,
+    size: int | None = None,
+    cost_table: Path | None = None,
+    slices: Path | None = None,
+    **budgets: float | str | None,
+) -> int:
+    """The largest size of a supernet within a budget; says which, and what it costs.
+
+    Args:
+        asr_train_config: ``config.yaml`` of the supernet.
+        asr_model_file: its parameters, of stage 2.
+        size: must not be given beside a budget.
+        cost_table: for ``rtf`` and ``ms``, see :mod:`espnet_des.measure.cost_table`.
+        slices: measured sizes, which alone count then, see :func:`read_slices`. If several
+            are within the budget, that of the lowest mean word error rate is taken.
+        **budgets: exactly one of ``macs``, ``params``, ``file_size`` (of the model file that
+            is extracted), ``rtf`` and ``ms``, a number or a text such as ``150M``.
+
+    Raises:
+        ConfigError: where no size is within it, or the arguments do not fit together.
+    """
+    if size is not None or not is_asked(budgets):
+        keys = ["size", *budgets]
+        given = {"size": size, "cost_table": cost_table, "slices": slices} | budgets
+        found = " ".join(
+            f"{key}: {value}" for key, value in given.items() if value is not None
+        )
+        raise ConfigError(f"{found or 'nothing'} is given: give exactly one of {keys}")
+    budget = one_budget(**budgets)
+    if cost_table is not None and (slices is not None or budget.key not in TIMES):
+        raise ConfigError(
+            f"cost_table: {cost_table} tells times; it is for one of {list(TIMES)}, without slices"
+        )
+    needs_table = budget.key in TIMES and slices is None
+    table = table_for(budget.key, cost_table) if needs_table else None
+    model: Any
+    model, train_args = load_model(asr_train_config, asr_model_file)
+    check_can_choose(model, budget.key)
+    wers: Mapping[int, float] = {}
+    costs: Mapping[int, float]
+    if slices is not None:
+        costs, wers = read_slices(slices, budget.key, model.encoder.all_sizes)
+    elif table is not None:
+        costs = timed_costs(model, budget.key, table)
+    elif budget.key == "file_size":
+        costs = {size: file_size(model, size) for size in model.encoder.all_sizes}
+    else:
+        costs = counted_costs(model, budget.key, train_args)
+    return _best(budget, costs, wers)
+
+
+def _best(budget: Budget, costs: Mapping[int, float], wers: Mapping[int, float]) -> int:
+    """The size to take, which is told."""
+    within = sizes_within(budget, costs)
+    # Of equal ones the largest.
+    best = min(within, key=lambda size: (wers.get(size, 0.0), -size))
+    text = told(budget, costs, best)
+    if best != within[-1]:
+        text += (
+            f". It is not the largest within the budget, size {within[-1]}, whose mean WER is "
+            f"higher: {wers[within[-1]]:.2f}%, and {wers[best]:.2f}% at size {best}"
+        )
+    print(text)
+    return best

@@ -1,0 +1,318 @@
+"""What a layer of each kind costs on this machine, in milliseconds, and all else.
+
+Layers of a kind have the same shapes in every block, so the time of a size is that of its
+layers by kinds, and of the rest: features, front end, what stands between layers, output
+layer and decoding. Some models with other layers left out are timed in turn, and the table
+is what explains their times best.
+"""
+
+import contextlib
+import importlib.util
+import json
+import platform
+import random
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import yaml
+from scipy.optimize import nnls
+
+from espnet_des.deploy.extract import config_with, state_with, write_state
+from espnet_des.errors import ConfigError
+from espnet_des.inference.loading import load_model, read_config
+from espnet_des.inference.named_files import with_files_for
+from espnet_des.measure.onnx_worker import OnnxWorker
+from espnet_des.measure.worker import Worker
+from espnet_des.method.layers import Layer, ranges
+from espnet_des.nn.cost_table import about_model
+from espnet_des.nn.encoders import SUPERNETS
+from espnet_des.nn.model import DESModel
+from espnet_des.nn.waveforms import sampling_rate
+from espnet_des.utils.files import write_atomically
+from espnet_des.utils.machine import processor
+from espnet_des.utils.partial import partial_folder
+from espnet_des.utils.progress import progress
+
+RUNTIMES = ("pytorch", "onnx", "onnx-int8")
+
+
+class Fit(NamedTuple):
+    """Milliseconds that explain some measured times.
+
+    Attributes:
+        rest: of all but the layers.
+        layers: of a layer of each kind.
+        predicted: what they say for each of the models.
+        largest_error: largest relative difference of predicted and measured.
+    """
+
+    rest: float
+    layers: dict[str, float]
+    predicted: list[float]
+    largest_error: float
+
+
+def cost_table(
+    asr_train_config: Path,
+    asr_model_file: Path,
+    output: Path,
+    runtime: str = "pytorch",
+    seconds: float = 10.0,
+    rounds: int = 15,
+) -> dict:
+    """Measure, print, and write a table that :func:`read_cost_table` reads.
+
+    One thread, one utterance, from waveform to tokens by CTC best path. Seconds are those
+    that the process was computing, which other programs disturb least.
+
+    Args:
+        asr_train_config: ``config.yaml`` of a supernet.
+        asr_model_file: its parameters, of either stage: only their shapes matter.
+        output: the file to write.
+        runtime: one of ``RUNTIMES``.
+        seconds: length of the audio.
+        rounds: timings of each model; medians count. A busy machine needs more of them.
+
+    Returns:
+        What was written: ``about``, ``model``, ``milliseconds`` (``rest`` and ``layers``, by
+        kind), ``largest_error`` and ``measured`` (of each model its layers and its time).
+
+    Raises:
+        ConfigError: where an argument is out of range, the output cannot be written, or the
+            model is no supernet or cannot be exported; before anything is measured.
+    """
+    output = Path(output)
+    check_arguments(asr_train_config, output, runtime, seconds, rounds)
+    model: Any
+    model, train_args = load_model(asr_train_config, asr_model_file)
+    if model.ctc is None:
+        raise ConfigError(
+            "model_conf: ctc_weight: 0.0 leaves the model without the CTC output layer that "
+            "is timed; train with a weight above 0"
+        )
+    rate, layers = sampling_rate(train_args), model.encoder.layers
+    sets = kept_sets(layers)
+    steps = len(sets) * (2 + rounds)
+    with partial_folder(output.parent, f"{output.name}.models") as folder:
+        with progress(total=steps, desc="measured", unit="step") as bar:
+            saved = []
+            for number, kept in enumerate(sets):
+                part = folder / str(number)
+                saved.append(save(model, asr_train_config, kept, part, runtime))
+                bar.update()
+            about_parts = about_model(model)
+            del model  # what is timed is in processes of its own
+            times = measure(saved, seconds, rate, rounds, bar)
+    medians = [1000 * seconds_of_one for seconds_of_one in paired_medians(times)]
+    fitted = fit(layers, sets, medians)
+    table = {
+        "about": about(runtime, seconds, rounds),
+        "model": about_parts,
+        "milliseconds": {"rest": fitted.rest, "layers": fitted.layers},
+        "largest_error": fitted.largest_error,
+        "measured": [
+            {"kept_layers": kept, "ms": ms, "predicted_ms": predicted, "times": own}
+            for kept, ms, predicted, own in zip(sets, medians, fitted.predicted, times)
+        ],
+    }
+    content = json.dumps(table, indent=2) + "\n"
+    write_atomically(output, lambda path: path.write_text(content, "utf-8"))
+    print(text(table))
+    return table
+
+
+def check_arguments(
+    config: Path, output: Path, runtime: str, seconds: float, rounds: int
+) -> None:
+    """Refuse what would fail only after the measuring, or means nothing."""
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime: {runtime!r} must be one of {list(RUNTIMES)}")
+    if runtime != "pytorch" and importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError(
+            f"runtime: {runtime!r} needs onnxruntime, which is not installed: "
+            "pip install 'espnet_des[onnx]'"
+        )
+    if not 1.0 <= seconds <= 600.0:
+        raise ConfigError(f"seconds: {seconds} must be from 1 to 600, such as 10")
+    if rounds < 1:
+        raise ConfigError(f"rounds: {rounds} must be at least 1, such as 15")
+    encoder = read_config(config)["encoder"]
+    if encoder not in SUPERNETS:
+        raise ConfigError(
+            f"{config}: encoder: {encoder!r} is no supernet; give the config.yaml of a "
+            f"training with one of {list(SUPERNETS)}"
+        )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise ConfigError(
+            f"output: {output} cannot be written ({error}); give another file"
+        ) from error
+    if output.is_dir():
+        raise ConfigError(f"output: {output} is a folder; give a file, such as table.json")
+
+
+def kept_sets(layers: list[Layer]) -> list[list[int]]:
+    """Layers of the models that are timed, 0-based: enough of them to tell kinds apart.
+
+    All, all but those of one kind, those of every other block, and none.
+    """
+    sets = [list(range(len(layers)))]
+    for kind in dict.fromkeys(layer.kind for layer in layers):
+        sets.append([q for q, layer in enumerate(layers) if layer.kind != kind])
+    sets += [[q for q, layer in enumerate(layers) if layer.block % 2], []]
+    return [kept for number, kept in enumerate(sets) if kept not in sets[:number]]
+
+
+class Saved(NamedTuple):
+    """Files of a model: parameters with the config, or an ONNX file without."""
+
+    file: Path
+    config: Path | None = None
+
+    def worker(self, seconds: float, rate: int) -> Worker:
+        """A process that holds it."""
+        if self.config is None:
+            return OnnxWorker(self.file, int(seconds * rate))
+        return Worker(self.config, self.file, seconds)
+
+
+def save(model: DESModel, config: Path, kept: list[int], folder: Path, runtime: str) -> Saved:
+    """Write a model with these layers of the supernet.
+
+    Args:
+        model: the supernet.
+        config: its ``config.yaml``.
+        kept: numbers of layers, 0-based, ascending.
+        folder: where the files go; it is made.
+        runtime: one of ``RUNTIMES``.
+
+    Raises:
+        ConfigError: where it cannot be exported.
+    """
+    folder.mkdir()
+    saved = Saved(folder / "model.pth", folder / "config.yaml")
+    assert saved.config is not None
+    units = model.encoder.units_in(kept)
+    write_state(state_with(model, units, model.encoder.num_layers), saved.file)
+    own = with_files_for(config_with(read_config(config), model, units), config, folder)
+    saved.config.write_text(yaml.safe_dump(own, sort_keys=False), "utf-8")
+    if runtime == "pytorch":
+        return saved
+    # Only now: ONNX need not be installed.
+    from espnet_des.deploy.onnx.graph import CTCGraph, export
+
+    part, _ = load_model(saved.config, saved.file)
+    file = folder / "float.onnx"
+    export(CTCGraph(part.eval()), file, {})
+    if runtime == "onnx-int8":
+        from espnet_des.deploy.onnx.int8 import quantize
+
+        quantize(file, folder / "int8.onnx")
+        file = folder / "int8.onnx"
+    return Saved(file)
+
+
+def measure(
+    saved: list[Saved], seconds: float, rate: int, rounds: int, bar
+) -> list[list[float]]:
+    """Seconds of every model and round, each model in a process of its own.
+
+    Args:
+        saved: the models.
+        seconds: length of the audio.
+        rate: samples per second.
+        rounds: timings of each model.
+        bar: is moved by a step for each model and each timing.
+    """
+    times: list[list[float]] = [[] for _ in saved]
+    with contextlib.ExitStack() as stack:
+        # All start at once: most of this time is the import of ESPnet.
+        workers = [stack.enter_context(one.worker(seconds, rate)) for one in saved]
+        for worker in workers:
+            worker.facts()
+            bar.update()
+        for number in range(rounds):
+            # Round by round, in another order each time: a slow minute of the machine meets
+            # all models.
+            for i in random.Random(number).sample(range(len(workers)), len(workers)):
+                times[i].append(workers[i].recognise(threads=1, clock=time.process_time))
+                bar.update()
+    return times
+
+
+def paired_medians(times: list[list[float]]) -> list[float]:
+    """Seconds of every model, without how fast the machine was in a round.
+
+    A busy machine is slower in some rounds than in others, for all models alike. So medians
+    are of what a time is relative to its round, and only then of the rounds.
+
+    Args:
+        times: seconds of every model and round.
+    """
+    logs = numpy.log(times)
+    levels = logs.mean(axis=0)
+    return numpy.exp(numpy.median(logs - levels, axis=1) + numpy.median(levels)).tolist()
+
+
+def fit(layers: list[Layer], sets: list[list[int]], milliseconds: list[float]) -> Fit:
+    """Non-negative least squares of the relative differences.
+
+    Args:
+        layers: of the supernet.
+        sets: numbers of the layers of each model.
+        milliseconds: of each model.
+    """
+    kinds = list(dict.fromkeys(layer.kind for layer in layers))
+    counts = [Counter(layers[q].kind for q in kept) for kept in sets]
+    parts = numpy.array([[1.0, *(count[kind] for kind in kinds)] for count in counts])
+    measured = numpy.array(milliseconds)
+    found, _ = nnls(parts / measured[:, None], numpy.ones(len(measured)))
+    predicted = parts @ found
+    error = float(numpy.abs(predicted / measured - 1).max())
+    rest, *of_kinds = found.tolist()
+    return Fit(rest, dict(zip(kinds, of_kinds)), predicted.tolist(), error)
+
+
+def about(runtime: str, seconds: float, rounds: int) -> dict:
+    """Machine and settings."""
+    onnxruntime = None
+    if runtime != "pytorch":
+        onnxruntime = importlib.import_module("onnxruntime").__version__
+    return {
+        "cpu": processor(),
+        "runtime": runtime,
+        "threads": 1,
+        "seconds": seconds,
+        "rounds": rounds,
+        "torch": version("torch"),
+        "onnxruntime": onnxruntime,
+        "espnet": version("espnet"),
+        "python": platform.python_version(),
+    }
+
+
+def text(table: dict) -> str:
+    """For the user, in Markdown."""
+    facts, times = table["about"], table["milliseconds"]
+    lines = [
+        f"{facts['cpu']}, {facts['runtime']}, 1 thread, {facts['seconds']:g} s of audio, "
+        f"CPU time, medians of {facts['rounds']} paired rounds.", "",
+        "| part | ms |", "|---|---:|",
+        *(f"| a layer {kind} | {ms:.3f} |" for kind, ms in times["layers"].items()),
+        f"| all but the layers | {times['rest']:.3f} |", "",
+        "| layers that were timed | ms | as the parts say |", "|---|---:|---:|",
+        *(
+            f"| {ranges(row['kept_layers']) or '-'} | {row['ms']:.2f} "
+            f"| {row['predicted_ms']:.2f} |"
+            for row in table["measured"]
+        ), "",
+        f"The parts explain these times to {table['largest_error']:.1%}.",
+    ]  # fmt: skip
+    return "\n".join(lines)
