@@ -116,7 +116,7 @@ def _check_rows(rows, path: Path, model) -> None:
 
 def _check_history(history: History, model) -> None:
     """Refuse scores that did not lead to this model."""
-    scores = model.encoder.scores.detach().double().numpy()
+    scores = model.selector.of_layers(model.encoder.scores.detach().double()).numpy()
     last = model.state.get_schedule().last_update + 1
     fits = history.scores.shape[1] == scores.size and history.updates[-1] <= last
     if fits and model.state.is_frozen and history.updates[-1] == last:
