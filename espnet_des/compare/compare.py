@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_des.compare.ablations import ablations
-from espnet_des.compare.any_size import any_size, off_the_line
+from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.systems import System, comparison
@@ -16,7 +16,7 @@ from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.files import alone_in, write_atomically
 
-PLANS = {"compare": comparison, "ablations": ablations, "any_size": any_size}
+PLANS = {"compare": comparison, "ablations": ablations, "budgets": budgets}
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
 
     Args:
         recipe: folder of the recipe.
-        what: ``compare``, ``ablations`` or ``any_size``.
+        what: ``compare``, ``ablations`` or ``budgets``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -145,11 +145,13 @@ def describe(what: str, runs: list[Run], results: Results) -> str:
 def sections(what: str, table: Table) -> str:
     if what == "ablations":
         parts = {METHODS[name].title: table.ablations(name) for name in OF_THE_PAPER}
-    elif what == "any_size":
+    elif what == "budgets":
         parts = {
             "Word error rates": table.error_rates(),
             "Differences to the training for three sizes": table.differences("simple_top_k"),
-            "Between its neighbours": off_the_line(table),
+            "Differences to it at equal MACs": at_equal_macs(table),
+            "A size between its neighbours": off_the_line(table),
+            "MACs": macs(table),
             "Parameters": table.parameters(),
             "Cost": table.costs(),
         }

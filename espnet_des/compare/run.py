@@ -146,8 +146,8 @@ def decode_sizes(run: Run):
     """Errors of every speaker at every size, in the order of their names.
 
     Returns:
-        Size to parameters, kept layers and errors by set; set to speakers, their words, and
-        the number of utterances.
+        Size to parameters, kept layers, errors by set and, of a supernet, MACs per second of
+        audio; set to speakers, their words, and the number of utterances.
     """
     import torch
 
@@ -155,16 +155,19 @@ def decode_sizes(run: Run):
     from espnet_des.inference.best_path import BestPathDecoder, decode_files
     from espnet_des.inference.loading import load_model
     from espnet_des.inference.scoring import count_errors
+    from espnet_des.nn.costs import macs_of_sizes
     from espnet_des.nn.sizes import is_supernet
+    from espnet_des.nn.waveforms import sampling_rate
 
     torch.set_num_threads(1)
     model, train_args = load_model(run.exp / "config.yaml", run.exp / MODEL_FILE)
     sizes, sets = {}, {}
+    macs = macs_of_sizes(model, sampling_rate(train_args)) if is_supernet(model) else {}
     for size in run.sizes:
         now = model
         if is_supernet(model):
             model.set_size(size)
-            encoder = {"kept": model.encoder.kept_layers(size),
+            encoder = {"kept": model.encoder.kept_layers(size), "macs": macs[size],
                        "params": model.encoder.count_parameters(size)}  # fmt: skip
         else:
             if model.encoder.interctc_layer_idx:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from espnet_des.compare.ablations import ablations
-from espnet_des.compare.any_size import any_size, off_the_line
+from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.exits import exit_of
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
@@ -50,7 +50,7 @@ def build(config):
 def test_all_systems_train_alike_and_have_their_sizes(base):
     sizes = base["encoder_conf"]["sizes"]
     kept = {size: list(range(size)) for size in sizes}
-    for system in comparison(base) + ablations(base) + any_size(base):
+    for system in comparison(base) + ablations(base) + budgets(base):
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
         assert base == before
@@ -209,19 +209,37 @@ def test_tables_say_what_is_open():
 
 
 def test_a_size_off_the_line_between_its_neighbours_is_told():
-    systems = any_size(base_config(ROOT / "egs2/compare_words/asr1"))
+    systems = budgets(base_config(ROOT / "egs2/compare_words/asr1"))
     one = result_of([0, 0, 0])
     for size, errors in ((8, [3, 0, 0]), (10, [3, 0, 0]), (12, [1, 0, 0])):
         one["sizes"] |= result_of(errors, size)["sizes"]
     for size in range(14, 25, 2):
         one["sizes"] |= result_of([1, 0, 0], size)["sizes"]
     table = Table(systems, {"any_size": {0: one}})
-    row, other = off_the_line(table).splitlines()[2:]
+    row, other, *_ = off_the_line(table).splitlines()[2:]
     assert row == (
         "| Simple-Top-k, any size | +50.0% | -50.0% | +0.0% | +0.0% | +0.0% | +0.0% | +0.0% |"
     )
     assert other.count("open") == 7
-    assert sections("any_size", table).count("## ") == 5
+    assert sections("budgets", table).count("## ") == 7
+
+
+def test_systems_are_compared_at_equal_macs():
+    systems = budgets(base_config(ROOT / "egs2/compare_words/asr1"))
+    three, many = result_of([4, 0, 0], 16), result_of([0, 0, 0], 24)
+    three["sizes"] |= result_of([6, 0, 0], 8)["sizes"]
+    three["sizes"] |= result_of([4, 0, 0], 24)["sizes"]
+    three["sizes"]["8"]["macs"], three["sizes"]["16"]["macs"] = 11e6, 18e6
+    for size in range(8, 25, 2):
+        many["sizes"] |= result_of([size, 0, 0], size)["sizes"]
+        many["sizes"][str(size)]["macs"] = size * 1e6
+    table = Table(systems, {"simple_top_k": {0: three}, "components": {0: many}})
+    row = next(r for r in at_equal_macs(table).splitlines() if "components, any" in r)
+    # 11 lies between its sizes 10 and 12: 11 errors, and not 6; 18 is a size of it.
+    assert row.endswith("| +83.3% (1 seed) | +350.0% (1 seed) |")
+    assert "| Simple-Top-k, three sizes | 11.0 | - | - | - | 18.0 | - | - | - | - |" in (
+        macs(table)
+    )
 
 
 def test_a_cost_is_open_before_and_not_known_after_a_kill():

@@ -1,0 +1,128 @@
+"""Any budget from one training: any size, components and costs, beside three sizes of layers."""
+
+import statistics
+
+import numpy
+
+from espnet_des.compare.run import TEST_SETS
+from espnet_des.compare.statistics import Counts, count
+from espnet_des.compare.systems import Config, System, supernet
+from espnet_des.compare.tables import Table, interval, markdown
+
+STK, IZO, ORTHO = "simple_top_k", "iterative_zero_out", "ortho_softmax"
+# Of a curve over the sizes.
+POINTS = 9
+
+
+def budgets(base: Config) -> list[System]:
+    """Simple-Top-k for three sizes, and supernets for any."""
+    sizes = base["encoder_conf"]["sizes"]
+    step = max(1, (sizes[-1] - sizes[0]) // (POINTS - 1))
+    every = list(range(sizes[0], sizes[-1] + 1, step))
+    systems = [System(STK, "Simple-Top-k, three sizes", lambda b, s, k: supernet(b), sizes)]
+
+    def ask(name: str, title: str, components: bool = False, **model_conf) -> None:
+        conf = {"sizes": "any", "smallest_size": sizes[0]}
+        if components:
+            conf["granularity"] = "component"
+        systems.append(
+            System(name, title, lambda b, s, k: supernet(b, conf, **model_conf), every)
+        )
+
+    ask("any_size", "Simple-Top-k, any size")
+    ask("any_size_shared", "Simple-Top-k, any size, one output layer", shared_output=True)
+    ask("any_macs", "Simple-Top-k, any MACs", budget="macs")
+    ask("any_macs_per_cost", "Simple-Top-k, any MACs, ranked per cost", budget="macs",
+        rank_per_cost=True)  # fmt: skip
+    ask("ortho_layers", "OrthoSoftmax, any size", method=ORTHO)
+    ask("components", "Simple-Top-k, components, any MACs", True, budget="macs")
+    ask("zero_out_components", "Iterative-Zero-Out, components, any MACs", True,
+        method=IZO, budget="macs")  # fmt: skip
+    ask("ortho_components", "OrthoSoftmax, components, any MACs", True, method=ORTHO,
+        budget="macs")  # fmt: skip
+    return systems
+
+
+def off_the_line(table: Table) -> str:
+    """How much worse a size is than a straight line between its neighbours, mean of the seeds."""
+    rows, inner = [], table.sizes[1:-1]
+    for group, (system,) in table.groups.items():
+        if not set(inner) <= set(system.sizes):
+            continue
+        cells = []
+        for size in inner:
+            at = table.sizes.index(size)
+            low, mine, high = (table.counts(group, z) for z in table.sizes[at - 1 : at + 2])
+            if low is None or mine is None or high is None:
+                cells.append(table.none(group, size))
+                continue
+            line = (low.rates + high.rates) / 2
+            cells.append(f"{100 * (statistics.mean(mine.rates / line) - 1):+.1f}%")
+        rows.append([system.title, *cells])
+    head = [f"{size} layers" for size in inner]
+    return markdown(["WER relative to the line between its neighbours", *head], rows)
+
+
+def at_equal_macs(table: Table) -> str:
+    """Differences to Simple-Top-k's sizes of layers, at the MACs that these have.
+
+    Of a supernet for any budget the errors between two of its sizes are a straight line.
+    """
+    (known,) = table.groups[STK]
+    rows = []
+    for group, (system,) in table.groups.items():
+        if group == STK:
+            continue
+        cells = []
+        for size in known.sizes[:-1]:
+            others = table.counts(STK, size)
+            mine = counts_at(table, system, size)
+            if others is None or mine is None:
+                cells.append(table.none(group, size))
+            else:
+                cells.append(interval(mine, others))
+        rows.append([system.title, *cells])
+    head = [f"MACs of {size} layers" for size in known.sizes[:-1]]
+    return markdown([f"WER relative to: {known.title}", *head], rows)
+
+
+def counts_at(table: Table, system: System, size: int) -> Counts | None:
+    """Counts of a system at the MACs that a size of Simple-Top-k has with the same seed.
+
+    None where no seed has both.
+    """
+    found = table.results.get(system.name, {})
+    errors, seeds, words = [], [], None
+    for seed, result in sorted(found.items()):
+        target = table.results.get(STK, {}).get(seed, {}).get("sizes", {}).get(str(size), {})
+        macs = [result["sizes"][str(z)].get("macs") for z in system.sizes]
+        if "macs" not in target or None in macs:
+            continue
+        place = numpy.interp(target["macs"], macs, range(len(macs)))
+        low, high = system.sizes[int(place)], system.sizes[int(numpy.ceil(place))]
+        one, other = (count({seed: result}, z, TEST_SETS) for z in (low, high))
+        errors.append(one.errors[0] + (place - int(place)) * (other.errors[0] - one.errors[0]))
+        seeds.append(seed)
+        words = one.words
+    return None if words is None else Counts(numpy.stack(errors), words, seeds)
+
+
+def macs(table: Table) -> str:
+    """Millions of MACs per second of audio, mean over the seeds."""
+    rows = []
+    for group, (system,) in table.groups.items():
+        cells = []
+        for size in table.sizes:
+            found = [
+                r["sizes"][str(size)].get("macs") for r in table.found(group, size).values()
+            ]
+            known = [value / 1e6 for value in found if value is not None]
+            cells.append(
+                f"{statistics.mean(known):.1f}"
+                if known
+                else "-"
+                if found
+                else table.none(group, size)
+            )
+        rows.append([system.title, *cells])
+    return markdown(["MMAC per second of audio", *map(str, table.sizes)], rows)
