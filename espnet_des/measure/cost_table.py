@@ -47,12 +47,14 @@ class Fit(NamedTuple):
     Attributes:
         rest: of all but the layers.
         layers: of a layer of each kind.
+        shared: of these, what a layer of several components takes with any of them.
         predicted: what they say for each of the models.
         largest_error: largest relative difference of predicted and measured.
     """
 
     rest: float
     layers: dict[str, float]
+    shared: dict[str, float]
     predicted: list[float]
     largest_error: float
 
@@ -95,8 +97,8 @@ def cost_table(
             "model_conf: ctc_weight: 0.0 leaves the model without the CTC output layer that "
             "is timed; train with a weight above 0"
         )
-    rate, layers = sampling_rate(train_args), model.encoder.layers
-    sets = kept_sets(layers)
+    rate, units = sampling_rate(train_args), model.encoder.units
+    sets = kept_sets(units)
     steps = len(sets) * (2 + rounds)
     with partial_folder(output.parent, f"{output.name}.models") as folder:
         with progress(total=steps, desc="measured", unit="step") as bar:
@@ -109,14 +111,18 @@ def cost_table(
             del model  # what is timed is in processes of its own
             times = measure(saved, seconds, rate, rounds, bar)
     medians = [1000 * seconds_of_one for seconds_of_one in paired_medians(times)]
-    fitted = fit(layers, sets, medians)
+    fitted = fit(units, sets, medians)
     table = {
         "about": about(runtime, seconds, rounds),
         "model": about_parts,
-        "milliseconds": {"rest": fitted.rest, "layers": fitted.layers},
+        "milliseconds": {
+            "rest": fitted.rest,
+            "layers": fitted.layers,
+            "shared": fitted.shared,
+        },
         "largest_error": fitted.largest_error,
         "measured": [
-            {"kept_layers": kept, "ms": ms, "predicted_ms": predicted, "times": own}
+            {"kept": kept, "ms": ms, "predicted_ms": predicted, "times": own}
             for kept, ms, predicted, own in zip(sets, medians, fitted.predicted, times)
         ],
     }
@@ -158,16 +164,29 @@ def check_arguments(
         raise ConfigError(f"output: {output} is a folder; give a file, such as table.json")
 
 
-def kept_sets(layers: list[Layer]) -> list[list[int]]:
-    """Layers of the models that are timed, 0-based: enough of them to tell kinds apart.
+def kept_sets(units: list[Layer]) -> list[list[int]]:
+    """Units of the models that are timed, 0-based: enough of them to tell kinds apart.
 
-    All, all but those of one kind, those of every other block, and none.
+    All, all but those of one kind, those of every other block, and none. Of kinds with
+    several components also all with one component in each layer.
+
+    Args:
+        units: of the supernet; a layer stands there once for each of its components.
     """
-    sets = [list(range(len(layers)))]
-    for kind in dict.fromkeys(layer.kind for layer in layers):
-        sets.append([q for q, layer in enumerate(layers) if layer.kind != kind])
-    sets += [[q for q, layer in enumerate(layers) if layer.block % 2], []]
+    everything = range(len(units))
+    sets = [list(everything)]
+    for kind in dict.fromkeys(unit.kind for unit in units):
+        sets.append([u for u in everything if units[u].kind != kind])
+    sets += [[u for u in everything if units[u].block % 2], []]
+    first = {units.index(unit) for unit in units}
+    for kind in divided_kinds(units):
+        sets.append([u for u in everything if units[u].kind != kind or u in first])
     return [kept for number, kept in enumerate(sets) if kept not in sets[:number]]
+
+
+def divided_kinds(units: list[Layer]) -> dict[str, int]:
+    """Kinds of layers with several components, and how many a layer has."""
+    return {unit.kind: count for unit, count in Counter(units).items() if count > 1}
 
 
 class Saved(NamedTuple):
@@ -184,12 +203,12 @@ class Saved(NamedTuple):
 
 
 def save(model: DESModel, config: Path, kept: list[int], folder: Path, runtime: str) -> Saved:
-    """Write a model with these layers of the supernet.
+    """Write a model with these units of the supernet.
 
     Args:
         model: the supernet.
         config: its ``config.yaml``.
-        kept: numbers of layers, 0-based, ascending.
+        kept: numbers of units, 0-based, ascending.
         folder: where the files go; it is made.
         runtime: one of ``RUNTIMES``.
 
@@ -199,9 +218,8 @@ def save(model: DESModel, config: Path, kept: list[int], folder: Path, runtime: 
     folder.mkdir()
     saved = Saved(folder / "model.pth", folder / "config.yaml")
     assert saved.config is not None
-    units = model.encoder.units_in(kept)
-    write_state(state_with(model, units, model.encoder.num_layers), saved.file)
-    own = with_files_for(config_with(read_config(config), model, units), config, folder)
+    write_state(state_with(model, kept, model.encoder.num_layers), saved.file)
+    own = with_files_for(config_with(read_config(config), model, kept), config, folder)
     saved.config.write_text(yaml.safe_dump(own, sort_keys=False), "utf-8")
     if runtime == "pytorch":
         return saved
@@ -261,23 +279,32 @@ def paired_medians(times: list[list[float]]) -> list[float]:
     return numpy.exp(numpy.median(logs - levels, axis=1) + numpy.median(levels)).tolist()
 
 
-def fit(layers: list[Layer], sets: list[list[int]], milliseconds: list[float]) -> Fit:
+def fit(units: list[Layer], sets: list[list[int]], milliseconds: list[float]) -> Fit:
     """Non-negative least squares of the relative differences.
 
     Args:
-        layers: of the supernet.
-        sets: numbers of the layers of each model.
+        units: of the supernet, see :func:`kept_sets`.
+        sets: numbers of the units of each model.
         milliseconds: of each model.
     """
-    kinds = list(dict.fromkeys(layer.kind for layer in layers))
-    counts = [Counter(layers[q].kind for q in kept) for kept in sets]
-    parts = numpy.array([[1.0, *(count[kind] for kind in kinds)] for count in counts])
-    measured = numpy.array(milliseconds)
+    kinds = list(dict.fromkeys(unit.kind for unit in units))
+    divided = divided_kinds(units)
+    rows = []
+    for kept in sets:
+        there = Counter(layer.kind for layer in {units[u] for u in kept})
+        components = Counter(units[u].kind for u in kept)
+        rows.append([1.0, *(there[kind] for kind in kinds),
+                     *(components[kind] / count for kind, count in divided.items())])  # fmt: skip
+    parts, measured = numpy.array(rows), numpy.array(milliseconds)
     found, _ = nnls(parts / measured[:, None], numpy.ones(len(measured)))
     predicted = parts @ found
     error = float(numpy.abs(predicted / measured - 1).max())
-    rest, *of_kinds = found.tolist()
-    return Fit(rest, dict(zip(kinds, of_kinds)), predicted.tolist(), error)
+    rest, *times = found.tolist()
+    layers = dict(zip(kinds, times))
+    shared = {kind: layers[kind] for kind in divided}
+    for kind, of_components in zip(divided, times[len(kinds) :]):
+        layers[kind] += of_components
+    return Fit(rest, layers, shared, predicted.tolist(), error)
 
 
 def about(runtime: str, seconds: float, rounds: int) -> dict:
@@ -306,10 +333,12 @@ def text(table: dict) -> str:
         f"CPU time, medians of {facts['rounds']} paired rounds.", "",
         "| part | ms |", "|---|---:|",
         *(f"| a layer {kind} | {ms:.3f} |" for kind, ms in times["layers"].items()),
+        *(f"| of it, what its components share: {kind} | {ms:.3f} |"
+          for kind, ms in times["shared"].items()),
         f"| all but the layers | {times['rest']:.3f} |", "",
         "| layers that were timed | ms | as the parts say |", "|---|---:|---:|",
         *(
-            f"| {ranges(row['kept_layers']) or '-'} | {row['ms']:.2f} "
+            f"| {ranges(row['kept']) or '-'} | {row['ms']:.2f} "
             f"| {row['predicted_ms']:.2f} |"
             for row in table["measured"]
         ), "",

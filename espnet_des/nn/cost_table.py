@@ -4,10 +4,12 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet_des.errors import ConfigError, is_number
 from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.encoders import SUPERNETS
@@ -25,6 +27,7 @@ class CostTable(NamedTuple):
         model: of which models it tells, see :func:`about_model`.
         rest: milliseconds of all but the layers.
         layers: milliseconds of a layer, by its kind.
+        shared: of these, what a layer of several components takes with any of them.
     """
 
     path: Path
@@ -32,16 +35,20 @@ class CostTable(NamedTuple):
     model: dict[str, Any]
     rest: float
     layers: dict[str, float]
+    shared: dict[str, float]
 
     def milliseconds(self, encoder: SupernetEncoder, kept: Sequence[int]) -> float:
         """What a model with these units of the supernet takes for the audio.
 
-        Of a layer each component takes as much.
+        Args:
+            kept: their numbers, 0-based.
         """
         total = self.rest
         for q, components in encoder.parts_of(set(kept)).items():
+            kind = encoder.layers[q].kind
+            shared = self.shared.get(kind, 0.0)
             share = len(components) / len(encoder.units_of[q])
-            total += share * self.layers[encoder.layers[q].kind]
+            total += shared + share * (self.layers[kind] - shared)
         return total
 
     def check_model(self, model: DESModel) -> None:
@@ -73,6 +80,10 @@ def about_model(model: DESModel) -> dict[str, Any]:
         "front_end": type(encoder.embed).__name__,
         "vocabulary": model.vocab_size,
         "parameters_of_layers": counts,
+        "components": dict(Counter(unit.kind for unit in encoder.units)),
+        "attention_heads": sorted(
+            {m.h for m in encoder.modules() if isinstance(m, MultiHeadedAttention)}
+        ),
     }
 
 
@@ -85,8 +96,15 @@ def read_cost_table(path: Path | str) -> CostTable:
     try:
         content = json.loads(Path(path).read_text("utf-8"))
         about, model, times = (content[key] for key in ("about", "model", "milliseconds"))
-        table = CostTable(Path(path), about["seconds"], model, times["rest"], times["layers"])
-        numbers = [table.seconds, table.rest, *table.layers.values()]
+        table = CostTable(
+            Path(path),
+            about["seconds"],
+            model,
+            times["rest"],
+            times["layers"],
+            times.get("shared", {}),
+        )
+        numbers = [table.seconds, table.rest, *table.layers.values(), *table.shared.values()]
         if table.layers.keys() != model["parameters_of_layers"].keys():
             raise ValueError("milliseconds: layers: has not the kinds of model")
         if not all(is_number(n) and 0 <= n < float("inf") for n in numbers):

@@ -109,10 +109,6 @@ class LayeredEncoder(torch.nn.Module):
     def num_units(self) -> int:
         return sum(map(len, self.units_of))
 
-    def units_in(self, layers: Collection[int]) -> list[int]:
-        """All units of these layers, ascending."""
-        return [u for q in sorted(layers) for u in self.units_of[q]]
-
     def parts_of(self, units: Collection[int]) -> dict[int, list[int]]:
         """Layers that have any of these units, ascending, with the components of each."""
         found = {q: [c for c, u in enumerate(own) if u in units]

@@ -12,7 +12,8 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from espnet_des.measure.cost_table import cost_table, fit, kept_sets, paired_medians
 from espnet_des.method.layers import Layer
-from espnet_des.nn.cost_table import read_cost_table
+from espnet_des.nn.cost_table import CostTable, read_cost_table
+from tests.conftest import make_encoder
 from tests.train import load, make_data, train_here
 
 KINDS = ("ff_macaron", "mhsa", "conv", "ff")
@@ -61,6 +62,27 @@ def test_the_fit_finds_what_times_were_made_of():
     assert found.largest_error == pytest.approx(worst)
 
 
+def test_components_are_told_from_what_they_share():
+    units = [layer for layer in LAYERS for _ in range({"mhsa": 2, "ff": 4}.get(layer.kind, 1))]
+    sets = kept_sets(units)
+    assert [len(kept) for kept in sets] == [24, 21, 18, 21, 12, 8, 0, 21, 15]
+
+    def time(kept):
+        there = {units[u] for u in kept}
+        shared = sum(
+            {"mhsa": 1.0, "ff": 0.5, "conv": 3.0}.get(unit.kind, 2.0) for unit in there
+        )
+        return (
+            20.0 + shared + sum({"mhsa": 1.5, "ff": 0.25}.get(units[u].kind, 0) for u in kept)
+        )
+
+    found = fit(units, sets, [time(kept) for kept in sets])
+    assert found.largest_error < 1e-6
+    whole = {"ff_macaron": 2.0, "mhsa": 4.0, "conv": 3.0, "ff": 1.5}
+    assert found.layers == pytest.approx(whole)
+    assert found.shared == pytest.approx({"mhsa": 1.0, "ff": 0.5})
+
+
 def test_a_slow_round_is_slow_for_all_models():
     times = [[0.1, 0.4, 0.1, 0.15, 0.1, 0.1, 0.1], [0.3, 1.2, 0.9, 0.45, 0.3, 0.3, 0.3]]
     assert paired_medians(times) == pytest.approx([0.1, 0.3])
@@ -70,6 +92,18 @@ def run(monkeypatch, supernet, *options):
     files = ("--asr_train_config", supernet[0], "--asr_model_file", supernet[1])
     monkeypatch.setattr(sys, "argv", [str(word) for word in ("command", *files, *options)])
     return command.main()
+
+
+def test_a_size_of_components_has_the_time_of_its_components():
+    encoder = make_encoder(granularity="component")
+    assert [len(own) for own in encoder.units_of[:4]] == [4, 2, 1, 4]
+    table = CostTable(
+        "t", 1.0, {}, 10.0, dict(zip(KINDS, (4.0, 3.0, 2.0, 8.0))), {"mhsa": 1.0}
+    )
+    everything = range(encoder.num_units)
+    assert table.milliseconds(encoder, everything) == pytest.approx(10 + 2 * 17)
+    # A quarter of the first feed-forward, one head of two, the convolution.
+    assert table.milliseconds(encoder, [0, 4, 6]) == pytest.approx(10 + 1 + (1 + 1) + 2)
 
 
 @pytest.fixture
@@ -113,7 +147,7 @@ def test_the_command_writes_a_table_that_chooses(
     content = json.loads(out.read_text())
     assert content["about"]["runtime"] == runtime and content["about"]["threads"] == 1
     assert (content["about"]["onnxruntime"] is None) == (runtime == "pytorch")
-    assert [len(row["kept_layers"]) for row in content["measured"]] == [4, 2, 2, 2, 0]
+    assert [len(row["kept"]) for row in content["measured"]] == [4, 2, 2, 2, 0]
     assert all(len(row["times"]) == 2 and row["ms"] > 0 for row in content["measured"])
     assert content["largest_error"] >= 0
     table = read_cost_table(out)
