@@ -129,6 +129,24 @@ def test_a_row_of_a_batch_is_the_row_alone(conf):
             torch.testing.assert_close(row[:n], alone[0], atol=1e-9, rtol=0)
 
 
+@torch.no_grad()
+def test_exits_that_are_fed_back_are_in_the_file(tmp_path):
+    model = make_model(interctc_layer_idx=[1], interctc_use_conditioning=True)
+    encoder = model.encoder
+    encoder.conditioning_layer = torch.nn.Linear(len(TOKENS), encoder.output_size())
+    feats, lengths = torch.randn(1, 61, 12), torch.tensor([61])
+    normal, _ = model.normalize(feats.clone(), lengths)
+    outs = []
+    for feeds_back in (False, True):
+        encoder.interctc_use_conditioning = feeds_back
+        (out, _), _, _ = encoder(normal, lengths, ctc=model.ctc)
+        outs.append(model.ctc.log_softmax(out))
+    assert not torch.allclose(*outs, atol=1e-3)
+    export(CTCGraph(model, "features"), tmp_path / "x.onnx", {})
+    found, _ = run(session(tmp_path / "x.onnx"), feats, lengths)
+    numpy.testing.assert_allclose(found, outs[1], atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("source", "input_layer"),
     [

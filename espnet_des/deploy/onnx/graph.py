@@ -11,6 +11,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import torch
@@ -63,6 +64,8 @@ class CTCGraph(torch.nn.Module):
         for block in encoder.encoders:
             modules.exportable(block)
         self.encoder, self.ctc_lo = encoder, model.ctc.ctc_lo
+        # What blocks with exits ask where they feed them back; ESPnet's keeps each answer.
+        self.ctc = SimpleNamespace(softmax=lambda hidden: self.ctc_lo(hidden).softmax(-1))
         self.eval()
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
@@ -83,7 +86,7 @@ class CTCGraph(torch.nn.Module):
         x, lengths = self.front(x, lengths)
         x, pos_emb = x if isinstance(x, tuple) else (x, None)
         mask = modules.mask_of(lengths, x)[:, None]
-        x = self.encoder.run_layers(Subsampled(x, pos_emb, mask))
+        x = self.encoder.run_layers(Subsampled(x, pos_emb, mask), ctc=self.ctc)
         return self.ctc_lo(x).log_softmax(-1), lengths
 
 
