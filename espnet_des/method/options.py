@@ -160,6 +160,12 @@ class SelectionOptions:
         need(0.0 <= number("score_lr_final") <= 1.0, "score_lr_final", "between 0 and 1")
         count = self.averaged_iterations
         need(type(count) is int and count >= 0, "averaged_iterations", "an integer >= 0")
+        need(
+            not (self.rank_per_cost and count),
+            "rank_per_cost",
+            f"left out where averaged_iterations is given ({count!r}): sums of scores cannot "
+            "be weighed against costs",
+        )
         limit = self.max_skipped_updates
         need(type(limit) is int and limit >= 1, "max_skipped_updates", "an integer >= 1")
         for key, unset, owners in (

@@ -62,9 +62,10 @@ class OrthoSoftmax(Selector):
         """The smallest size; what is drawn lies between it and the full one."""
         return num_layers - schedule.zeroed[-1]
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
+    def gates(self, scores, schedule, t, now=None, size=None):
+        assert size is not None, "the size is drawn"
         rows = self.rows(scores, self.temperature(schedule, t))
-        return self.taken(rows, seen["size"]).sum(0)
+        return self.taken(rows, size).sum(0)
 
     def penalty(
         self, scores: torch.Tensor, schedule: Schedule, t: int, size: int | None = None

@@ -189,13 +189,20 @@ class Selector:
         """New scores and record after update t, where the method changes them itself."""
         return None
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
+    def gates(
+        self,
+        scores: torch.Tensor,
+        schedule: Schedule,
+        t: int,
+        now: torch.Tensor | None = None,
+        size: int | None = None,
+    ) -> torch.Tensor:
         """Multipliers of the layers in the small pass, ``(num_layers,)``.
 
         Args:
             scores: the supernet's.
-            **seen: ``now``, the scores on the CPU, by which it is decided; ``size`` of the
-                small pass, where it is drawn.
+            now: the same on the CPU, by which it is decided; by default the scores.
+            size: of the small pass, where it is drawn.
         """
         raise NotImplementedError
 
@@ -248,8 +255,8 @@ class SimpleTopK(Selector):
         """k(t), the size of the small pass."""
         return num_layers - schedule.zeroed[self.iteration(schedule, t)]
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
-        _, k = self._kept(seen.get("now", scores), schedule, t)
+    def gates(self, scores, schedule, t, now=None, size=None):
+        _, k = self._kept(scores if now is None else now, schedule, t)
         return relaxed_topk(self.importance(scores), k, self.hard)
 
     def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
@@ -300,7 +307,7 @@ class IterativeZeroOut(Selector):
             return scores
         return torch.nn.functional.logsigmoid(scores) - self.log_costs(scores)
 
-    def gates(self, scores: torch.Tensor, schedule: Schedule, t: int, **seen) -> torch.Tensor:
+    def gates(self, scores, schedule, t, now=None, size=None):
         return scores.sigmoid()
 
     def penalty(

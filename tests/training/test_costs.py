@@ -88,6 +88,10 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path):
         ({"budget": "ms"}, "cost_table: None must be a file"),
         ({"cost_table": "t.json"}, "cost_table: 't.json' must be left out"),
         ({"budget": "bytes"}, "budget: 'bytes' must be one of"),
+        (
+            {"averaged_iterations": 2, "rank_per_cost": True},
+            "rank_per_cost: True must be left out",
+        ),
         ({"method": "fixed", "rank_per_cost": True}, "rank_per_cost: True must be left out"),
     ):
         with pytest.raises(ConfigError, match=f"model_conf: {says}"):
