@@ -61,8 +61,8 @@ def rank(scores: torch.Tensor) -> torch.Tensor:
     return scores.argsort(descending=True, stable=True)
 
 
-# Of a sum of costs: rounding must not leave the last layer out.
-ROUNDING = 1e-6
+# Of a sum of costs, which are float32: rounding must not leave the last layer out.
+ROUNDING = 1e-4
 
 
 def count_fitting(order: torch.Tensor, costs: torch.Tensor | None, size: float) -> int:

@@ -32,7 +32,8 @@ def set_costs(model: DESModel) -> None:
         cost / len(units) for cost, units in zip(of_layers, encoder.units_of) for _ in units
     ]
     found = torch.tensor(costs, dtype=torch.float64)
-    state.costs.copy_(found * encoder.num_layers / found.sum())
+    # In float32, so that averaging over epochs gives the same numbers again.
+    state.costs.copy_((found * encoder.num_layers / found.sum()).float())
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def test_sizes_keep_what_fits(budget, method, granularity):
         kept = encoder.kept_units(size)
         spent = float(costs[kept].sum())
         assert smaller <= set(kept)
-        assert spent <= size + 1e-6 or len(kept) == 1  # one is always there
+        assert spent <= size + 1e-4 or len(kept) == 1  # one is always there
         if len(kept) < encoder.num_units:  # the next one would not fit
             assert spent + float(costs[ranking[len(kept)]]) > size
         smaller = set(kept)
