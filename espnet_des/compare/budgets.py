@@ -18,7 +18,7 @@ def budgets(base: Config) -> list[System]:
     """Simple-Top-k for three sizes, and supernets for any."""
     sizes = base["encoder_conf"]["sizes"]
     step = max(1, (sizes[-1] - sizes[0]) // (POINTS - 1))
-    every = list(range(sizes[0], sizes[-1] + 1, step))
+    every = [*range(sizes[0], sizes[-1], step), sizes[-1]]
     systems = [System(STK, "Simple-Top-k, three sizes", lambda b, s, k: supernet(b), sizes)]
 
     def ask(name: str, title: str, components: bool = False, **model_conf) -> None:
@@ -78,7 +78,8 @@ def at_equal_macs(table: Table) -> str:
             others = table.counts(STK, size)
             mine = counts_at(table, system, size)
             if others is None or mine is None:
-                cells.append(table.none(group, size))
+                is_open = others is None or not table.found(group, system.sizes[-1])
+                cells.append("open" if is_open else "-")
             else:
                 cells.append(interval(mine, others))
         rows.append([system.title, *cells])
@@ -89,7 +90,7 @@ def at_equal_macs(table: Table) -> str:
 def counts_at(table: Table, system: System, size: int) -> Counts | None:
     """Counts of a system at the MACs that a size of Simple-Top-k has with the same seed.
 
-    None where no seed has both.
+    None where no seed has both, or has sizes around it.
     """
     found = table.results.get(system.name, {})
     errors, seeds, words = [], [], None
@@ -97,6 +98,8 @@ def counts_at(table: Table, system: System, size: int) -> Counts | None:
         target = table.results.get(STK, {}).get(seed, {}).get("sizes", {}).get(str(size), {})
         macs = [result["sizes"][str(z)].get("macs") for z in system.sizes]
         if "macs" not in target or None in macs:
+            continue
+        if not macs[0] <= target["macs"] <= macs[-1]:  # it has no such size
             continue
         place = numpy.interp(target["macs"], macs, range(len(macs)))
         low, high = system.sizes[int(place)], system.sizes[int(numpy.ceil(place))]

@@ -76,7 +76,7 @@ def plot_all(
         figures["scores.png"] = draw_scores(
             history, encoder.units, encoder.kept_units(encoder.sizes[0]),
             model.selector, state.get_schedule(),
-            f"Scores of the layers in stage 1{of_model}",
+            f"Scores of the layers in stage 1{of_model}", encoder.sizes[0],
         )  # fmt: skip
     if rows is None:
         logging.warning(

@@ -18,6 +18,7 @@ from espnet_des.method.selection import (
     Selector,
     SimpleTopK,
 )
+from espnet_des.method.sizes import BUDGETS
 
 # Settings under one name, for ``preset``; docs/options.md tells what they are for.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -29,9 +30,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A fifth less work than the default.
     "fast": {"rows_stage_1": 0.5, "rows_small": 0.5, "rows_middle": 0.5},
 }  # fmt: skip
-
-# What a size may have as much of as so many average layers.
-BUDGETS = ("layers", "params", "macs", "ms")
 
 # What float32 can hold; NaN is for the bounds of each key to refuse.
 LARGEST = 3e38

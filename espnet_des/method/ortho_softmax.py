@@ -53,7 +53,7 @@ class OrthoSoftmax(Selector):
 
     def taken(self, rows: torch.Tensor, size: float) -> torch.Tensor:
         """The first rows, whose costs together are nearest to a size; the others are 0."""
-        each = rows if self.costs is None else rows * self.costs.to(rows)
+        each = rows if self.costs is None else rows * self.costs_like(rows)
         last = (each.sum(1).cumsum(0) - size).abs().argmin()
         # By a mask: the number of rows need not be known on the CPU.
         return rows * (torch.arange(len(rows), device=rows.device) <= last)[:, None]
@@ -72,7 +72,10 @@ class OrthoSoftmax(Selector):
     ) -> torch.Tensor:
         """How far the taken rows are from orthogonal ones of length 1."""
         assert size is not None, "the size is drawn"
-        rows = self.rows(scores, self.temperature(schedule, t))
+        with torch.autocast(scores.device.type, enabled=False):
+            return self._penalty(self.rows(scores, self.temperature(schedule, t)), size)
+
+    def _penalty(self, rows: torch.Tensor, size: float) -> torch.Tensor:
         taken = self.taken(rows, size)
         products = taken @ taken.T
         lengths = products.diagonal()
@@ -103,7 +106,8 @@ class OrthoSoftmax(Selector):
         [DEVIATION] Where a row wants what an earlier one has, it takes the best that is
         left: a size has what its budget allows. The published sets lose these rows.
         """
-        wanted = scores.detach().double() - self.log_costs(scores.detach().double())
+        wanted = scores.detach().double() / self.temperature_final
+        wanted = wanted - self.log_costs(wanted)
         order = []
         for row in wanted:
             order.append(row.argmax())

@@ -11,6 +11,7 @@ Source: Xu et al., "Dynamic Encoder Size Based on Data-Driven Layer-wise
 Pruning for Speech Recognition", Interspeech 2024, sections 3.1 and 3.2.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,6 +122,20 @@ class ZeroOuts(NamedTuple):
     score: torch.Tensor
 
 
+class Travel(NamedTuple):
+    """How far scores must be able to move.
+
+    Attributes:
+        distance: in scores.
+        updates: in so many updates.
+        else_what: would happen.
+    """
+
+    distance: float
+    updates: int
+    else_what: str
+
+
 class Selector:
     """How a method reads the scores: the parts that all methods share.
 
@@ -134,8 +149,6 @@ class Selector:
     initial_score = 0.5
     #: Whether the scores take part.
     learns = True
-    #: Whether the scores must travel before they mean anything. Mostly only their order counts.
-    needs_travel = False
     #: Whether the size of stage 1's small pass is drawn for each update.
     draws_size = False
     #: What the method's own loss is called, where it has one.
@@ -159,11 +172,27 @@ class Selector:
         """What the layers are ordered by, ``(num_layers,)``, in logarithms."""
         return scores - self.log_costs(scores)
 
+    def costs_like(self, other: torch.Tensor) -> torch.Tensor:
+        """The costs on the device of another tensor, in its dtype; nothing waits for it."""
+        assert self.costs is not None, "each layer costs 1"
+        return self.costs.to(other, non_blocking=True)
+
     def log_costs(self, like: torch.Tensor) -> torch.Tensor | float:
         """Logarithms of the costs, on the device of ``like``; 0 where they do not count."""
         if not self.per_cost or self.costs is None:
             return 0.0
-        return self.costs.log().to(like)
+        return self.costs.log().to(like, non_blocking=True)
+
+    def travel(self, schedule: Schedule, num_layers: int) -> Travel | None:
+        """How far the scores must be able to move; None where only their order counts.
+
+        Where they are weighed against costs: until the dearest layer can pass the cheapest.
+        """
+        if not self.per_cost or self.costs is None:
+            return None
+        logs = self.costs.log()
+        distance, updates = float(logs.max() - logs.min()), schedule.last_update + 1
+        return Travel(distance, updates, "the cheapest layers would always come first")
 
     def num_kept(self, schedule: Schedule, t: int, num_layers: int) -> int:
         """Size of the small pass."""
@@ -282,8 +311,6 @@ class IterativeZeroOut(Selector):
     title = "Iterative-Zero-Out"
     initial_score = 10.0
     zeroed_score = -5.0
-    # From 10 a sigmoid gate closes only if the score travels a long way.
-    needs_travel = True
     penalty_name = "loss_sparsity"
 
     def __init__(
@@ -318,11 +345,18 @@ class IterativeZeroOut(Selector):
         gates = scores.sigmoid()
         if self.costs is None:
             return (1.0 - gates.mean() - asked).abs()
-        costs = self.costs.to(gates)
+        costs = self.costs_like(gates)
         return (1.0 - (costs * gates).sum() / costs.sum() - asked).abs()
 
     def penalty_weight(self, schedule: Schedule, t: int) -> float:
         return self.sparsity_weight
+
+    def travel(self, schedule: Schedule, num_layers: int) -> Travel:
+        """From 10, where a gate hardly moves, to the first iteration's sparsity."""
+        open_share = 1.0 - schedule.zeroed[0] / num_layers
+        asked = math.log(open_share / (1.0 - open_share))
+        distance, updates = self.initial_score - asked, schedule.ends[0] + 1
+        return Travel(distance, updates, "the zero-outs would cut noise")
 
     def zero_out(
         self, scores: torch.Tensor, record: ZeroOuts, schedule: Schedule, t: int

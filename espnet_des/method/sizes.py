@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from espnet_des.errors import ConfigError
 
+# What a size has as much of as so many average layers. Checkpoints hold the number.
+BUDGETS = ("layers", "params", "macs", "ms")
 # In place of a list of sizes.
 ANY = "any"
 # Of ``encoder_conf``: what only a supernet has.

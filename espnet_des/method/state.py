@@ -12,6 +12,7 @@ from espnet_des.errors import OtherTrainingError
 from espnet_des.method.layers import ORDERS
 from espnet_des.method.methods import METHODS
 from espnet_des.method.selection import Schedule, ZeroOuts, count_fitting
+from espnet_des.method.sizes import BUDGETS
 
 METHOD_NAMES = tuple(METHODS)
 
@@ -38,12 +39,13 @@ class SelectionState(torch.nn.Module):
 
     LAYER_ORDERS = ORDERS
     # What checkpoints of older versions do not have: they load without it.
-    ADDED_LATER = ("seed", "costs")
+    ADDED_LATER = ("seed", "costs", "budget")
 
     # The buffers.
     updates: torch.Tensor
     score_lr_factor: torch.Tensor
     method: torch.Tensor
+    budget: torch.Tensor
     seed: torch.Tensor
     layer_order: torch.Tensor
     sizes: torch.Tensor
@@ -66,6 +68,8 @@ class SelectionState(torch.nn.Module):
         buffer("updates", 0.0)
         buffer("score_lr_factor", 1.0)
         buffer("method", -1.0)
+        # What the costs are of; older versions counted layers.
+        buffer("budget", 0.0)
         # Of the middle sizes' draws; -1 where an older version trained, which had none.
         buffer("seed", -1.0)
         buffer("layer_order", self.LAYER_ORDERS.index(layer_order))
@@ -207,11 +211,19 @@ class SelectionState(torch.nn.Module):
                 f"encoder_conf: layer_order: the checkpoint has {names[0]}, the config "
                 f"{names[1]}; use the config.yaml beside the checkpoint"
             )
-        costs = found.get("costs", self.costs)
-        if costs.shape != self.costs.shape:
+        units = found.get("zeroed_at", self.zeroed_at)
+        if units.shape != self.zeroed_at.shape:
             return (
-                f"encoder_conf: granularity: the checkpoint chooses among {len(costs)} units, "
-                f"the config has {len(self.costs)}; use the config.yaml beside the checkpoint"
+                f"encoder_conf: granularity: the checkpoint chooses among {len(units)} units, "
+                f"the config has {self.num_units}; use the config.yaml beside the checkpoint"
+            )
+        # A model that is not built for a training has no budget of its own.
+        budget = found.get("budget", torch.zeros(()))
+        if "zeroed_at" in found and budget != self.budget:
+            names = [BUDGETS[int(b)] for b in (budget, self.budget)]
+            return (
+                f"model_conf: budget: the checkpoint is of a training with {names[0]}, the "
+                f"config says {names[1]}: sizes would keep other layers. Set budget: {names[0]}"
             )
         ranking = found.get("ranking")
         everything = list(range(self.num_units))

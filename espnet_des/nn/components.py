@@ -13,6 +13,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeade
 from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward import (
     PositionwiseFeedForward,
 )
+from espnet_des.errors import ConfigError
 
 # Of a feed-forward's hidden units, where they can be divided so.
 CHUNKS = 4
@@ -71,6 +72,11 @@ def cut(
     of = divided(module)
     assert of is not None, "only a divided module is cut"
     own = dict(module.named_parameters())
+    if of.last not in own:
+        raise ConfigError(
+            "encoder_conf: granularity: component: a size of a quantised supernet cannot be "
+            "run, because torch hides its weights; extract the size, and quantise that"
+        )
     found = {
         name: part_of(own[name], dim, of.number, components)
         for name, dim in of.dims.items()
@@ -95,11 +101,11 @@ def part_of(
     """The part of a parameter that belongs to some of ``count`` components."""
     if len(components) == count:
         return value
-    parts = value.unflatten(dim, (count, -1))
+    size = value.size(dim) // count
     if components[-1] - components[0] == len(components) - 1:  # side by side: a view
-        return parts.narrow(dim, components[0], len(components)).flatten(dim, dim + 1)
-    index = torch.tensor(components, device=value.device)
-    return parts.index_select(dim, index).flatten(dim, dim + 1)
+        return value.narrow(dim, components[0] * size, len(components) * size)
+    # By slices: numbers on a device would have to be sent there.
+    return torch.cat([value.narrow(dim, c * size, size) for c in components], dim)
 
 
 def shrink(module: Any, components: Sequence[int]) -> None:

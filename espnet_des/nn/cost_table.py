@@ -69,10 +69,8 @@ class CostTable(NamedTuple):
 def about_model(model: DESModel) -> dict[str, Any]:
     """What the time of a supernet's parts depends on."""
     encoder = model.encoder
-    counts = {}
-    for layer in encoder.layers:
-        modules = encoder.block_type.modules(encoder.encoders[layer.block], layer.kind)
-        counts[layer.kind] = sum(p.numel() for m in modules for p in m.parameters())
+    kinds = [layer.kind for layer in encoder.layers]
+    counts = dict(zip(kinds, encoder.parameters_of_layers()))
     return {
         "encoder": next(name for name, own in SUPERNETS.items() if type(encoder) is own),
         "output_size": encoder.output_size(),

@@ -109,6 +109,14 @@ class LayeredEncoder(torch.nn.Module):
     def num_units(self) -> int:
         return sum(map(len, self.units_of))
 
+    def parameters_of_layers(self) -> list[int]:
+        """Number of parameters of each layer, its norm included."""
+        found = []
+        for layer in self.layers:
+            modules = self.block_type.modules(self.encoders[layer.block], layer.kind)
+            found.append(sum(p.numel() for module in modules for p in module.parameters()))
+        return found
+
     def parts_of(self, units: Collection[int]) -> dict[int, list[int]]:
         """Layers that have any of these units, ascending, with the components of each."""
         found = {q: [c for c, u in enumerate(own) if u in units]

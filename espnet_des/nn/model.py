@@ -24,6 +24,7 @@ from espnet_des.method.passes import (
     passes_of_stage_1,
     passes_of_stage_2,
 )
+from espnet_des.method.sizes import BUDGETS
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
@@ -107,6 +108,7 @@ class DESModel(ESPnetASRModel):
         if self.options.updates_per_iteration is not None:
             self.options.resolve(num_layers, smallest, None)
         self.state.method.fill_(METHOD_NAMES.index(self.options.method))
+        self.state.budget.fill_(BUDGETS.index(self.options.budget))
         if self.ctc is not None:
             self.ctc.ctc_lo = SizedLinear(
                 self.ctc.ctc_lo, self.encoder, self.options.shared_output

@@ -121,7 +121,9 @@ class _ClosedGate(torch.autograd.Function):
         return grad, ctx.factor * of_gate, None, None
 
 
-def add_closed_branch(x: torch.Tensor, branch: Branch, gate: torch.Tensor) -> torch.Tensor:
+def add_closed_branch(
+    x: torch.Tensor, branch: Branch, gate: torch.Tensor, less: Branch | None = None
+) -> torch.Tensor:
     """:func:`add_branch` with a hard gate of 0: x stays, and the gate learns.
 
     Through the branch no gradient flows back (its factor is 0), so it is run
@@ -129,9 +131,10 @@ def add_closed_branch(x: torch.Tensor, branch: Branch, gate: torch.Tensor) -> to
 
     Args:
         gate: its value is 0; a scalar.
+        less: what is there without the gate's part of the branch.
     """
     with torch.no_grad():
-        out = branch.out()
+        out = branch.out() if less is None else branch.out() - less.out()
     return _ClosedGate.apply(x, gate, out, branch.scale)
 
 
@@ -288,8 +291,13 @@ class Run(NamedTuple):
             x_with_open = add_branch(x, cut_branch, widest)
         else:
             x_with_open = x
+        more = branch.type.gives_more(branch.block, branch.kind)
         for c, u in numbered:
             if u in self.closed:
+                gate = self.gates[u]
                 alone = branch.of_components([c], with_bias=False)
-                x_with_open = add_closed_branch(x_with_open, alone, self.gates[u])
+                none = branch.of_components([c], gate.detach()[None], with_bias=False)
+                x_with_open = add_closed_branch(
+                    x_with_open, alone, gate, none if more else None
+                )
         return x_with_open

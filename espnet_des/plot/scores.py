@@ -21,6 +21,7 @@ def draw_scores(
     selector,
     schedule: Schedule,
     title: str = "",
+    size: int | None = None,
 ) -> Figure:
     """Draw a line per layer, strong where the smallest size keeps it.
 
@@ -30,6 +31,7 @@ def draw_scores(
         selector: the method, which says what the schedule means.
         schedule: of stage 1.
         title: of the picture.
+        size: the smallest one, where it is not as many layers.
 
     Returns:
         A figure whose first axes have the layers' lines in the order of
@@ -59,7 +61,7 @@ def draw_scores(
         elif not selector.draws_size:
             _draw_annealed_k(axes, selector, schedule, selector.total(history.scores[0]))
         figure.suptitle(title or "Scores of the layers in stage 1", x=0.01, ha="left")
-        _add_legend(figure, layers, len(smallest))
+        _add_legend(figure, layers, len(smallest) if size is None else size)
     return figure
 
 

@@ -2,12 +2,15 @@
 
 import torch
 
+from espnet_des.errors import ConfigError
 from espnet_des.nn.cost_table import read_cost_table
 from espnet_des.nn.macs import macs_of_layers
 from espnet_des.nn.model import DESModel
 
 # Of the audio for which MACs are counted: 10 s with ESPnet's hop of 10 ms.
 FRAMES = 1000
+# Of the mean cost of a unit.
+LEAST = 0.001
 
 
 def set_costs(model: DESModel) -> None:
@@ -32,6 +35,12 @@ def set_costs(model: DESModel) -> None:
         cost / len(units) for cost, units in zip(of_layers, encoder.units_of) for _ in units
     ]
     found = torch.tensor(costs, dtype=torch.float64)
+    if not found.sum() > 0:
+        raise ConfigError(
+            f"model_conf: cost_table: {options.cost_table}: its layers take no time at all; make "
+            "one with more rounds or longer audio"
+        )
+    found = found.clamp(min=LEAST * found.mean())  # a measured time may be 0
     # In float32, so that averaging over epochs gives the same numbers again.
     state.costs.copy_((found * encoder.num_layers / found.sum()).float())
 
@@ -54,9 +63,4 @@ def _milliseconds(model: DESModel) -> list[float]:
 
 
 def _parameters(model: DESModel) -> list[float]:
-    kind, blocks = model.encoder.block_type, model.encoder.encoders
-    return [
-        sum(p.numel() for module in kind.modules(blocks[layer.block], layer.kind)
-            for p in module.parameters())
-        for layer in model.encoder.layers
-    ]  # fmt: skip
+    return [*model.encoder.parameters_of_layers()]

@@ -8,7 +8,6 @@ zero-outs would cut noise. So the scores have a learning rate of their own.
 
 import copy
 import logging
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStepScheduler
 from espnet_des.errors import ConfigError
-from espnet_des.method.selection import IterativeZeroOut, Schedule
+from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
 
 # Optimizers that move a parameter by about its learning rate, however large its gradient.
@@ -25,13 +24,6 @@ STEPS_OF_LR = (
     torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam,
     torch.optim.RAdam, torch.optim.RMSprop,
 )  # fmt: skip
-
-
-def needed_travel(schedule: Schedule, num_layers: int) -> float:
-    """How far equal scores must move for the first iteration's sparsity."""
-    open_share = 1.0 - schedule.zeroed[0] / num_layers
-    asked = math.log(open_share / (1.0 - open_share))
-    return IterativeZeroOut.initial_score - asked
 
 
 def stand_in_for(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -121,39 +113,39 @@ def choose_score_lr_factor(
     schedule: Schedule,
     updates_per_epoch: int | None,
 ) -> float:
-    """The factor asked for, or what the first iteration's sparsity needs.
+    """The factor asked for, or what the method needs; see :meth:`Selector.travel`.
 
     Raises:
         ConfigError: where neither is known: the rule is that of optimizers whose steps are
             about as long as the learning rate.
     """
     asked = model.options.score_lr_factor
-    if not model.selector.needs_travel:
+    needed = model.selector.travel(schedule, model.encoder.num_layers)
+    if needed is None:
         return 1.0 if asked is None else asked
     if not isinstance(optimizer, STEPS_OF_LR):
         if asked is None and not model.state.is_frozen:
             raise ConfigError(
                 "model_conf: score_lr_factor: None must be a number with optim: "
                 f"{type(optimizer).__name__.lower()}, whose steps have the length of the "
-                "gradients: how far the scores of iterative_zero_out move can be said before "
-                "the training for adam, adamw and their like only. Give score_lr_factor, or "
-                "use optim: adamw"
+                f"gradients: how far the scores of {model.options.method} move can be said "
+                "before the training for adam, adamw and their like only. Give "
+                "score_lr_factor, or use optim: adamw"
             )
         return 1.0 if asked is None else asked
-    needed = needed_travel(schedule, model.encoder.num_layers)
     group = score_group(model, optimizer)
     travel = sum_of_learning_rates(
-        optimizer, scheduler, group, schedule.ends[0] + 1, updates_per_epoch,
+        optimizer, scheduler, group, needed.updates, updates_per_epoch,
         lambda t: model.options.score_lr_at(schedule, t),
     )  # fmt: skip
-    enough = max(1.0, needed / max(travel, 1e-30))
+    enough = max(1.0, needed.distance / max(travel, 1e-30))
     if asked is None:
         return enough
     if asked < enough and not model.state.is_frozen:
         logging.warning(
             f"model_conf: score_lr_factor: {asked:g} is too small: the scores must "
-            f"move by {needed:.2f} in the first iteration, but their learning rates "
-            f"sum to {travel * asked:.3g} only, so the zero-outs would cut noise. "
+            f"move by {needed.distance:.2f} in {needed.updates} updates, but their learning "
+            f"rates sum to {travel * asked:.3g} only, so {needed.else_what}. "
             f"{enough:.3g} would do (it is the default)."
         )
     return asked

@@ -185,17 +185,18 @@ SHAPES = [
 ]
 
 
-def model_and_batch(shape, stage, method, **conf):
+def model_and_batch(shape, stage, method, granularity="layer", **conf):
     sizes, schedule, times = shape
+    own = {"num_blocks": sizes[-1] // 4, "sizes": sizes, "granularity": granularity}
     model = make_model(
-        {"num_blocks": sizes[-1] // 4, "sizes": sizes}, schedule, method=method,
+        own, schedule, method=method,
         stochastic_depth_p1=0.3, stochastic_depth_p2=0.4, **conf,
     )  # fmt: skip
     with torch.no_grad():
         model.encoder.scores.normal_()
     model.state.updates.fill_(5 if stage == 1 else 20)
     if stage == 2:
-        model.state.freeze(torch.randperm(sizes[-1]))
+        model.state.freeze(torch.randperm(model.encoder.num_units))
     return model, {key: torch.cat([value] * times) for key, value in make_batch().items()}
 
 
@@ -209,8 +210,12 @@ def files(waits: Counter) -> Counter:
 @pytest.mark.parametrize("shape", SHAPES, ids=["small", "larger"])
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_an_update_waits_once_whatever_it_runs(stage, method, shape, monkeypatch):
-    model, batch = model_and_batch(shape, stage, method)
+@pytest.mark.parametrize(
+    "conf", [{}, {"granularity": "component", "budget": "macs", "rank_per_cost": True}],
+    ids=["layers", "components"],
+)  # fmt: skip
+def test_an_update_waits_once_whatever_it_runs(conf, stage, method, shape, monkeypatch):
+    model, batch = model_and_batch(shape, stage, method, **conf)
     waits = files(count_waits(model, batch, monkeypatch))
     # ESPnet's cut of the speech, when the device has nothing else to do.
     assert waits.pop("espnet2/asr/espnet_model.py") == 1

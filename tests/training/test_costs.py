@@ -1,6 +1,7 @@
 """Sizes of costs: what a size keeps costs no more than so many average layers."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -61,10 +62,12 @@ def test_sizes_keep_what_fits(budget, method, granularity):
 def test_parameters_are_those_of_the_modules():
     model = make_model(CONF, SCHEDULE, budget="params")
     set_costs(model)
-    encoder, costs = model.encoder, model.state.costs
-    counts = [sum(p.numel() for m in encoder.block_type.modules(
-        encoder.encoders[layer.block], layer.kind) for p in m.parameters())
-        for layer in encoder.layers]  # fmt: skip
+    costs, counts = model.state.costs, []
+    for block in model.encoder.encoders:
+        for name, norm in (("feed_forward_macaron", "norm_ff_macaron"), ("self_attn", "norm_mha"),
+                           ("conv_module", "norm_conv"), ("feed_forward", "norm_ff")):  # fmt: skip
+            both = [*getattr(block, name).parameters(), *getattr(block, norm).parameters()]
+            counts.append(sum(p.numel() for p in both))
     assert (costs / costs[0]).tolist() == pytest.approx([c / counts[0] for c in counts])
 
 
@@ -78,6 +81,20 @@ def test_milliseconds_come_from_a_table_and_stay_in_the_checkpoint(tmp_path):
     elsewhere.load_state_dict(model.state_dict())
     assert torch.equal(elsewhere.state.costs, model.state.costs)
     assert elsewhere.selector.costs is elsewhere.state.costs
+
+
+def test_a_time_of_0_is_a_small_cost(tmp_path):
+    times = {"ff_macaron": 0.0, "mhsa": 1.0, "conv": 2.0, "ff": 2.0}
+    file = table_of(make_model(CONF), tmp_path / "table.json", times)
+    conf = {"budget": "ms", "cost_table": file, "rank_per_cost": True}
+    model = make_model(CONF, SCHEDULE, **conf).train()
+    set_costs(model)
+    assert 0 < model.state.costs.min() < 0.01
+    assert model(**make_batch())[0].isfinite()
+    nothing = dict.fromkeys(times, 0.0)
+    file = table_of(model, tmp_path / "none.json", nothing)
+    with pytest.raises(ConfigError, match="take no time at all"):
+        set_costs(make_model(CONF, SCHEDULE, budget="ms", cost_table=file))
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path):
@@ -111,3 +128,18 @@ def test_per_cost_a_cheap_layer_comes_first():
         assert cheap.ranking(scores, record).tolist() == first
     matrix = SelectionOptions(method="ortho_softmax", rank_per_cost=True).selector(3, costs)
     assert matrix.ranking(torch.zeros(3, 3), record).tolist() == [1, 2, 0]
+    # What the rows of the last update want most, each something else.
+    scores = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]])
+    wanted = matrix.rows(scores.double(), matrix.temperature_final).argmax(1).tolist()
+    assert wanted == [0, 1, 2] == matrix.ranking(scores, record).tolist()
+
+
+def test_scores_can_travel_as_far_as_costs_differ():
+    costs = torch.tensor([8.0, 0.5, 0.5], dtype=torch.float64)
+    for method in ("simple_top_k", "ortho_softmax"):
+        plain = SelectionOptions(method=method).selector(3, costs)
+        cheap = SelectionOptions(method=method, rank_per_cost=True).selector(3, costs)
+        assert plain.travel(SCHEDULE, 3) is None
+        travel = cheap.travel(SCHEDULE, 3)
+        assert travel.distance == pytest.approx(math.log(16))
+        assert travel.updates == SCHEDULE.last_update + 1
