@@ -115,6 +115,22 @@ def test_asr_config(path, parse):
         assert optimizer.defaults["eps"] == 1e-16
 
 
+@pytest.mark.parametrize("corpus", ["librispeech", "tedlium2"])
+def test_the_options_for_any_budget_that_a_config_tells(corpus, tmp_path):
+    from espnet2.tasks.asr import ASRTask
+
+    path = ROOT / "conf" / corpus / "train_des.yaml"
+    (told,) = re.findall(r'#     "(--encoder_conf .*)"', path.read_text())
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\nA\n<sos/eos>\n")
+    arguments = ["--config", str(path), "--token_list", str(tokens), *told.split()]
+    model = ASRTask.build_model(ASRTask.get_parser().parse_args(arguments))
+    assert model.encoder.all_sizes == list(range(16, 49))
+    heads = {"librispeech": 8, "tedlium2": 6}[corpus]
+    assert model.encoder.num_units == 12 * (4 + 1 + heads + 4)
+    assert model.options.budget == "macs"
+
+
 @pytest.mark.parametrize("path", ESPNETS, ids=name)
 def test_e_branchformer_config(path, parse):
     """ESPnet's published widths; the sizes are of as many layers as whole blocks have."""

@@ -291,13 +291,12 @@ class Run(NamedTuple):
             x_with_open = add_branch(x, cut_branch, widest)
         else:
             x_with_open = x
-        more = branch.type.gives_more(branch.block, branch.kind)
+        gives_more = branch.type.gives_more(branch.block, branch.kind)
         for c, u in numbered:
             if u in self.closed:
-                gate = self.gates[u]
+                gate, less = self.gates[u], None
+                if gives_more:
+                    less = branch.of_components([c], gate.detach()[None], with_bias=False)
                 alone = branch.of_components([c], with_bias=False)
-                none = branch.of_components([c], gate.detach()[None], with_bias=False)
-                x_with_open = add_closed_branch(
-                    x_with_open, alone, gate, none if more else None
-                )
+                x_with_open = add_closed_branch(x_with_open, alone, gate, less)
         return x_with_open
