@@ -78,7 +78,7 @@ def ablations(base: Config) -> list[System]:
     for factor in (1.0, 10.0, 100.0):
         ask("Iterative-Zero-Out: learning rate of the scores", f"x {factor:g}",
             f"zero_out_lr_{factor:g}", method=IZO, score_lr_factor=factor)  # fmt: skip
-    for step in (1, total // 4):
+    for step in (total // 8, total // 4):
         ask("Iterative-Zero-Out: iterations", f"{total // step}",
             f"zero_out_iterations_{total // step}", method=IZO,
             zeroed=list(range(step, total + 1, step)))  # fmt: skip

@@ -253,8 +253,9 @@ class SelectionOptions:
             return list(z)
         step = self.reduction
         if step is None:
-            # About eight iterations; 1 always divides, so every depth has one.
-            step = max(d for d in range(1, max(1, total // 8) + 1) if total % d == 0)
+            # 1 always divides, so every depth has one.
+            largest = max(1, total // METHODS[self.method].num_iterations)
+            step = max(d for d in range(1, largest + 1) if total % d == 0)
         elif type(step) is not int or step < 1 or total % step:
             divisors = [d for d in range(1, total + 1) if total % d == 0]
             raise ConfigError(

@@ -96,11 +96,15 @@ def test_presets_fit_every_method(name, method):
     SelectionOptions.of_preset(preset=name, method=method)
 
 
-@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "fixed"])
-def test_stage_1_has_its_share_of_the_updates(method):
-    assert SelectionOptions(method=method).resolve(24, 8, 2400).last_update == 1080
-    asked = SelectionOptions(method=method, selection_share=0.5)
-    assert asked.resolve(24, 8, 2400).last_update == 1200
+@pytest.mark.parametrize(
+    "method, iterations",
+    [("simple_top_k", 8), ("iterative_zero_out", 16), ("fixed", 8), ("ortho_softmax", 1)],
+)
+def test_stage_1_has_its_share_of_the_updates(method, iterations):
+    found = SelectionOptions(method=method).resolve(24, 8, 2400)
+    assert found.updates == (1080 // iterations,) * iterations  # whole updates only
+    asked = SelectionOptions(method=method, selection_share=0.5).resolve(24, 8, 2400)
+    assert asked.last_update == 1200
 
 
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
