@@ -219,6 +219,25 @@ def multiply_all(tensors: list[torch.Tensor], factor: torch.Tensor) -> None:
     torch._foreach_mul_(tensors, factor)
 
 
+def shallow_copy(module: Any) -> Any:
+    """A module that shares all parameters and submodules, until another is put in."""
+    new = module.__class__.__new__(module.__class__)
+    new.__dict__.update(module.__dict__)
+    for name in ("_parameters", "_modules"):
+        new.__dict__[name] = dict(module.__dict__[name])
+    return new
+
+
+def put_parameter(module: Any, name: str, value: torch.Tensor | None) -> None:
+    """Let a copy compute with a tensor that is no parameter, and has a graph."""
+    module._parameters[name] = value
+
+
+def put_module(module: Any, name: str, other: torch.nn.Module) -> None:
+    """Let a copy compute with another module; the one it was copied of stays as it is."""
+    module._modules[name] = other
+
+
 def add_to_all(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> None:
     """``tensor += other`` for each pair, in place."""
     import torch

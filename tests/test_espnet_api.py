@@ -267,6 +267,31 @@ def test_cpu_flash_attention():
     assert espnet_api.cpu_flash_attention() not in flop_registry
 
 
+def test_shallow_copy():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    copied = espnet_api.shallow_copy(module)
+    assert copied is not module and copied[0] is module[0]
+    assert [id(p) for p in copied.parameters()] == [id(p) for p in module.parameters()]
+
+
+def test_put_parameter():
+    module = torch.nn.Linear(2, 3)
+    copied, weight = espnet_api.shallow_copy(module), torch.zeros(1, 2, requires_grad=True)
+    espnet_api.put_parameter(copied, "weight", 2 * weight)
+    espnet_api.put_parameter(copied, "bias", None)
+    copied(torch.ones(2)).sum().backward()
+    assert weight.grad.tolist() == [[2.0, 2.0]]
+    assert module.weight.shape == (3, 2) and module.bias is not None
+
+
+def test_put_module():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    copied, other = espnet_api.shallow_copy(module), torch.nn.Linear(2, 1)
+    espnet_api.put_module(copied, "0", other)
+    assert copied[0] is other and module[0] is not other
+    assert copied(torch.ones(2)).shape == (1,)
+
+
 def test_multiply_all():
     tensors = [torch.tensor([1.0, 2.0]), torch.tensor(3.0)]
     espnet_api.multiply_all(tensors, torch.tensor(2.0))

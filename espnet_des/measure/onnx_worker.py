@@ -18,7 +18,7 @@ class OnnxWorker(Worker):
     """
 
     def __init__(self, path: Path, samples: int):
-        self._start(path, load_onnx, path, samples)
+        self.start(path, load_onnx, path, samples)
 
 
 def load_onnx(path: Path, samples: int) -> dict:

@@ -39,9 +39,9 @@ class Worker:
     """
 
     def __init__(self, config: Path, model_file: Path, seconds: float):
-        self._start(model_file, load_and_measure, config, model_file, seconds)
+        self.start(model_file, load_and_measure, config, model_file, seconds)
 
-    def _start(self, what: Path, load: Callable[..., dict], *arguments) -> None:
+    def start(self, what: Path, load: Callable[..., dict], *arguments) -> None:
         """Let a fresh process load what it measures."""
         self._pool = spawned(1)
         self._what = f"{what}"

@@ -14,6 +14,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
     PositionwiseFeedForward,
 )
 from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import put_module, put_parameter, shallow_copy
 
 # Of a feed-forward's hidden units, where they can be divided so.
 CHUNKS = 4
@@ -128,28 +129,18 @@ def shrink(module: Any, components: Sequence[int]) -> None:
 
 def _replaced(module: torch.nn.Module, values: dict[str, torch.Tensor | None]) -> Any:
     """A module like this one with other parameters; the others are shared."""
-    new = _like(module)
+    new, children = shallow_copy(module), {}
     for name, value in values.items():
         child, _, key = name.rpartition(".")
-        holder = new
-        if child:
-            if new._modules[child] is module._modules[child]:
-                new._modules[child] = _like(module._modules[child])
-            holder = new._modules[child]
-        holder._parameters[key] = value
-    return new
-
-
-def _like(module: Any) -> Any:
-    new = module.__class__.__new__(module.__class__)
-    new.__dict__.update(module.__dict__)
-    new.__dict__["_parameters"] = dict(module._parameters)
-    new.__dict__["_modules"] = dict(module._modules)
+        if child and child not in children:
+            children[child] = shallow_copy(module.get_submodule(child))
+            put_module(new, child, children[child])
+        put_parameter(children.get(child, new), key, value)
     return new
 
 
 def with_module(block: torch.nn.Module, name: str, module: torch.nn.Module) -> Any:
     """A block like this one with another module under a name."""
-    new = _like(block)
-    new._modules[name] = module
+    new = shallow_copy(block)
+    put_module(new, name, module)
     return new
