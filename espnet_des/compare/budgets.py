@@ -116,16 +116,13 @@ def macs(table: Table) -> str:
     for group, (system,) in table.groups.items():
         cells = []
         for size in table.sizes:
-            found = [
-                r["sizes"][str(size)].get("macs") for r in table.found(group, size).values()
-            ]
-            known = [value / 1e6 for value in found if value is not None]
-            cells.append(
-                f"{statistics.mean(known):.1f}"
-                if known
-                else "-"
-                if found
-                else table.none(group, size)
-            )
+            results = table.found(group, size).values()
+            known = [r["sizes"][str(size)].get("macs") for r in results]
+            if not known:
+                cells.append(table.none(group, size))
+            elif None in known:  # of an older version
+                cells.append("-")
+            else:
+                cells.append(f"{statistics.mean(known) / 1e6:.1f}")
         rows.append([system.title, *cells])
     return markdown(["MMAC per second of audio", *map(str, table.sizes)], rows)

@@ -156,6 +156,7 @@ def decode_sizes(run: Run):
     from espnet_des.inference.loading import load_model
     from espnet_des.inference.scoring import count_errors
     from espnet_des.nn.costs import macs_of_sizes
+    from espnet_des.nn.encoder import num_parameters
     from espnet_des.nn.sizes import is_supernet
     from espnet_des.nn.waveforms import sampling_rate
 
@@ -173,7 +174,7 @@ def decode_sizes(run: Run):
             if model.encoder.interctc_layer_idx:
                 now = exit_of(model, size)
             kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
-            params = sum(p.numel() for p in now.encoder.parameters())
+            params = num_parameters(now.encoder)
             encoder = {"kept": kept, "params": params}
         decoder, errors = BestPathDecoder(now, train_args), {}
         for name in TEST_SETS:

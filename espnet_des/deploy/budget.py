@@ -9,6 +9,7 @@ from espnet_des.deploy.onnx.export import Exported, export_onnx
 from espnet_des.deploy.slices import read_slices
 from espnet_des.errors import ConfigError
 from espnet_des.inference.budget import (
+    KINDS,
     TIMES,
     Budget,
     check_can_choose,
@@ -21,54 +22,43 @@ from espnet_des.inference.budget import (
 )
 from espnet_des.inference.loading import load_model
 
+# What may stand in place of a size.
+CHOICES = (*KINDS, "cost_table", "slices")
 
-def extract_within(
-    asr_train_config: Path,
-    asr_model_file: Path,
-    output_dir: Path,
-    size: int | None = None,
-    recalibrate_scp: Path | None = None,
-    **asked: Any,
-) -> Path:
+
+def extract_within(**arguments: Any) -> Path:
     """:func:`extract_subnet` of a size, or of the largest one within a budget.
 
     Args:
-        **asked: see :func:`chosen_size`.
+        **arguments: those of extract_subnet, and of :func:`chosen_size` in place of size.
 
     Raises:
         ConfigError: where no size is within it, or as in extract_subnet.
     """
-    if size is None or is_asked(asked):
-        size = chosen_size(asr_train_config, asr_model_file, size=size, **asked)
-    return extract_subnet(
-        asr_train_config, asr_model_file, size, output_dir, recalibrate_scp=recalibrate_scp
-    )
+    return extract_subnet(**_with_size(arguments, needs_size=True))
 
 
-def export_within(
-    asr_train_config: Path,
-    asr_model_file: Path,
-    output: Path,
-    size: int | None = None,
-    source: str = "waveform",
-    quantize: str = "none",
-    wav_scp: Path | None = None,
-    text: Path | None = None,
-    **asked: Any,
-) -> Exported:
+def export_within(**arguments: Any) -> Exported:
     """:func:`export_onnx` of a size, or of the largest one within a budget.
 
     Args:
-        **asked: see :func:`chosen_size`; without any, size is as in export_onnx.
+        **arguments: those of export_onnx, which need no size, and of :func:`chosen_size`.
 
     Raises:
         ConfigError: where no size is within it, or as in export_onnx.
     """
-    if is_asked(asked):
-        size = chosen_size(asr_train_config, asr_model_file, size=size, **asked)
-    return export_onnx(
-        asr_train_config, asr_model_file, output, size, source, quantize, wav_scp, text
-    )
+    return export_onnx(**_with_size(arguments, needs_size=False))
+
+
+def _with_size(arguments: Mapping[str, Any], needs_size: bool) -> dict[str, Any]:
+    """The arguments with a size in place of what chooses it, where something does."""
+    asked = {key: value for key, value in arguments.items() if key in CHOICES}
+    given = {key: value for key, value in arguments.items() if key not in CHOICES}
+    size = given.get("size")
+    if is_asked(asked) or (needs_size and size is None):
+        files = given["asr_train_config"], given["asr_model_file"]
+        given["size"] = chosen_size(*files, size=size, **asked)
+    return given
 
 
 def is_asked(asked: Mapping[str, Any]) -> bool:

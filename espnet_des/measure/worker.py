@@ -104,6 +104,7 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
         importlib.import_module("espnet2.tasks.asr")
         from espnet_des.inference.best_path import BestPathDecoder
         from espnet_des.inference.loading import load_model
+        from espnet_des.nn.encoder import num_parameters
         from espnet_des.nn.macs import count_macs
         from espnet_des.nn.sizes import layers_of
 
@@ -117,8 +118,8 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
     macs = count_macs(model, wave[None])
     return {
         "num_layers": len(layers_of(model.encoder)),
-        "encoder_params": sum(p.numel() for p in model.encoder.parameters()),
-        "model_params": sum(p.numel() for p in model.parameters()),
+        "encoder_params": num_parameters(model.encoder),
+        "model_params": num_parameters(model),
         "macs_per_second": round(macs.total / seconds),
         "front_end_macs_per_second": round(macs.front_end / seconds),
         "peak_memory_bytes": None if before is None or most is None else most - before,

@@ -217,7 +217,7 @@ class SelectionState(torch.nn.Module):
                 f"encoder_conf: granularity: the checkpoint chooses among {len(units)} units, "
                 f"the config has {self.num_units}; use the config.yaml beside the checkpoint"
             )
-        # A model that is not built for a training has no budget of its own.
+        # That of an older version counted layers.
         budget = found.get("budget", torch.zeros(()))
         if "zeroed_at" in found and budget != self.budget:
             names = [BUDGETS[int(b)] for b in (budget, self.budget)]

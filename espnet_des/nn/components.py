@@ -35,11 +35,13 @@ class Divided(NamedTuple):
         number: of components.
         dims: of each parameter that is divided, the dimension.
         last: the weight that adds them up, ``(dim, number * size)``.
+        counter: what the module calls their number, where it has it.
     """
 
     number: int
     dims: dict[str, int]
     last: str
+    counter: str | None = None
 
 
 def divided(module: torch.nn.Module) -> Divided | None:
@@ -47,7 +49,7 @@ def divided(module: torch.nn.Module) -> Divided | None:
     if isinstance(module, PositionwiseFeedForward) and not module.w_1.out_features % CHUNKS:
         return Divided(CHUNKS, OF_FEED_FORWARD, "w_2.weight")
     if isinstance(module, MultiHeadedAttention) and module.h > 1:
-        return Divided(module.h, OF_ATTENTION, "linear_out.weight")
+        return Divided(module.h, OF_ATTENTION, "linear_out.weight", "h")
     return None
 
 
@@ -70,19 +72,7 @@ def cut(
         gates: multipliers of these, ``(len(components),)``, with a graph.
         with_bias: add the bias of what adds them up.
     """
-    of = divided(module)
-    assert of is not None, "only a divided module is cut"
-    own = dict(module.named_parameters())
-    if of.last not in own:
-        raise ConfigError(
-            "encoder_conf: granularity: component: a size of a quantised supernet cannot be "
-            "run, because torch hides its weights; extract the size, and quantise that"
-        )
-    found = {
-        name: part_of(own[name], dim, of.number, components)
-        for name, dim in of.dims.items()
-        if name in own
-    }
+    of, found = _parts(module, components)
     if gates is not None:
         last = found[of.last]
         of_each = gates.repeat_interleave(last.size(1) // len(components))
@@ -91,9 +81,28 @@ def cut(
     if not with_bias:
         values[of.last.replace("weight", "bias")] = None
     new = _replaced(module, values)
-    if isinstance(module, MultiHeadedAttention):
-        new.h = len(components)
+    if of.counter:
+        setattr(new, of.counter, len(components))
     return new
+
+
+def _parts(
+    module: torch.nn.Module, components: Sequence[int]
+) -> tuple[Divided, dict[str, torch.Tensor]]:
+    """How a module is divided, and of each parameter what belongs to some components."""
+    of = divided(module)
+    assert of is not None, "only a divided module is cut"
+    own = dict(module.named_parameters())
+    if of.last not in own:
+        raise ConfigError(
+            "encoder_conf: granularity: component: a size of a quantised supernet cannot be "
+            "run, because torch hides its weights; extract the size, and quantise that"
+        )
+    dims = {name: dim for name, dim in of.dims.items() if name in own}
+    parts = {
+        name: part_of(own[name], dim, of.number, components) for name, dim in dims.items()
+    }
+    return of, parts
 
 
 def part_of(
@@ -111,17 +120,13 @@ def part_of(
 
 def shrink(module: Any, components: Sequence[int]) -> None:
     """Leave some components only, for good: the weights are really smaller."""
-    of = divided(module)
-    assert of is not None, "only a divided module is cut"
-    own = dict(module.named_parameters())
-    for name, dim in of.dims.items():
-        if name not in own:
-            continue
+    of, parts = _parts(module, components)
+    for name, part in parts.items():
         holder, _, key = name.rpartition(".")
-        part = part_of(own[name].detach(), dim, of.number, components).clone()
-        setattr(module.get_submodule(holder), key, torch.nn.Parameter(part))
-    if isinstance(module, MultiHeadedAttention):
-        module.h = len(components)
+        own = torch.nn.Parameter(part.detach().clone())
+        setattr(module.get_submodule(holder), key, own)
+    if of.counter:
+        setattr(module, of.counter, len(components))
     for linear in module.children():
         if isinstance(linear, torch.nn.Linear):
             linear.out_features, linear.in_features = linear.weight.shape

@@ -3,6 +3,7 @@
 import torch
 
 from espnet_des.errors import ConfigError
+from espnet_des.nn.encoder import num_parameters
 from espnet_des.nn.macs import count_macs_of_layers
 from espnet_des.nn.model import DESModel
 
@@ -39,11 +40,9 @@ def parameters_of_sizes(model: DESModel) -> dict[int, int]:
     """All parameters of the model that is extracted at every size, ascending; no buffers."""
     encoder = model.encoder
     # Of several output layers a size has one, and scores are the supernet's alone.
-    others = [] if model.ctc is None else list(model.ctc.ctc_lo.heads.parameters())
-    rest = _count(model) - encoder.scores.numel() - sum(p.numel() for p in others)
-    rest -= _count(encoder.encoders)
-    return {size: rest + _count(encoder.blocks_of_size(size)) for size in encoder.all_sizes}
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    others = [] if model.ctc is None else [model.ctc.ctc_lo.heads]
+    rest = num_parameters(model) - encoder.scores.numel()
+    rest -= num_parameters(encoder.encoders, *others)
+    return {
+        size: rest + num_parameters(encoder.blocks_of_size(size)) for size in encoder.all_sizes
+    }

@@ -30,6 +30,10 @@ from espnet_des.nn.residual import (
 from espnet_des.nn.vgg import VGGSubsampling
 
 
+def num_parameters(*modules: torch.nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
 class LayeredEncoder(torch.nn.Module):
     """Base of encoders of which any layers can be run; ESPnet's own comes behind it.
 
@@ -111,11 +115,11 @@ class LayeredEncoder(torch.nn.Module):
 
     def parameters_of_layers(self) -> list[int]:
         """Number of parameters of each layer, its norm included."""
-        found = []
-        for layer in self.layers:
-            modules = self.block_type.modules(self.encoders[layer.block], layer.kind)
-            found.append(sum(p.numel() for module in modules for p in module.parameters()))
-        return found
+        kind = self.block_type
+        return [
+            num_parameters(*kind.modules(self.encoders[layer.block], layer.kind))
+            for layer in self.layers
+        ]
 
     def parts_of(self, units: Collection[int]) -> dict[int, list[int]]:
         """Layers that have any of these units, ascending, with the components of each."""
@@ -241,7 +245,8 @@ class LayeredEncoder(torch.nn.Module):
         runs, some = self._layers_that_run(kept)
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
-            layers = [q for q, own in enumerate(self.units_of) if set(own) <= set(dropped)]
+            gone = set(dropped)
+            layers = [q for q, own in enumerate(self.units_of) if gone.issuperset(own)]
             keep_rows = draw_rows(layers, x.size(0), drop_rate, x.device)
         split = None if gates is None else gates.unbind()
         more = 1.0 / (1.0 - drop_rate)
@@ -449,9 +454,5 @@ class SupernetEncoder(LayeredEncoder):
 
     def count_parameters(self, size: int) -> int:
         """Number of parameters of the encoder of this size alone."""
-
-        def count(module: torch.nn.Module) -> int:
-            return sum(p.numel() for p in module.parameters())
-
-        gone = count(self.encoders) - count(self.blocks_of_size(size))
-        return count(self) - self.scores.numel() - gone
+        gone = num_parameters(self.encoders) - num_parameters(self.blocks_of_size(size))
+        return num_parameters(self) - self.scores.numel() - gone
