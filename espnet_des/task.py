@@ -16,6 +16,7 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.distributed_utils import get_rank
 from espnet_des.errors import ConfigError
+from espnet_des.inference.loading import load_model
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS, check_swap
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.model_conf import check_multi_blank
@@ -111,7 +112,27 @@ class SupernetTask(ASRTask):
             {"params": [scores], "lr": optimizer.defaults["lr"], "weight_decay": 0.0}
         )
         check_with_model(args, model, optimizer)
+        if model.options.teacher_config is not None:
+            learn_from_file(model)
         return [optimizer]
+
+
+def learn_from_file(model: DESModel) -> None:
+    """Let the trained model that the options name teach a supernet.
+
+    Raises:
+        ConfigError: where it does not load, or spells other tokens.
+    """
+    options, device = model.options, next(model.parameters()).device
+    teacher, _ = load_model(
+        str(options.teacher_config), str(options.teacher_model_file), str(device)
+    )
+    if list(teacher.token_list) != list(model.token_list):
+        raise ConfigError(
+            f"model_conf: teacher_config: {options.teacher_config} has another token list than "
+            "this training: its posteriors would be of other tokens"
+        )
+    model.learn_from(teacher)
 
 
 def needs_supernet(args: argparse.Namespace) -> bool:

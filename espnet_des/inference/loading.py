@@ -107,7 +107,7 @@ def check_trained(model, model_file: Path | str) -> None:
             f"asr_model_file: {model_file} is what a training resumes from, not a model; give "
             "a model file beside it, such as valid.*.ave.pth or latest.pth"
         )
-    if is_supernet(model) and not model.state.updates:
+    if is_supernet(model) and not (model.state.updates or model.state.is_frozen):
         raise ConfigError(
             f"asr_model_file: {model_file} has no layer selection: it is not of a trained "
             "supernet; give a file of that training, such as its valid.*.ave.pth"

@@ -64,6 +64,8 @@ class SelectionOptions:
     rows_middle: float = 1.0
     exit_weight: float | None = None
     distillation_weight: float = 0.0
+    teacher_config: str | None = None
+    teacher_model_file: str | None = None
     sparsity_weight: float = 5.0
     temperature_final: float = 0.165
     orthogonality_weight: float = 1.0
@@ -143,6 +145,23 @@ class SelectionOptions:
         need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
         for key in ("sparsity_weight", "orthogonality_weight", "distillation_weight"):
             need(0.0 <= number(key) < float("inf"), key, ">= 0")
+        for key, other in (
+            ("teacher_config", "teacher_model_file"),
+            ("teacher_model_file", "teacher_config"),
+        ):
+            value, has_other = getattr(self, key), getattr(self, other) is not None
+            need(
+                isinstance(value, str)
+                if has_other
+                else value is None or isinstance(value, str),
+                key,
+                f"the path of a file, with {other}: the two name a trained model",
+            )
+            need(
+                value is None or self.distillation_weight > 0.0,
+                key,
+                "left out where distillation_weight is 0: nothing would be learned from it",
+            )
         if self.score_lr_factor is not None:
             factor = number("score_lr_factor")
             need(0.0 < factor < float("inf"), "score_lr_factor", "above 0")
@@ -214,8 +233,10 @@ class SelectionOptions:
     def distillation_at(self, schedule: Schedule, t: int) -> float:
         """Weight of the distillation at update t: it grows linearly until stage 1 ends.
 
-        Early on the full size has nothing to teach.
+        Early on the full size has nothing to teach; a trained model has.
         """
+        if self.teacher_config is not None:
+            return self.distillation_weight
         return self.distillation_weight * min(1.0, t / max(1, schedule.last_update))
 
     def is_averaged(self, schedule: Schedule, t: int) -> bool:

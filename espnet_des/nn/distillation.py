@@ -1,7 +1,9 @@
-"""In-place distillation: in every update the full size's posteriors teach the other sizes.
+"""Distillation: posteriors of the full size, or of a trained model, teach the sizes.
 
-The full size runs first anyway, so no pass is added, and no teacher has to be trained before.
-Its posteriors are constants here: the full size learns nothing from its pupils.
+In place, the full size teaches the others. It runs first in every update anyway, so no pass is
+added, and no teacher has to be trained before. Its posteriors are constants here: the full size
+learns nothing from its pupils. A trained model, where there is one, teaches all sizes; it costs
+an evaluation of it in every update.
 
 Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
 2019 (in-place distillation); it is not in the paper of the method.
@@ -14,6 +16,9 @@ from typing import Any, NamedTuple
 import torch
 
 from espnet2.asr.ctc import CTC
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet_des.errors import OtherTrainingError
+from espnet_des.espnet_api import attention_loss
 from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
 
 
@@ -35,15 +40,15 @@ class Logits(NamedTuple):
 
 
 class Distillation:
-    """Of one update: what the full size has said, and the losses of those that learn from it.
+    """Of one update: what the teacher has said, and the losses of those that learn from it.
 
     Args:
         weight: of the distillation in each loss.
+        teacher: what a trained model says of the batch; None where the full size teaches.
     """
 
-    def __init__(self, weight: float):
-        self.weight = weight
-        self.teacher: Logits | None = None
+    def __init__(self, weight: float, teacher: Logits | None = None):
+        self.weight, self.teacher = weight, teacher
 
     def losses_of_pass(
         self,
@@ -53,19 +58,15 @@ class Distillation:
         targets: Targets,
         rows: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """As the function of this name, with what the full size teaches.
+        """As the function of this name, with what the teacher teaches.
 
-        The first call is the full size's.
+        Without a trained one, the first call is the full size's, which then teaches.
 
         Args:
             targets: of the utterances of this pass.
             rows: their numbers in the batch; None for all.
         """
-        decoder = None if model.use_transducer_decoder else model.decoder
-        ctc_lo = None if ctc is None else ctc.ctc_lo
-        with first_outputs(ctc_lo, decoder) as outs:
-            loss, stats = losses_of_pass(model, ctc, outputs, targets)
-        said = Logits(outs[0], None if outs[1] is None else outs[1][0])
+        loss, stats, said = _heard(model, ctc, outputs, targets)
         if self.teacher is None:
             self.teacher = said.changed(torch.Tensor.detach)
             return loss, stats
@@ -75,6 +76,52 @@ class Distillation:
         more = distillation_loss(teacher, said, targets, model.ctc_weight)
         stats["loss_distillation"] = more.detach()
         return loss + self.weight * more, stats
+
+
+def _heard(
+    model: Any, ctc: CTC | None, outputs: Outputs, targets: Targets
+) -> tuple[torch.Tensor, dict[str, Any], Logits]:
+    """What :func:`losses_of_pass` gives, and what the model says in it."""
+    decoder = None if model.use_transducer_decoder else model.decoder
+    ctc_lo = None if ctc is None else ctc.ctc_lo
+    with first_outputs(ctc_lo, decoder) as outs:
+        loss, stats = losses_of_pass(model, ctc, outputs, targets)
+    return loss, stats, Logits(outs[0], None if outs[1] is None else outs[1][0])
+
+
+@torch.no_grad()
+def said_by(
+    teacher: ESPnetASRModel,
+    speech: torch.Tensor,
+    speech_lengths: torch.Tensor,
+    targets: Targets,
+) -> Logits:
+    """What a trained model says of a batch, which it hears whole and without augmentation.
+
+    Args:
+        teacher: in evaluation mode; its encoder gives as many frames as the pupil's.
+        speech: ``(batch, samples, ...)``.
+        speech_lengths: ``(batch,)``.
+        targets: of the batch.
+
+    Raises:
+        OtherTrainingError: where its frames are not those of the pupil.
+    """
+    out, lengths = teacher.encode(speech, speech_lengths)
+    out = out[0] if isinstance(out, tuple) else out  # the others are exits
+    frames = targets.frames.to(lengths.device)
+    if not torch.equal(lengths, frames):
+        raise OtherTrainingError(
+            "model_conf: teacher_model_file: the teacher gives other numbers of frames than "
+            f"the encoder, such as {int(lengths[0])} and {int(frames[0])}: both need the same "
+            "frontend_conf and input_layer"
+        )
+    ctc = None if teacher.ctc is None else teacher.ctc.ctc_lo(out)
+    if teacher.use_transducer_decoder or teacher.decoder is None:
+        return Logits(ctc, None)
+    with first_outputs(teacher.decoder) as outs:
+        attention_loss(teacher, out, lengths, targets.text, targets.text_lengths)
+    return Logits(ctc, outs[0][0])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Which layers there are, a block type says (``nn/blocks``).
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -222,6 +222,7 @@ class LayeredEncoder(torch.nn.Module):
         drop_rate: float = 0.0,
         hidden: list[torch.Tensor] | None = None,
         ctc: Any = None,
+        watch: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Run the layers once.
 
@@ -237,6 +238,7 @@ class LayeredEncoder(torch.nn.Module):
             hidden: a list that takes the output of every block.
             ctc: ESPnet's, with the output layer of this size; asked at the exits where
                 ``interctc_use_conditioning`` is on.
+            watch: told of each layer: its number, what it was added to, and the sum.
 
         Returns:
             Output ``(batch, time, dim)``.
@@ -251,7 +253,7 @@ class LayeredEncoder(torch.nn.Module):
         split = None if gates is None else gates.unbind()
         more = 1.0 / (1.0 - drop_rate)
         run = Run(runs, self.units_of, some, split, closed, faint, keep_rows, more,
-                  self.with_batch_norm)  # fmt: skip
+                  self.with_batch_norm, watch)  # fmt: skip
         # ESPnet's stochastic_depth_rate and layer_drop_rate mean blocks of the full encoder.
         is_full_pass = kept is None and gates is None
         for number, block in enumerate(self.encoders):

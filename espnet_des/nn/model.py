@@ -6,7 +6,7 @@ the sandwich rule: the full, the smallest and one middle size per update.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -28,7 +28,7 @@ from espnet_des.method.sizes import BUDGETS
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.distillation import Distillation
+from espnet_des.nn.distillation import Distillation, Logits, said_by
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
     CTC_BLANK,
@@ -120,6 +120,8 @@ class DESModel(ESPnetASRModel):
         self.tracker = SelectionTracker(self.state, self.selector, self.options)
         self.tracker.start_epoch(self.encoder.scores)
         self.unusable = UnusableUtterances()
+        # In a tuple: no part of this model, its state or its gradients.
+        self._teacher: tuple[ESPnetASRModel, ...] = ()
         if self.error_calculator is not None and kwargs.get(
             "transducer_multi_blank_durations"
         ):
@@ -145,6 +147,11 @@ class DESModel(ESPnetASRModel):
     @property
     def stage(self) -> int:
         return 2 if self.state.is_frozen else 1
+
+    def learn_from(self, teacher: ESPnetASRModel) -> None:
+        """Let a trained model teach all sizes (``distillation_weight``), on the same device."""
+        teacher.error_calculator = None  # nobody asks for its error rates
+        self._teacher = (teacher.eval().requires_grad_(False),)
 
     def set_size(self, size: int) -> None:
         """Recognise at this size from now on: its layers, its output layer."""
@@ -222,6 +229,46 @@ class DESModel(ESPnetASRModel):
         Returns:
             Loss, statistics, number of utterances.
         """
+        front, targets, scores, scale = self._read(
+            speech, speech_lengths, text, text_lengths, utt_id, loss_scale, kwargs
+        )
+        if self.training:
+            said = [said_by(t, speech, speech_lengths, targets) for t in self._teacher]
+            loss, stats = self._training_loss(front, targets, scores, scale, *said)
+        else:
+            loss, stats = self._evaluation_loss(front, targets)
+        stats["loss"] = loss.detach()
+        stats["stage"] = float(self.stage)
+        # Filled in on the device, where force_gatherable would copy each number to it.
+        for key, value in stats.items():
+            if isinstance(value, float):
+                stats[key] = torch.full((1,), value, device=loss.device)
+        weight = torch.full((1,), speech.shape[0], device=loss.device)
+        return force_gatherable((loss, stats, weight), loss.device)
+
+    def losses_with(
+        self, sets: Iterable[Sequence[int]], speech: torch.Tensor,
+        speech_lengths: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """Losses of a batch at full size, but with these units only, ``(number of sets,)``.
+
+        Args:
+            sets: numbers of units, ascending.
+            **kwargs: as the others, of :meth:`forward`.
+        """
+        front, targets, *_ = self._read(
+            speech, speech_lengths, text, text_lengths, (), None, kwargs
+        )
+        full = self.encoder.sizes[-1]
+        passes = (Pass(full, 1.0, kept=list(units)) for units in sets)
+        return torch.stack([self._loss_of_pass(front, p, targets)[0] for p in passes])
+
+    def _read(
+        self, speech, speech_lengths, text, text_lengths, utt_id: Sequence[str],
+        loss_scale: torch.Tensor | None, more: Mapping[str, torch.Tensor],
+    ) -> tuple[Subsampled, Targets, torch.Tensor, float]:  # fmt: skip
+        """What the passes of an update share; scores and loss_scale come on the CPU."""
         front = self.features(speech, speech_lengths)
         frames = front.mask.squeeze(1).sum(1)
         needed = frames_of_ctc(text, text_lengths)
@@ -241,20 +288,9 @@ class DESModel(ESPnetASRModel):
             frames,
             text_lengths_cpu,
             frames_cpu,
-            self._labels_of_exits(kwargs),
+            self._labels_of_exits(more),
         )
-        if self.training:
-            loss, stats = self._training_loss(front, targets, scores, scale.item())
-        else:
-            loss, stats = self._evaluation_loss(front, targets)
-        stats["loss"] = loss.detach()
-        stats["stage"] = float(self.stage)
-        # Filled in on the device, where force_gatherable would copy each number to it.
-        for key, value in stats.items():
-            if isinstance(value, float):
-                stats[key] = torch.full((1,), value, device=loss.device)
-        weight = torch.full((1,), speech.shape[0], device=loss.device)
-        return force_gatherable((loss, stats, weight), loss.device)
+        return front, targets, scores, scale.item()
 
     def _labels_of_exits(self, batch: Mapping[str, torch.Tensor]) -> dict[int, Labels]:
         """What the exits of ``aux_ctc`` are to say, of this batch."""
@@ -310,7 +346,9 @@ class DESModel(ESPnetASRModel):
         speech = torch.nn.functional.pad(speech, after)
         return speech, lengths.clamp(min=speech.size(1))
 
-    def _training_loss(self, front, targets: Targets, scores, scale: float):
+    def _training_loss(
+        self, front, targets: Targets, scores, scale: float, teacher: Logits | None = None
+    ):
         schedule = self.state.get_schedule()
         if schedule is None:
             raise RuntimeError(
@@ -323,7 +361,7 @@ class DESModel(ESPnetASRModel):
         passes = self.passes(t, scores)
         *earlier, last = on_part_of_batch(passes, front.x.size(0), self._generator(t, 1))
         weight = self.options.distillation_at(schedule, t)
-        lesson = Distillation(weight) if weight else None
+        lesson = Distillation(weight, teacher) if weight else None
         for p in earlier:
             read = front._replace(x=sums.front)
             loss, size_stats = self._loss_of_pass(read, p, targets, lesson)
@@ -431,9 +469,8 @@ class DESModel(ESPnetASRModel):
         found |= {"loss", "stage"}
         if training:
             if self.options.distillation_weight:
-                found |= {
-                    self._name_at(z, "loss_distillation") for z in self.encoder.sizes[:-1]
-                }
+                pupils = self.encoder.sizes[: None if self.options.teacher_config else -1]
+                found |= {self._name_at(z, "loss_distillation") for z in pupils}
             found.add("layers_small")
             if self.selector.penalty_name:
                 found.add(self.selector.penalty_name)

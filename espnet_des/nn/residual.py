@@ -1,6 +1,6 @@
 """Adding the branch of a residual layer: plainly, through a gate, to some utterances."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -230,6 +230,7 @@ class Run(NamedTuple):
         keep_rows: of layers with stochastic depth, the utterances that keep them.
         more: what the branch is multiplied with for these, 1 / (1 - p).
         need_all: layers with BatchNorm, which run on all utterances even so.
+        watch: told of each layer, what its branch was added to, and the sum.
     """
 
     runs: Collection[int]
@@ -241,11 +242,14 @@ class Run(NamedTuple):
     keep_rows: Mapping[int, RowDraw]
     more: float
     need_all: Collection[int] = ()
+    watch: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None
 
     def adds_plainly(self, layers: Sequence[int]) -> bool:
         """True where nothing is done to these layers' branches."""
-        return self.gates is None and not any(
-            q in self.keep_rows or q in self.some for q in layers
+        return (
+            self.gates is None
+            and self.watch is None
+            and not any(q in self.keep_rows or q in self.some for q in layers)
         )
 
     def open_gates(self, layers: Sequence[int]) -> list[torch.Tensor]:
@@ -260,6 +264,12 @@ class Run(NamedTuple):
         Args:
             coeff: what it is multiplied with besides.
         """
+        y = self._added(x, branch, q, coeff)
+        if self.watch is not None:
+            self.watch(q, x, y)
+        return y
+
+    def _added(self, x: torch.Tensor, branch: Branch, q: int, coeff: float) -> torch.Tensor:
         if q in self.keep_rows:
             factor, needs_all = coeff * self.more, q in self.need_all
             return add_branch_to_rows(x, branch, self.keep_rows[q], factor, needs_all)

@@ -13,7 +13,8 @@ from espnet_des.utils.processes import end_with_parent, stopped_by_signals
 from espnet_des.utils.threads import wait_asleep
 
 # What argparse calls a type, and what a user does.
-TYPES = {"int": "a whole number", "float": "a number", "str2bool": "true or false"}
+TYPES = {"int": "a whole number", "float": "a number", "str2bool": "true or false",
+         "size": "a number of layers, or any"}  # fmt: skip
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -1,0 +1,68 @@
+"""What a user may set of a shrink, checked before anything is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from espnet_des.errors import is_number, need
+from espnet_des.shrink.ranking import BY
+
+LEARNED = "scores"
+RANKINGS = (LEARNED, *BY)
+NORMS = ("layer_norm", "batch_norm")
+
+
+@dataclass(frozen=True)
+class ShrinkOptions:
+    """How a supernet is made of a trained model.
+
+    Attributes:
+        sizes: numbers of layers, or ``any``; None for a third, two thirds and all.
+        share: of the updates that the original was trained with; with 0 nothing is trained.
+        lr_factor: the highest learning rate, as a part of the original's.
+        rank_by: what chooses the layers: ``scores``, which are learned, or what the original
+            does with some of the validation data, see :func:`rank_units`.
+        start_by: what order the scores start from; None where all start alike.
+        conv_norm: what a Conformer's convolutions have where the original has BatchNorm.
+        teacher: let the original teach all sizes, with this weight; 0 for no teacher.
+        calibration: number of utterances that the layers are ranked by.
+    """
+
+    sizes: Sequence[int] | str | None = None
+    share: float = 0.2
+    lr_factor: float = 0.5
+    rank_by: str = LEARNED
+    start_by: str | None = None
+    conv_norm: str = "layer_norm"
+    teacher: float = 0.0
+    calibration: int = 200
+
+    def __post_init__(self):
+        def check(ok: bool, key: str, right: str):
+            need(ok, key, getattr(self, key), right)
+
+        def is_between(value: Any, low: float, high: float) -> bool:
+            return is_number(value) and low <= value <= high
+
+        check(is_between(self.share, 0.0, 1.0), "share", "from 0 (no training) to 1")
+        check(is_between(self.lr_factor, 1e-6, 1e6), "lr_factor", "a number above 0")
+        check(self.rank_by in RANKINGS, "rank_by", f"one of {list(RANKINGS)}")
+        check(self.start_by in (None, *BY), "start_by", f"one of {list(BY)}, or left out")
+        check(self.conv_norm in NORMS, "conv_norm", f"one of {list(NORMS)}")
+        check(is_between(self.teacher, 0.0, 1e6), "teacher", "a weight of at least 0")
+        is_count = type(self.calibration) is int and self.calibration >= 1
+        check(is_count, "calibration", "an integer above 0 (utterances)")
+        learns = self.rank_by == LEARNED
+        check(
+            self.start_by is None or learns, "start_by",
+            f"left out with rank_by: {self.rank_by}, where no scores are learned",
+        )  # fmt: skip
+        check(
+            self.share > 0.0 or not learns, "rank_by",
+            f"one of {list(BY)} with share: 0, where no scores are learned",
+        )  # fmt: skip
+
+    @property
+    def orders(self) -> set[str]:
+        """Those of ``BY`` that are to be measured."""
+        return set(BY) & {self.rank_by, self.start_by}

@@ -1,0 +1,133 @@
+"""The trained model that a supernet is made of, from its files or from a packed archive."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from espnet2.main_funcs.pack_funcs import Archiver, unpack
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet_des.errors import ConfigError
+from espnet_des.inference.loading import load_model, read_config
+from espnet_des.inference.named_files import with_found_files
+from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
+
+
+class Original(NamedTuple):
+    """A trained ESPnet model.
+
+    Attributes:
+        config_file, model_file: of it.
+        config: its content, with paths that can be found.
+        model: the model, in evaluation mode.
+    """
+
+    config_file: Path
+    model_file: Path
+    config: dict
+    model: Any
+
+
+def read_original(config_file: Path, model_file: Path) -> Original:
+    """Load a model that a supernet can be made of; its files are only read.
+
+    Raises:
+        ConfigError: where there is no supernet of its kind, or the file has not its tensors.
+    """
+    config = read_config(config_file)
+    check_kind(config, config_file)
+    model, _ = load_model(config_file, model_file)
+    found = safe_torch_load(model_file, map_location="meta")
+    for key in ("module", "state_dict"):  # of DeepSpeed and Lightning, as ESPnet does
+        found = found.get(key, found)
+    more = sorted(set(found) - set(model.state_dict()))
+    if more:
+        raise ConfigError(
+            f"asr_model_file: {model_file} has {len(more)} tensors that the model of "
+            f"{config_file} has not, such as {more[0]}: it is of another config.yaml"
+        )
+    return Original(
+        Path(config_file),
+        Path(model_file),
+        with_found_files(config, config_file),
+        model.eval(),
+    )
+
+
+def check_kind(config: dict, config_file: Path) -> None:
+    """Refuse what has no supernet form.
+
+    Raises:
+        ConfigError: naming the key, its value and what would be right.
+    """
+    encoder, model = config["encoder"], config.get("model") or "espnet"
+    if encoder in SUPERNETS:
+        raise ConfigError(
+            f"{config_file}: encoder: {encoder} is a supernet already: its sizes can be "
+            "extracted with python3 -m espnet_des.bin.extract_subnet"
+        )
+    whole = encoder in SUBNETS and not config["encoder_conf"].get("kept_layers")
+    if encoder not in BLOCK_TYPES and not whole:
+        kind = "is one size of a supernet" if encoder in SUBNETS else "has no supernet form"
+        raise ConfigError(
+            f"{config_file}: encoder: {encoder!r} {kind}; a model can be shrunk whose encoder is "
+            f"one of {list(BLOCK_TYPES)}"
+        )
+    if model != "espnet":
+        raise ConfigError(
+            f"{config_file}: model: {model!r} cannot be shrunk, only model: espnet can (CTC, "
+            "hybrid CTC/attention or transducer)"
+        )
+
+
+def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
+    """Unpack what ESPnet's ``pack`` has written.
+
+    Args:
+        archive: a zip or tar file.
+        folder: where to; it is made. Nothing stays there where this fails.
+
+    Returns:
+        Its config and its model file, in it.
+
+    Raises:
+        ConfigError: where it is none, or has names that lead out of the folder.
+    """
+    try:
+        outside = [name for name in names_in(archive) if leads_out(name)]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"model_file: {archive} cannot be read as an archive ({error}); give a file that "
+            "ESPnet's pack wrote, or --asr_train_config and --asr_model_file"
+        ) from error
+    if outside:
+        raise ConfigError(
+            f"model_file: {archive} holds {outside[0]!r}, which would be written outside of "
+            f"{folder}: it is not unpacked"
+        )
+    try:
+        found = unpack(archive, folder, use_cache=False)
+        files = [Path(found[key]) for key in ("asr_train_config", "asr_model_file")]
+    except Exception as error:  # of tarfile, zipfile, yaml and ESPnet
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConfigError(
+            f"model_file: {archive} is not an ASR model that ESPnet packed "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    inside = [file.resolve().is_relative_to(folder.resolve()) for file in files]
+    if not all(inside):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConfigError(
+            f"model_file: {archive} names {files[inside.index(False)]}, which is not in it"
+        )
+    return files[0], files[1]
+
+
+def names_in(archive: Path) -> Iterator[str]:
+    with Archiver(archive) as opened:
+        for info in opened:
+            yield opened.get_name_from_info(info)
+
+
+def leads_out(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts

@@ -1,0 +1,222 @@
+"""What a shrink starts its training from: a config and initial weights."""
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import espnet2.tasks.asr as asr
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.utils.build_dataclass import build_dataclass
+from espnet_des.deploy.extract import write_state
+from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import CHECKPOINT
+from espnet_des.method.options import check_fits
+from espnet_des.nn.model import DESModel
+from espnet_des.shrink.config import fine_tune, length_of, peak_lr, supernet_config
+from espnet_des.shrink.options import LEARNED, ShrinkOptions
+from espnet_des.shrink.original import Original
+from espnet_des.shrink.ranking import rank_units, scores_of
+from espnet_des.shrink.weights import weights_of
+from espnet_des.training.trainer import count_updates
+from espnet_des.utils.files import write_atomically
+
+CONFIG, INITIAL, UNTRAINED = "shrink.yaml", "initial.pth", "ranked.pth"
+# Options of asr_train that name files, each in front of its first comma.
+FILES = [f"{phase}_{what}" for phase in ("train", "valid")
+         for what in ("data_path_and_name_and_type", "shape_file")]  # fmt: skip
+
+
+def prepare(
+    original: Original, output_dir: Path, options: ShrinkOptions, training: Sequence[str] = ()
+) -> Path:
+    """Write what ``asr_train`` makes the supernet with, or without training the supernet.
+
+    Everything is checked before anything is written. Where the same training has begun in
+    ``output_dir`` already, it can go on.
+
+    Args:
+        original: the trained model, which is only read.
+        output_dir: of the training.
+        training: more options of ``asr_train``: data, statistics, and what is to be otherwise.
+
+    Returns:
+        ``shrink.yaml`` for ``asr_train``; with a share of 0 the ``config.yaml`` of the
+        supernet, with the model ``ranked.pth`` beside it.
+
+    Raises:
+        ConfigError: naming the option, its value and what would be right.
+    """
+    check_folder(original, output_dir)
+    plain = supernet_config(original.config, options.sizes, options.conv_norm)
+    args = parsed(plain, training)
+    check_files(args)
+    check_tokens(args, original)
+    config = plain | training_of(original, args, options)
+    taken = {word[2:].partition("=")[0] for word in training if word.startswith("--")}
+    config = {k: v for k, v in config.items() if k not in taken or k.endswith("_conf")}
+    supernet = built(config, training)
+    if options.share:  # fails now, where it is too short
+        encoder, updates = supernet.encoder, config["scheduler_conf"]["total_steps"]
+        check_fits(
+            supernet.options.resolve(encoder.num_layers, encoder.sizes[0], updates), updates
+        )
+    weights = weights_of(original.model, supernet)
+    orders = {by: order_by(by, config, weights, args, options.calibration)
+              for by in options.orders}  # fmt: skip
+    if options.start_by is not None:
+        weights["encoder.scores"] = scores_of(orders[options.start_by], supernet)
+    elif options.rank_by != LEARNED:
+        config["model_conf"] |= {"method": "fixed", "ranking": orders[options.rank_by]}
+        supernet = built(config, training)
+    if not options.share:
+        supernet.state.freeze(torch.tensor(orders[options.rank_by]))
+        weights |= {
+            k: v for k, v in supernet.state_dict().items() if "encoder.selection." in k
+        }
+        whole = vars(args) | config | {"output_dir": str(output_dir), "config": None}
+        return _write(output_dir, "config.yaml", whole, UNTRAINED, weights)
+    config["init_param"] = [str(output_dir / INITIAL)]
+    return _write(output_dir, CONFIG, config, INITIAL, weights)
+
+
+def training_of(
+    original: Original, args: argparse.Namespace, options: ShrinkOptions
+) -> dict[str, Any]:
+    """Keys of the config that are of the training; the model's settings among them."""
+    model_conf = dict(args.model_conf)
+    if options.teacher:
+        model_conf |= {
+            "distillation_weight": options.teacher,
+            "teacher_config": str(original.config_file),
+            "teacher_model_file": str(original.model_file),
+        }
+    if not options.share:
+        return {"model_conf": model_conf}
+    length = length_of(options.share, original.config, batches_of(args))
+    lr = options.lr_factor * peak_lr(original.config)
+    logging.info(
+        f"The supernet is to be trained with {length.updates} updates ({length.max_epoch} "
+        f"epochs), and a learning rate up to {lr:.3g}"
+    )
+    return fine_tune(original.config, length, lr) | {"model_conf": model_conf}
+
+
+def check_folder(original: Original, output_dir: Path) -> None:
+    """Refuse the original's own folder."""
+    taken = [p.resolve().parent for p in (original.config_file, original.model_file)]
+    if Path(output_dir).resolve() in taken:
+        raise ConfigError(
+            f"output_dir: {output_dir} is the folder of the original, which is only read; give "
+            f"another one, such as {taken[0]}_shrunk"
+        )
+
+
+def parsed(config: Mapping[str, Any], training: Sequence[str]) -> argparse.Namespace:
+    """What ``asr_train`` reads from a config and options."""
+    known = asr.ASRTask.get_default_config()
+    with tempfile.TemporaryDirectory(prefix="espnet_des.") as folder:
+        file = Path(folder) / CONFIG
+        own = {key: value for key, value in config.items() if key in known}
+        file.write_text(yaml.safe_dump(own, sort_keys=False), "utf-8")
+        parser = asr.ASRTask.get_parser()
+        return parser.parse_args(["--config", str(file), "--output_dir", folder, *training])
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Refuse data that are not there, which the original's config may name."""
+    for key in FILES:
+        values = getattr(args, key)
+        for value in values:
+            value = value[0] if isinstance(value, (list, tuple)) else value.partition(",")[0]
+            if not Path(value).exists():
+                raise ConfigError(
+                    f"{key}: {value} is not there; give the data to train with as for "
+                    f"asr_train, with --{key}"
+                )
+        if not values and key.endswith("type"):
+            raise ConfigError(f"{key}: [] names no data: give --{key} FILE,NAME,TYPE")
+
+
+def check_tokens(args: argparse.Namespace, original: Original) -> None:
+    """Refuse other tokens than the original's, whose output layers would spell others."""
+    mine, theirs = args.token_list, list(original.config["token_list"])
+    if isinstance(mine, str):
+        mine = Path(mine).read_text("utf-8").splitlines()
+    if list(mine) != theirs:
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(mine, theirs)) if a != b]
+        where = f"token {pairs[0][0]} is {pairs[0][1]!r}, not {pairs[0][2]!r}" if pairs else (
+            f"it has {len(mine)} tokens, not {len(theirs)}"
+        )  # fmt: skip
+        raise ConfigError(
+            f"token_list: it is another one than the original's ({where}): its output layers "
+            "would spell other tokens. Give data in the original's tokens"
+        )
+
+
+def iterator(args: argparse.Namespace, mode: str) -> Any:
+    """ESPnet's batches of an epoch."""
+    distributed = build_dataclass(
+        DistributedOption, argparse.Namespace(**vars(args), distributed=False)
+    )
+    return asr.ASRTask.build_iter_factory(args, distributed, mode)
+
+
+def batches_of(args: argparse.Namespace) -> int:
+    """Number of updates in one epoch, times accum_grad."""
+    found = count_updates(iterator(args, "train"), 1)
+    if found is None:
+        raise ConfigError(
+            f"iterator_type: {args.iterator_type!r} does not tell how many batches an epoch "
+            "has; give --num_iters_per_epoch"
+        )
+    return found
+
+
+def built(config: Mapping[str, Any], training: Sequence[str]) -> DESModel:
+    return asr.ASRTask.build_model(parsed(config, training))
+
+
+def order_by(
+    by: str, config: dict, weights: dict[str, torch.Tensor], args: argparse.Namespace,
+    utterances: int,
+) -> list[int]:  # fmt: skip
+    """The supernet's units in the order that some of the validation data give."""
+    # The exits are not trained: they would be noise in the loss.
+    model_conf = config["model_conf"] | {"exit_weight": 0.0}
+    model = built(config | {"model_conf": model_conf}, [])
+    model.load_state_dict(weights)
+    return rank_units(model, first_batches(args, utterances), by)
+
+
+def first_batches(args: argparse.Namespace, utterances: int) -> Iterator[dict]:
+    """Validation data, as the model takes them, until there are so many utterances."""
+    for _, batch in iterator(args, "valid").build_iter(1):
+        yield {key: value for key, value in batch.items() if key != "utt_id"}
+        utterances -= len(batch["speech"])
+        if utterances <= 0:
+            return
+
+
+def _write(
+    folder: Path, name: str, config: dict, file: str, weights: dict[str, torch.Tensor]
+) -> Path:
+    text = yaml.safe_dump(config, sort_keys=False, indent=4)
+    path = folder / name
+    if (folder / CHECKPOINT).exists() and (
+        not path.exists() or path.read_text("utf-8") != text
+    ):
+        raise ConfigError(
+            f"output_dir: {folder} holds a training that began otherwise; give the options that "
+            "it began with, to go on with it, or another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CHECKPOINT).exists():
+        write_state(weights, folder / file)
+        write_atomically(path, lambda partial: partial.write_text(text, "utf-8"))
+    return path

@@ -1,0 +1,111 @@
+"""Shrinking trained models, end to end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet_des.errors import ConfigError
+from espnet_des.inference.loading import load_model
+from espnet_des.recipe.shrink import shrink
+from tests.shrink.originals import E_BRANCHFORMER, TRANSDUCER, train_original
+from tests.train import ROOT, load
+
+
+def of(exp: Path, name: str = "valid.cer_ctc.ave.pth") -> dict:
+    return {"asr_train_config": exp / "config.yaml", "asr_model_file": exp / name}
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Without the report, whose processes take longer than such a training."""
+    monkeypatch.setattr("espnet_des.recipe.shrink.report", lambda *args, **kwargs: None)
+
+
+def contents(folder: Path) -> dict:
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return train_original(tmp_path_factory.mktemp("original"))
+
+
+def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
+    before = contents(original)
+    out = tmp_path / "shrunk"
+    options = of(original) | {"sizes": [3, 5, 8], "share": 1.0}
+    shrink(out, **options)
+    assert contents(original) == before
+    model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
+    assert model.encoder.sizes == [3, 5, 8] and model.state.is_frozen
+    assert {"report.md", "report.json", "train.log"} <= {p.name for p in out.iterdir()}
+    for size in (3, 5, 8):
+        folder = tmp_path / f"shrunk_size{size}"
+        alone, args = load_model(folder / "config.yaml", folder / "valid.cer_ctc.ave.pth")
+        assert args.encoder_conf["kept_layers"] == model.encoder.kept_layers(size)
+        speech, lengths = torch.randn(1, 8000), torch.tensor([8000])
+        model.set_size(size)
+        same = [m.eval().encode(speech, lengths)[0] for m in (model, alone)]
+        torch.testing.assert_close(*same)
+    # Started once more it goes on, which is to say that nothing is left to do.
+    weights = load(out / "valid.cer_ctc.ave.pth")
+    shrink(out, **options)
+    assert all(
+        torch.equal(v, weights[k]) for k, v in load(out / "valid.cer_ctc.ave.pth").items()
+    )
+    # And refuses to go on as something else.
+    with pytest.raises(ConfigError, match="output_dir: .* began otherwise"):
+        shrink(out, **(options | {"sizes": [2, 5, 8]}))
+
+
+@pytest.mark.parametrize(
+    "changes, name",
+    [(E_BRANCHFORMER, "valid.acc.ave.pth"), (TRANSDUCER, "valid.loss.ave.pth")],
+    ids=["hybrid E-Branchformer", "transducer"],
+)
+def test_other_encoders_and_decoders(changes, name, tmp_path, unmeasured):
+    exp = train_original(tmp_path / "original", **changes)
+    out = tmp_path / "shrunk"
+    shrink(out, **of(exp, name), share=1.0, teacher=0.5, start_by="angle", calibration=4)
+    model, _ = load_model(out / "config.yaml", out / name)
+    assert model.state.is_frozen and len(model.encoder.sizes) == 3
+    for size in model.encoder.sizes:
+        load_model(tmp_path / f"shrunk_size{size}" / "config.yaml",
+                   tmp_path / f"shrunk_size{size}" / name)  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["angle", "loss"])
+def test_without_training_the_sizes_are_layers_of_the_original(
+    original, tmp_path, by, unmeasured
+):
+    out = tmp_path / "ranked"
+    shrink(out, **of(original), sizes=[3, 8], share=0.0, rank_by=by, conv_norm="batch_norm")
+    model, _ = load_model(out / "config.yaml", out / "ranked.pth")
+    stock, _ = load_model(original / "config.yaml", original / "valid.cer_ctc.ave.pth")
+    speech, lengths = torch.randn(2, 8000), torch.tensor([8000, 8000])
+    same = [m.eval().encode(speech, lengths)[0] for m in (model, stock)]
+    torch.testing.assert_close(*same)
+    config = yaml.safe_load((tmp_path / "ranked_size3" / "config.yaml").read_text())
+    assert config["encoder_conf"]["kept_layers"] == model.encoder.kept_layers(3)
+
+
+def test_a_packed_model_is_shrunk(original, tmp_path):
+    packed = tmp_path / "packed.zip"
+    subprocess.run(
+        [sys.executable, "-m", "espnet2.bin.pack", "asr", "--asr_train_config",
+         original / "config.yaml", "--asr_model_file", original / "valid.cer_ctc.ave.pth",
+         "--outpath", packed],
+        check=True, cwd=original.parent,
+    )  # fmt: skip
+    out = tmp_path / "shrunk"
+    command = [sys.executable, "-m", "espnet_des.bin.shrink", "--output_dir", out]
+    subprocess.run(
+        [*command, "--model_file", packed, "--sizes", "3", "5", "8", "--share", "1.0"],
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+    model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
+    assert model.state.is_frozen
