@@ -13,6 +13,7 @@ FLOORS = [
     ("registry", "task"),
     ("compare",),
     ("recipe",),
+    ("shrink",),
     ("measure",),
     ("deploy",),
     ("inference",),

@@ -8,6 +8,7 @@ from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
+from espnet_des.compare.shrinks import ORIGINAL, shrinks
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import take
@@ -16,7 +17,7 @@ from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.files import alone_in, write_atomically
 
-PLANS = {"compare": comparison, "ablations": ablations, "budgets": budgets}
+PLANS = {"compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks}
 
 
 def compare(
@@ -34,7 +35,7 @@ def compare(
 
     Args:
         recipe: folder of the recipe.
-        what: ``compare``, ``ablations`` or ``budgets``.
+        what: ``compare``, ``ablations``, ``budgets`` or ``shrink``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -153,6 +154,14 @@ def sections(what: str, table: Table) -> str:
             "A size between its neighbours": off_the_line(table),
             "MACs": macs(table),
             "Parameters": table.parameters(),
+            "Cost": table.costs(),
+        }
+    elif what == "shrink":
+        parts = {
+            "Word error rates": table.error_rates(),
+            "Differences to the trained model": table.differences(ORIGINAL),
+            "Differences to a supernet from scratch": table.differences("simple_top_k"),
+            "Differences to random layers": table.differences("random"),
             "Cost": table.costs(),
         }
     else:

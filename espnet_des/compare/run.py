@@ -20,6 +20,8 @@ from espnet_des.corpus.kaldi import read_table
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.processes import lifeline
 
+# In place of a training config of its own: options of the recipe's stage 11.
+SHRINK = "of a trained model"
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
 
@@ -132,8 +134,12 @@ def execute(run: Run, config: dict) -> dict:
 
 def train(run: Run, config: Path) -> None:
     """Stage 11 of the recipe, in a process of its own."""
-    command = ["./run.sh", "--stage", "11", "--stop_stage", "11", "--asr_tag", run.name,
-               "--asr_config", str(config.relative_to(run.recipe))]  # fmt: skip
+    command = ["./run.sh", "--stage", "11", "--stop_stage", "11", "--asr_tag", run.name]
+    shrinks = yaml.safe_load(config.read_text()).get(SHRINK)
+    if shrinks is None:
+        command += ["--asr_config", str(config.relative_to(run.recipe))]
+    for option, value in (shrinks or {}).items():
+        command += [f"--{option}", value]
     with (run.exp / "run.log").open("a") as log:
         code = subprocess.call(
             command, cwd=run.recipe, stdout=log, stderr=subprocess.STDOUT, **lifeline()

@@ -9,6 +9,7 @@ import yaml
 
 from espnet_des.compare.run import Run, base_config, execute, quiet
 from espnet_des.compare.systems import System
+from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
@@ -87,8 +88,11 @@ def run_all(
 def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
     """The run whose kept layers this one is made of; None where it needs none."""
     needs = systems[run.system].needs
+    if needs is None:
+        return None
     # A supernet of the comparison, for ablations as well.
-    return Run(needs, run.seed, run.recipe, systems[needs].sizes) if needs else None
+    tag = "compare" if needs in OF_THE_PAPER else run.tag
+    return Run(needs, run.seed, run.recipe, systems[needs].sizes, tag)
 
 
 def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:

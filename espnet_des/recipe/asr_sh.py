@@ -34,7 +34,7 @@ OF_STAGE_16 = {
     "bpemode", "use_lm", "lm_config", "lm_args", "lm_tag", "lm_exp", "inference_lm",
     "asr_config", "asr_args", "asr_tag", "asr_exp", "asr_stats_dir", "feats_normalize",
     "inference_asr_model", "inference_config", "inference_args", "inference_tag", "batch_size",
-    "sizes_decoding", "num_sizes", "asr_sh", "only_check",
+    "sizes_decoding", "num_sizes", "asr_sh", "only_check", "shrink", "shrink_args",
 }  # fmt: skip
 # What changes the model, or its data, to something that stage 16 does not know.
 NOT_FOLLOWED = {

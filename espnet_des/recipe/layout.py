@@ -48,8 +48,11 @@ def layout(o: argparse.Namespace) -> Layout:
     language = "" if o.lang == "noinfo" else f"_{o.lang}"
     units = language + "_" + o.token_type + (str(o.nbpe) if o.token_type == "bpe" else "")
     perturbed = "_sp" if o.speed_perturb_factors else ""
-    asr_tag = o.asr_tag or (
-        _stem(o.asr_config) + f"_{o.feats_type}{units}" + _squeeze(o.asr_args) + perturbed
+    shrunk = f"{Path(o.shrink).stem.removeprefix('asr_')}_shrunk" if o.shrink else ""
+    asr_tag = (
+        o.asr_tag
+        or shrunk
+        or (_stem(o.asr_config) + f"_{o.feats_type}{units}" + _squeeze(o.asr_args) + perturbed)
     )
     lm_tag = o.lm_tag or _stem(o.lm_config) + units + _squeeze(o.lm_args)
     exp, feats = Path(o.expdir), Path(o.dumpdir) / o.feats_type

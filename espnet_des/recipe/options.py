@@ -19,6 +19,7 @@ from espnet_des.recipe.asr_sh import (
     check_followed,
     check_known,
 )
+from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.utils.command import CommandParser
 
 
@@ -162,6 +163,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("feats_normalize", default="global_mvn")
     add("asr_speech_fold_length", int, 800)
     add("asr_text_fold_length", int, 150)
+    group("Shrinking a trained model (stage 11, not in asr.sh)")
+    add(
+        "shrink",
+        default="",
+        help="its experiment, with --inference_asr_model, or a packed one",
+    )
+    add("shrink_args", default="", help='of espnet_des.bin.shrink, such as "--sizes 16 32 48"')
     group("Decoding")
     add("inference_asr_model", default="valid.acc.ave.pth", help="model file to decode with")
     add("inference_config", str_or_none, None, "decoding config")
@@ -233,12 +241,35 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
         except RuntimeError as error:
             parser.error(f"--{name} {getattr(opts, name)}: {error}")
     check_names(parser, opts)
+    check_shrink(parser, opts)
     check_sets(parser, opts)
     check_ctc(parser, opts)
     try:
         opts.sample_rate = parse_size(opts.fs)
     except Exception:
         parser.error(f"--fs {opts.fs}: must be a rate such as 16k or 16000")
+
+
+def check_shrink(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
+    """Refuse what a shrink cannot begin with."""
+    if not opts.shrink:
+        if opts.shrink_args:
+            parser.error(f"--shrink_args {opts.shrink_args}: give the model, too: --shrink")
+        return
+    if not Path(opts.shrink).exists():
+        parser.error(
+            f"--shrink {opts.shrink}: is not there; give the experiment of a trained model, such "
+            "as exp/asr_train_conformer, or a packed one"
+        )
+    if opts.pretrained_model:
+        parser.error(
+            f"--pretrained_model {opts.pretrained_model}: leave it out with --shrink, whose model "
+            "the training begins with"
+        )
+    try:
+        ShrinkOptions.of_words(shlex.split(opts.shrink_args))
+    except ValueError as error:
+        parser.error(f"--shrink_args {opts.shrink_args}: {error}")
 
 
 def check_ctc(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:

@@ -1,23 +1,18 @@
 """Shrink a trained model: prepare, train by ESPnet's own command, extract and measure."""
 
-import contextlib
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from espnet_des.deploy.extract import extract_subnet
-from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.measure.report import report
 from espnet_des.recipe.process import say
-from espnet_des.recipe.train import run_training
+from espnet_des.recipe.train import train_asr
 from espnet_des.shrink.options import ShrinkOptions
-from espnet_des.shrink.original import read_original, unpacked
-from espnet_des.shrink.prepare import UNTRAINED, prepare
-
-ORIGINAL = "original"  # folder of an archive's content
+from espnet_des.shrink.original import files_of, read_original
+from espnet_des.shrink.prepare import UNTRAINED, needs_training, prepare
 
 
 def shrink(
@@ -47,12 +42,9 @@ def shrink(
     chosen = ShrinkOptions(**options)
     with files_of(output_dir, asr_train_config, asr_model_file, model_file) as files:
         config = prepare(read_original(*files), output_dir, chosen, training)
-    if chosen.share:
-        run_training(
-            [sys.executable, "-m", "espnet_des", "-m", "espnet2.bin.asr_train", "--config",
-             str(config), "--resume", "true", "--output_dir", str(output_dir), *training],
-            output_dir,
-        )  # fmt: skip
+    if needs_training(config):
+        program = [sys.executable, "-m", "espnet_des", "-m", "espnet2.bin.asr_train"]
+        train_asr(program, config, ["--resume", "true", *training], output_dir)
         config, trained = output_dir / "config.yaml", averaged_model(output_dir)
     else:
         trained = output_dir / UNTRAINED
@@ -63,34 +55,6 @@ def shrink(
         subnets[size] = extract_subnet(config, trained, size, folder)
         say(f"Size {size}: {subnets[size]}")
     report(config, trained, output_dir, subnets=subnets)
-
-
-@contextlib.contextmanager
-def files_of(
-    output_dir: Path, config: Path | None, model: Path | None, archive: Path | None
-) -> Iterator[tuple[Path, Path]]:
-    """Config and model file of the original.
-
-    An archive is unpacked into ``output_dir``; it is gone again where the block fails.
-    """
-    is_pair = config is not None and model is not None
-    if is_pair == (archive is not None) or (config is None) != (model is None):
-        raise ConfigError(
-            "asr_train_config: give it together with asr_model_file, or model_file alone, which "
-            "is a model that ESPnet packed"
-        )
-    if config is not None and model is not None:
-        yield config, model
-        return
-    assert archive is not None, "just checked"
-    # The config names files by where they are, so they are put into their place at once.
-    made = [folder for folder in (output_dir, output_dir / ORIGINAL) if not folder.exists()]
-    try:
-        yield unpacked(archive, output_dir / ORIGINAL)
-    except BaseException:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def averaged_model(folder: Path) -> Path:

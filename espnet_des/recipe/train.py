@@ -2,9 +2,11 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_des.corpus.kaldi import read_table
+from espnet_des.errors import ConfigError
 from espnet_des.recipe.jobs import (
     aggregate,
     count_lines,
@@ -15,14 +17,20 @@ from espnet_des.recipe.jobs import (
 )
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, say
-from espnet_des.utils.files import alone_in
+from espnet_des.shrink.options import ShrinkOptions
+from espnet_des.shrink.original import files_of, read_original
+from espnet_des.shrink.prepare import UNTRAINED, needs_training, prepare
+from espnet_des.utils.files import alone_in, write_atomically
 
 
 def _common(o: argparse.Namespace, at: Layout) -> list[str]:
     if not at.token_list.exists():
         raise StageError(f"{at.token_list} is missing: run stage 5 first")
-    config = ["--config", o.asr_config] if o.asr_config else []
-    return [*espnet(o, "asr_train"), *tokens(o, at), *config, "--frontend_conf", f"fs={o.fs}"]
+    return [*tokens(o, at), "--frontend_conf", f"fs={o.fs}"]
+
+
+def _config(path: str | Path | None) -> list[str]:
+    return ["--config", str(path)] if path else []
 
 
 def _data(o: argparse.Namespace, at: Layout) -> list[str]:
@@ -39,7 +47,8 @@ def _data(o: argparse.Namespace, at: Layout) -> list[str]:
 def collect_stats(o: argparse.Namespace, at: Layout) -> None:
     """Stage 10: lengths of all data, mean and variance of the features."""
     logdir = at.stats / "logdir"
-    common, data = _common(o, at), _data(o, at)
+    common = [*espnet(o, "asr_train"), *_config(o.asr_config), *_common(o, at)]
+    data = _data(o, at)
     keys = {k: list(read_table(at.feats / s / "wav.scp"))
             for k, s in (("train", o.train_set), ("valid", o.valid_set))}  # fmt: skip
     jobs = run_in_parts(
@@ -66,21 +75,53 @@ def train(o: argparse.Namespace, at: Layout) -> None:
     if o.feats_normalize == "global_mvn":
         stats = at.stats / "train" / "feats_stats.npz"
         normalize = ["--normalize", "global_mvn", "--normalize_conf", f"stats_file={stats}"]
-    run_training(
-        [
-            *_common(o, at), *launch(o),
-            "--train_shape_file", str(shapes[0]), "--train_shape_file", str(shapes[1]),
-            "--valid_shape_file", str(shapes[2]), "--valid_shape_file", str(shapes[3]),
-            "--fold_length", str(o.asr_speech_fold_length * 100),
-            "--fold_length", str(o.asr_text_fold_length),
-            "--resume", "true",
-            *(["--init_param", *o.pretrained_model.split()] if o.pretrained_model else []),
-            "--ignore_init_mismatch", str(o.ignore_init_mismatch).lower(),
-            "--output_dir", str(at.asr_exp),
-            *normalize, *_data(o, at), *shlex.split(o.asr_args),
-        ],
-        at.asr_exp,
-    )  # fmt: skip
+    options = [
+        *_common(o, at), *launch(o),
+        "--train_shape_file", str(shapes[0]), "--train_shape_file", str(shapes[1]),
+        "--valid_shape_file", str(shapes[2]), "--valid_shape_file", str(shapes[3]),
+        "--fold_length", str(o.asr_speech_fold_length * 100),
+        "--fold_length", str(o.asr_text_fold_length),
+        "--resume", "true",
+        *(["--init_param", *o.pretrained_model.split()] if o.pretrained_model else []),
+        "--ignore_init_mismatch", str(o.ignore_init_mismatch).lower(),
+        *normalize, *_data(o, at), *shlex.split(o.asr_args),
+    ]  # fmt: skip
+    config = shrink_config(o, at.asr_exp, options) if o.shrink else o.asr_config
+    if o.shrink and not needs_training(config):
+        name = at.asr_exp / o.inference_asr_model
+        write_atomically(name, lambda link: link.symlink_to(UNTRAINED))
+        say(f"Ranked without training: {name}")
+        return
+    train_asr(espnet(o, "asr_train"), config, options, at.asr_exp)
+
+
+def shrink_config(o: argparse.Namespace, exp: Path, options: Sequence[str]) -> Path:
+    """Config of a supernet that goes on from the trained model of ``--shrink``.
+
+    Args:
+        options: of ``asr_train``, with the recipe's data.
+    """
+    given = Path(o.shrink)
+    files: tuple[Path | None, Path | None, Path | None] = (None, None, given)
+    if given.is_dir():
+        files = (given / "config.yaml", given / o.inference_asr_model, None)
+    try:
+        with files_of(exp, *files) as found:
+            chosen = ShrinkOptions.of_words(shlex.split(o.shrink_args))
+            return prepare(read_original(*found), exp, chosen, options)
+    except ConfigError as error:
+        raise StageError(str(error)) from error
+
+
+def train_asr(
+    program: Sequence[str], config: str | Path | None, options: Sequence[str], exp: Path
+) -> None:
+    """Run ESPnet's ``asr_train`` in the folder of an experiment.
+
+    Args:
+        program: beginning of its command line.
+    """
+    run_training([*program, *_config(config), *options, "--output_dir", str(exp)], exp)
 
 
 def launch(o: argparse.Namespace) -> list[str]:

@@ -1,8 +1,10 @@
 """What a user may set of a shrink, checked before anything is done."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+import yaml
 
 from espnet_des.errors import is_number, need
 from espnet_des.shrink.ranking import BY
@@ -61,6 +63,30 @@ class ShrinkOptions:
             self.share > 0.0 or not learns, "rank_by",
             f"one of {list(BY)} with share: 0, where no scores are learned",
         )  # fmt: skip
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> "ShrinkOptions":
+        """Of a command line, such as ``--sizes 16 32 48 --share 0.2``.
+
+        Raises:
+            ConfigError: where a name or a value is none of an option.
+        """
+        found: dict[str, list[str]] = {}
+        known, name = [field.name for field in fields(cls)], ""
+        for word in words:
+            if word.startswith("--"):
+                name, joined, value = word[2:].partition("=")
+                need(name in known, "shrink_args", word, f"one of --{', --'.join(known)}")
+                found[name] = [value] if joined else []
+            else:
+                need(bool(name), "shrink_args", word, "an option, such as --share 0.2")
+                found[name].append(word)
+        chosen: dict[str, Any] = {}
+        for key, values in found.items():
+            need(bool(values), "shrink_args", f"--{key}", "followed by a value")
+            numbers = [yaml.safe_load(value) for value in values]
+            chosen[key] = numbers if key == "sizes" else numbers[-1]
+        return cls(**chosen)
 
     @property
     def orders(self) -> set[str]:

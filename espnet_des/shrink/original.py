@@ -1,6 +1,9 @@
 """The trained model that a supernet is made of, from its files or from a packed archive."""
 
+import contextlib
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +14,8 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_found_files
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
+
+ORIGINAL = "original"  # folder of an archive's content
 
 
 class Original(NamedTuple):
@@ -80,6 +85,34 @@ def check_kind(config: dict, config_file: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def files_of(
+    output_dir: Path, config: Path | None, model: Path | None, archive: Path | None
+) -> Iterator[tuple[Path, Path]]:
+    """Config and model file of the original.
+
+    An archive is unpacked into ``output_dir``; it is gone again where the block fails.
+    """
+    is_pair = config is not None and model is not None
+    if is_pair == (archive is not None) or (config is None) != (model is None):
+        raise ConfigError(
+            "asr_train_config: give it together with asr_model_file, or model_file alone, which "
+            "is a model that ESPnet packed"
+        )
+    if config is not None and model is not None:
+        yield config, model
+        return
+    assert archive is not None, "just checked"
+    # The config names files by where they are, so they are put into their place at once.
+    made = [folder for folder in (output_dir, output_dir / ORIGINAL) if not folder.exists()]
+    try:
+        yield unpacked(archive, output_dir / ORIGINAL)
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
     """Unpack what ESPnet's ``pack`` has written.
 
@@ -95,7 +128,7 @@ def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
     """
     try:
         outside = [name for name in names_in(archive) if leads_out(name)]
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise ConfigError(
             f"model_file: {archive} cannot be read as an archive ({error}); give a file that "
             "ESPnet's pack wrote, or --asr_train_config and --asr_model_file"

@@ -30,6 +30,9 @@ CONFIG, INITIAL, UNTRAINED = "shrink.yaml", "initial.pth", "ranked.pth"
 # Options of asr_train that name files, each in front of its first comma.
 FILES = [f"{phase}_{what}" for phase in ("train", "valid")
          for what in ("data_path_and_name_and_type", "shape_file")]  # fmt: skip
+# What the original and the supernet must have in common.
+ALIKE = ("input_size", "token_type", "frontend", "normalize", "preencoder", "postencoder",
+         "decoder")  # fmt: skip
 
 
 def prepare(
@@ -52,11 +55,12 @@ def prepare(
     Raises:
         ConfigError: naming the option, its value and what would be right.
     """
+    output_dir = Path(output_dir)
     check_folder(original, output_dir)
     plain = supernet_config(original.config, options.sizes, options.conv_norm)
     args = parsed(plain, training)
     check_files(args)
-    check_tokens(args, original)
+    check_same(args, original)
     config = plain | training_of(original, args, options)
     taken = {word[2:].partition("=")[0] for word in training if word.startswith("--")}
     config = {k: v for k, v in config.items() if k not in taken or k.endswith("_conf")}
@@ -83,6 +87,11 @@ def prepare(
         return _write(output_dir, "config.yaml", whole, UNTRAINED, weights)
     config["init_param"] = [str(output_dir / INITIAL)]
     return _write(output_dir, CONFIG, config, INITIAL, weights)
+
+
+def needs_training(config: Path) -> bool:
+    """False of what :func:`prepare` has written with a share of 0."""
+    return config.name == CONFIG
 
 
 def training_of(
@@ -143,8 +152,15 @@ def check_files(args: argparse.Namespace) -> None:
             raise ConfigError(f"{key}: [] names no data: give --{key} FILE,NAME,TYPE")
 
 
-def check_tokens(args: argparse.Namespace, original: Original) -> None:
-    """Refuse other tokens than the original's, whose output layers would spell others."""
+def check_same(args: argparse.Namespace, original: Original) -> None:
+    """Refuse other features or tokens than the original has learned."""
+    for key in ALIKE:
+        mine, theirs = getattr(args, key), original.config.get(key)
+        if key in original.config and mine != theirs:
+            raise ConfigError(
+                f"{key}: {mine!r} must be {theirs!r}, as of the original: it has learned nothing "
+                "else"
+            )
     mine, theirs = args.token_list, list(original.config["token_list"])
     if isinstance(mine, str):
         mine = Path(mine).read_text("utf-8").splitlines()

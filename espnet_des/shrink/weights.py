@@ -3,8 +3,12 @@
 import torch
 
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet_des.errors import ConfigError
 from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.model import DESModel
+
+# What only a supernet has.
+OWN = ("ctc.ctc_lo.heads.", "encoder.scores", "encoder.selection.")
 
 
 def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.Tensor]:
@@ -16,6 +20,9 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
     Args:
         original: of the same encoder, decoder and tokens.
         supernet: a new one.
+
+    Raises:
+        ConfigError: where it has parts that the original has not, or lacks some.
     """
     state = original.state_dict()
     norms = dict(supernet.named_modules())
@@ -23,9 +30,16 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
         if isinstance(module, BATCH_NORMS) and not isinstance(norms[name], BATCH_NORMS):
             block = name.removesuffix(".norm")
             _fold(state, f"{block}.depthwise_conv", name, module.eps)
-    found = supernet.state_dict() | state
+    found = supernet.state_dict()
+    lacking = [name for name in found if name not in state and not name.startswith(OWN)]
+    for name in [name for name in state if name not in found] + lacking:
+        raise ConfigError(
+            f"the original and its supernet must have the same tensors, and {name} is in one of "
+            "them only: leave the model's settings as the original's"
+        )
+    found |= state
     for name in list(found):
-        if name.startswith("ctc.ctc_lo.heads."):
+        if name.startswith(OWN[0]):
             found[name] = state["ctc.ctc_lo." + name.rsplit(".", 1)[1]]
     return found
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from espnet_des.errors import ConfigError
+from espnet_des.errors import ConfigError, OtherTrainingError
+from espnet_des.method.passes import Pass
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.distillation import Logits, distillation_loss
+from espnet_des.nn.distillation import Distillation, Logits, distillation_loss, said_by
 from espnet_des.nn.losses import Targets
 from tests.conftest import make_batch, make_model, without_dropout
 
@@ -82,6 +83,45 @@ def test_it_grows_until_stage_1_ends():
 def test_a_decoder_without_ctc_teaches():
     _, stats = gradients(at_stage_2(distillation_weight=1.0, ctc_weight=0.0, decoder=True))
     assert float(stats["loss_distillation_size3"]) > 0
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_a_trained_model_teaches_every_size_and_learns_nothing(decoder):
+    conf = {"teacher_config": "config.yaml", "teacher_model_file": "x.pth"}
+    pupil = at_stage_2(distillation_weight=2.0, decoder=decoder, **conf)
+    teacher, other = at_stage_2(decoder=decoder), at_stage_2(decoder=decoder)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    pupil.learn_from(teacher)
+    _, stats = gradients(pupil)
+    assert set(stats) == pupil.names_of_stats(training=True)
+    assert all(float(stats[f"loss_distillation{s}"]) > 0 for s in ("", "_size3", "_size5"))
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any(name.startswith("_teacher") for name in pupil.state_dict())
+    # From a copy of itself the full size has nothing to learn.
+    other.load_state_dict(pupil.state_dict())
+    pupil.zero_grad()
+    pupil.learn_from(other)
+    pupil.eval()
+    batch = make_batch()
+    front, targets, *_ = pupil._read(*batch.values(), (), None, {})
+    said = said_by(other, batch["speech"], batch["speech_lengths"], targets)
+    lesson = Distillation(1.0, said)
+    _, stats = pupil._loss_of_pass(front, Pass(8, 1.0), targets, lesson)
+    assert float(stats["loss_distillation"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_teacher_teaches_from_the_first_update():
+    conf = {"teacher_config": "config.yaml", "teacher_model_file": "x.pth"}
+    options = make_model(schedule=SCHEDULE, distillation_weight=0.5, **conf).options
+    assert [options.distillation_at(SCHEDULE, t) for t in (0, 4, 20)] == [0.5, 0.5, 0.5]
+
+
+def test_a_teacher_with_other_frames_is_refused():
+    pupil = at_stage_2(distillation_weight=1.0, teacher_config="c", teacher_model_file="m")
+    pupil.learn_from(make_model({"input_layer": "conv2d"}))
+    with pytest.raises(OtherTrainingError, match="other numbers of frames"):
+        gradients(pupil)
 
 
 @pytest.mark.parametrize(

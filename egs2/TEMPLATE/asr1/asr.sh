@@ -6,12 +6,14 @@ set -euo pipefail
 
 espnet_root="${ESPNET_ROOT:-}"
 stage=1 stop_stage=10000 skip_sizes=false skip_stages='' skip_eval=false
+asr_tag='' shrink=''
 ours=() theirs=() previous='' name='' asks_for_help=false
 for argument in "$@"; do
     if [ -n "${previous}" ]; then
         case "${name}" in
             --espnet_root) espnet_root="${argument}" ;;
-            --sizes_decoding | --num_sizes | --skip_sizes) ours+=("${name}" "${argument}") ;;
+            --shrink) shrink="${argument}" ours+=("${name}" "${argument}") ;;
+            --sizes_decoding | --num_sizes | --skip_sizes | --shrink_args) ours+=("${name}" "${argument}") ;;
             *) ours+=("${name}" "${argument}") theirs+=("${name}" "${argument}") ;;
         esac
         case "${name}" in
@@ -20,6 +22,7 @@ for argument in "$@"; do
             --skip_sizes) skip_sizes="${argument}" ;;
             --skip_stages) skip_stages="${argument}" ;;
             --skip_eval) skip_eval="${argument}" ;;
+            --asr_tag) asr_tag="${argument}" ;;
         esac
         previous=''
         continue
@@ -77,6 +80,10 @@ if [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" != tr
     exit 2
 fi
 template="${ESPNET_ROOT}/egs2/TEMPLATE/asr1"
+if [ -n "${shrink}" ] && [ -z "${asr_tag}" ]; then # as the driver names it
+    asr_tag=$(basename "${shrink}" .zip)
+    ours+=(--asr_tag "${asr_tag#asr_}_shrunk") theirs+=(--asr_tag "${asr_tag#asr_}_shrunk")
+fi
 with_sizes=false
 if [ "${skip_sizes}" != true ] && [ "${stop_stage}" -ge 16 ] && [[ " ${skip_stages} " != *" 16 "* ]]; then
     with_sizes=true
@@ -86,8 +93,16 @@ fi
 for folder in scripts pyscripts steps utils; do
     ln -sfn "${template}/${folder}" "${folder}"
 done
+if [ -n "${shrink}" ] && [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
+    # Stage 11 is the driver's, which makes a training config of the model; with the same command.
+    if [ "${stage}" -le 10 ]; then
+        "${template}/asr.sh" --python "python3 -m espnet_des" "${theirs[@]}" --stop_stage 10
+    fi
+    (. ./path.sh && "${driver[@]}" "${ours[@]}" --stage 11 --stop_stage 11)
+    stage=12 theirs+=(--stage 12)
+fi
 # ESPnet's stages, with the plugin's classes; then the sizes, which asr.sh has not.
-if [ "${stage}" -le 15 ]; then
+if [ "${stage}" -le 15 ] && [ "${stop_stage}" -ge "${stage}" ]; then
     "${template}/asr.sh" --python "python3 -m espnet_des" "${theirs[@]}"
 fi
 if [ "${with_sizes}" = true ]; then

@@ -1,0 +1,85 @@
+"""What a trained model becomes in a part of its updates, beside supernets from scratch."""
+
+from espnet_des.compare.run import SHRINK
+from espnet_des.compare.systems import Config, System, random_ranking, single, supernet
+from espnet_des.shrink.config import length_of
+
+ORIGINAL = "original"
+STK = "simple_top_k"
+
+
+def original(base: Config) -> Config:
+    """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers."""
+    config = single(base)
+    config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
+    for key in ("conv_norm", "layer_order"):
+        config["encoder_conf"].pop(key, None)
+    return config
+
+
+def shrunk(
+    base: Config, seed: int, share: float, words: str = "", asr_args: str = ""
+) -> Config:
+    """Options of a shrink of the original with this seed, and how long it trains."""
+    config = original(base)
+    length = length_of(share, config, config["num_iters_per_epoch"]) if share else None
+    sizes = " ".join(map(str, base["encoder_conf"]["sizes"]))
+    method = " ".join(
+        f"--model_conf {key}={value}" for key, value in base["model_conf"].items()
+        if key.startswith("stochastic_depth")
+    )  # fmt: skip
+    return config | {
+        "max_epoch": length.max_epoch if length else 0,
+        "num_iters_per_epoch": length.num_iters_per_epoch if length else 0,
+        SHRINK: {
+            "shrink": f"exp/asr_shrink_{ORIGINAL}_seed{seed}",
+            "shrink_args": f"--sizes {sizes} --share {share} {words}".strip(),
+            "asr_args": f"{method} {asr_args}".strip(),
+        },
+    }
+
+
+def shrinks(base: Config) -> list[System]:
+    """The trained model, a supernet from scratch, and shrinks of the model."""
+    sizes = base["encoder_conf"]["sizes"]
+    systems = [
+        System(ORIGINAL, "trained model", lambda b, s, k: original(b), [sizes[-1]]),
+        System(STK, "supernet from scratch", lambda b, s, k: supernet(b), sizes),
+    ]
+
+    def ask(name: str, title: str, share: float, words: str = "", **more) -> None:
+        systems.append(
+            System(name, title,
+                   lambda b, s, k: shrunk(b, s, share, words, **more), sizes, needs=ORIGINAL)
+        )  # fmt: skip
+
+    for percent in (20, 50):
+        ask(f"shrunk_{percent}", f"shrunk with {percent}% of the updates", percent / 100)
+    for percent in (0, 1, 5, 20):
+        for by in ("angle", "loss"):
+            ask(
+                f"{by}_{percent}",
+                f"ranked by {by}, {percent}%",
+                percent / 100,
+                f"--rank_by {by}",
+            )
+    for name, words in (
+        ("batch_norm", "--conv_norm batch_norm"), ("teacher", "--teacher 0.3"),
+        ("start_by_loss", "--start_by loss"), ("lr_25", "--lr_factor 0.25"),
+        ("lr_100", "--lr_factor 1.0"),
+    ):  # fmt: skip
+        ask(name, f"20%, {words.removeprefix('--').replace('_', ' ')}", 0.2, words)
+    ask("in_place", "20%, taught by its full size", 0.2,
+        asr_args="--model_conf distillation_weight=0.3")  # fmt: skip
+    ask("no_exits", "20%, without exits", 0.2, asr_args="--model_conf exit_weight=0.0")
+    systems.append(
+        System("random", "random layers, 20%",
+               lambda b, s, k: shrunk(b, s, 0.2, asr_args=_random(sizes[-1], s)), sizes,
+               needs=ORIGINAL)
+    )  # fmt: skip
+    return systems
+
+
+def _random(num_layers: int, seed: int) -> str:
+    order = ",".join(map(str, random_ranking(num_layers, seed)))
+    return f"--model_conf method=fixed --model_conf ranking=[{order}]"
