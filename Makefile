@@ -1,5 +1,6 @@
 # make demo    train a supernet on spoken digits and show every size (10 minutes)
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
+# make demo-shrink   train a plain Conformer on spoken digits, and shrink it (10 minutes)
 # make test    run the tests (11 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
@@ -23,7 +24,7 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo test lint docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo demo-shrink test lint docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
 TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
@@ -32,6 +33,12 @@ demo: TAG = $(patsubst %,%_,$(filter-out des_conformer,$(ENCODER)))$(METHOD)
 demo: .venv/.ready
 	ENCODER="$(ENCODER)" egs2/mini_digits/asr1/run.sh --asr_tag "$(TAG)" \
 	    --asr_args "--model_conf method=$(METHOD)"
+
+demo-shrink: .venv/.ready
+	egs2/mini_digits/asr1/run.sh --stop_stage 11 --asr_config conf/train_conformer_24.yaml \
+	    --asr_tag conformer
+	egs2/mini_digits/asr1/run.sh --stage 11 --shrink exp/asr_conformer \
+	    --shrink_args "--sizes 8 16 24"
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
