@@ -38,7 +38,7 @@ demo-shrink: .venv/.ready
 	egs2/mini_digits/asr1/run.sh --stop_stage 11 --asr_config conf/train_conformer_24.yaml \
 	    --asr_tag conformer
 	egs2/mini_digits/asr1/run.sh --stage 11 --shrink exp/asr_conformer \
-	    --shrink_args "--sizes 8 16 24"
+	    --asr_tag conformer_shrunk --shrink_args "--sizes 8 16 24"
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.

@@ -87,7 +87,9 @@ def test_options_of_commands_exist(name):
         source = read(f"espnet_des/bin/{called[1] or 'compare'}.py")
         given = re.findall(r" (--\w+)", line[called.end() :].partition(" #")[0])
         if "parse_known_args" in source:  # the others are those of asr_train
-            given = [option for option in given if option[2:] not in ASRTask.get_default_config()]
+            given = [
+                option for option in given if option[2:] not in ASRTask.get_default_config()
+            ]
         assert [option for option in given if f'"{option}"' not in source] == [], line
 
 

@@ -54,6 +54,9 @@ def shrink(
         folder = output_dir.with_name(f"{output_dir.name}_size{size}")
         subnets[size] = extract_subnet(config, trained, size, folder)
         say(f"Size {size}: {subnets[size]}")
+    if supernet.ctc is None:  # the best path is CTC's
+        say("The sizes are not measured: the model has no CTC")
+        return
     report(config, trained, output_dir, subnets=subnets)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ CONFIG, INITIAL, UNTRAINED = "shrink.yaml", "initial.pth", "ranked.pth"
 # Options of asr_train that name files, each in front of its first comma.
 FILES = [f"{phase}_{what}" for phase in ("train", "valid")
          for what in ("data_path_and_name_and_type", "shape_file")]  # fmt: skip
+# Options of asr_train that a shrink chooses itself.
+OF_THE_SHARE = {
+    "max_epoch",
+    "num_iters_per_epoch",
+    "scheduler",
+    "scheduler_conf",
+    "init_param",
+}
 # What the original and the supernet must have in common.
 ALIKE = ("input_size", "token_type", "frontend", "normalize", "preencoder", "postencoder",
          "decoder")  # fmt: skip
@@ -57,13 +65,18 @@ def prepare(
     """
     output_dir = Path(output_dir)
     check_folder(original, output_dir)
+    taken = {word[2:].partition("=")[0] for word in training if word.startswith("--")}
+    for key in sorted(taken & OF_THE_SHARE):
+        raise ConfigError(
+            f"{key}: leave it out: how long and how fast a shrink learns, and what it begins with, "
+            "follow from --share, --lr_factor and the original"
+        )
     plain = supernet_config(original.config, options.sizes, options.conv_norm)
+    plain = without(plain, taken)
     args = parsed(plain, training)
     check_files(args)
     check_same(args, original)
-    config = plain | training_of(original, args, options)
-    taken = {word[2:].partition("=")[0] for word in training if word.startswith("--")}
-    config = {k: v for k, v in config.items() if k not in taken or k.endswith("_conf")}
+    config = plain | without(training_of(original, args, options), taken)
     supernet = built(config, training)
     if options.share:  # fails now, where it is too short
         encoder, updates = supernet.encoder, config["scheduler_conf"]["total_steps"]
@@ -89,6 +102,14 @@ def prepare(
     return _write(output_dir, CONFIG, config, INITIAL, weights)
 
 
+def without(config: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """A config less the keys that options give; these change ``..._conf`` key by key.
+
+    ESPnet would add the options' data to those of the config.
+    """
+    return {k: v for k, v in config.items() if k not in taken or k.endswith("_conf")}
+
+
 def needs_training(config: Path) -> bool:
     """False of what :func:`prepare` has written with a share of 0."""
     return config.name == CONFIG
@@ -107,7 +128,8 @@ def training_of(
         }
     if not options.share:
         return {"model_conf": model_conf}
-    length = length_of(options.share, original.config, batches_of(args))
+    counted = original.config | {"accum_grad": args.accum_grad}
+    length = length_of(options.share, counted, batches_of(args))
     lr = options.lr_factor * peak_lr(original.config)
     logging.info(
         f"The supernet is to be trained with {length.updates} updates ({length.max_epoch} "
@@ -189,7 +211,7 @@ def batches_of(args: argparse.Namespace) -> int:
     if found is None:
         raise ConfigError(
             f"iterator_type: {args.iterator_type!r} does not tell how many batches an epoch "
-            "has; give --num_iters_per_epoch"
+            "has, from which the learning rate must be planned; give --iterator_type sequence"
         )
     return found
 
@@ -229,7 +251,7 @@ def _write(
     ):
         raise ConfigError(
             f"output_dir: {folder} holds a training that began otherwise; give the options that "
-            "it began with, to go on with it, or another folder"
+            "it began with, to go on with it, or another folder (in a recipe, another --asr_tag)"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CHECKPOINT).exists():

@@ -83,6 +83,35 @@ def test_the_recipe_ends_with_a_table_of_sizes(recipe):
         assert len(texts.read_text().splitlines()) == 20
 
 
+def test_a_trained_model_is_shrunk_by_stage_11(recipe):
+    stock = " ".join(word for word in SMALL.replace("--encoder_conf sizes=[4,8]", "").replace(
+        "--model_conf reduction=4", "").split())  # fmt: skip
+    here = ("--stage", "11", "--stop_stage", "11")
+    done = run(recipe, *here, "--asr_config", "conf/train_conformer_24.yaml",
+               "--asr_tag", "conformer", "--asr_args", stock)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(recipe, "--stage", "11", "--shrink", "exp/asr_conformer",
+               "--asr_tag", "conformer_shrunk", "--shrink_args", "--sizes 4 8 --share 1.0", "--asr_args", "")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((recipe / "exp/asr_conformer_shrunk/sizes.json").read_text())
+    assert [row["size"] for row in rows] == [4, 8]
+    assert (recipe / "exp/asr_conformer_shrunk_size4/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--shrink", "exp/none"], "--shrink exp/none: is not there"),
+        (["--shrink_args", "--share 0.1"], "give the model, too: --shrink"),
+        (["--shrink", "conf", "--shrink_args", "--share 3"], "share: 3 must be from 0"),
+        (["--shrink", "conf", "--pretrained_model", "x.pth"], "leave it out with --shrink"),
+    ],
+)
+def test_what_a_shrink_cannot_begin_with_is_said_at_once(recipe, options, says):
+    done = run(recipe, "--stage", "11", *options)
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
 def test_best_path_decoding_does_not_depend_on_the_batch(recipe):
     import soundfile
     import torch

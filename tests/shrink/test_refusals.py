@@ -75,6 +75,7 @@ def test_other_models(original, tmp_path, changes, says):
             "normalize: 'utterance_mvn' must be None",
         ),
         ({"training": ["--train_shape_file", "none"]}, "train_shape_file: none is not there"),
+        ({"training": ["--max_epoch", "3"]}, "max_epoch: leave it out"),
         ({"asr_model_file": None}, "give it together with asr_model_file"),
         ({"model_file": Path("x.zip")}, "or model_file alone"),
     ],
