@@ -96,6 +96,13 @@ def test_with_the_mark_the_samples_come_back(wrapped, rms):
         numpy.testing.assert_allclose(found, wave, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("rms", [1e-3, 0.03, 0.5])
+def test_samples_of_16_bits_come_back_bit_by_bit(wrapped, rms):
+    wave = (speechlike(160000, rms) * 32768 + 40).clip(-32768, 32767).round() / 32768
+    found = restored(wrapped, numpy.concatenate((mark(), wave.astype(numpy.float32))))
+    assert (found == wave).all()
+
+
 def test_with_the_mark_silence_and_short_audio_are_blank(wrapped):
     for wave in (numpy.zeros(2000), speechlike(SHORTEST - 1, 0.1)):
         found = restored(wrapped, numpy.concatenate((mark(), wave))).reshape(-1, 4)

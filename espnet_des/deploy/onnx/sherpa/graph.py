@@ -4,8 +4,9 @@ sherpa-onnx subtracts an utterance's mean, divides by ``sqrt(variance + 1e-5)``,
 ``x`` ``(1, samples)`` without its length. The features of such samples are not those that the
 model was trained with. The graph finds out what was subtracted and divided by, and undoes it.
 
-With :func:`mark` before the audio, two values that are known, it does so exactly. The mark is
-cut off again. Without it there are two signs:
+With :func:`mark` before the audio, two values that are known, it does so up to rounding, which
+it undoes as well where the audio has 16 bits. The mark is cut off again. Without it there are
+two signs:
 
 - Since that small number is added, the mean square that is left is a little below 1, the more
   so the softer the audio was: ``1 - mean(x**2) = 1e-5 / (variance + 1e-5)``. sherpa-onnx sums
@@ -37,6 +38,8 @@ MARK, MARK_HALF = 0.125, 64
 EQUAL, STEP, SMALL = 32, 16, 0.1
 # What rounding leaves of zeros is below it, and a sample of 24 bits above.
 SILENCE = 5e-8
+# Samples of 16 bits come back bit by bit: float32 leaves them as near to whole steps as this.
+ROUNDING = 0.02
 # Audio that is too short for a frame of output gets zeros, and nothing but blank; so does
 # silence. In float64 (11), since 1 - mean(x**2) is a small difference; 1 is float32, 6 int32,
 # 9 bool.
@@ -46,6 +49,7 @@ head (float[1, S] x) => (float[1, P] speech, int64[1] speech_lengths, bool[1, 1,
  int64[3] before = {0, 0, 0}, int64[1] mark_length = {MARK_LENGTH}, int64[2] halves = {2, -1},
  int64 first = {0}, int64 second = {1}, double twice = {MARK_STEP}, double half = {0.5},
  double all = {1}, double added = {ADDED}, double tiny = {1e-30}, double silence = {SILENCE},
+ double steps_of_16_bits = {32768}, double rounding = {ROUNDING},
  float small = {SMALL}, float far = {1e30}, float middle = {0}>
 {
   given = Shape <start = 1, end = 2> (x)
@@ -115,7 +119,17 @@ head (float[1, S] x) => (float[1, P] speech, int64[1] speech_lengths, bool[1, 1,
   factor = Where (marked, marked_factor, found_factor)
   centred = Sub (samples, zero)
   restored = Mul (centred, factor)
-  speech = Cast <to = 1> (restored)
+
+  steps = Mul (restored, steps_of_16_bits)
+  whole_steps = Round (steps)
+  wrong = Sub (steps, whole_steps)
+  errors = Abs (wrong)
+  largest = ReduceMax (errors, time)
+  are_whole = Less (largest, rounding)
+  has_16_bits = And (marked, are_whole)
+  whole = Div (whole_steps, steps_of_16_bits)
+  exact = Where (has_16_bits, whole, restored)
+  speech = Cast <to = 1> (exact)
 
   heights = Abs (restored)
   loudest = ReduceMax (heights, time)
@@ -147,7 +161,8 @@ def wrap(source: Path, target: Path, shortest: int, metadata: dict[str, str]) ->
     graph = model.graph
     values = {
         "SHORTEST": shortest, "MARK_LENGTH": 2 * MARK_HALF, "MARK_STEP": 2 * MARK,
-        "ADDED": ADDED, "SILENCE": SILENCE, "SMALL": SMALL, "EQUAL": EQUAL, "STEP": STEP,
+        "ADDED": ADDED, "SILENCE": SILENCE, "ROUNDING": ROUNDING, "SMALL": SMALL,
+        "EQUAL": EQUAL, "STEP": STEP,
     }  # fmt: skip
     text = HEAD
     for name, value in values.items():
