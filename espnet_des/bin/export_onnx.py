@@ -11,6 +11,12 @@ def main() -> int:
     parser.add_argument("--asr_train_config", type=Path, required=True)
     parser.add_argument("--asr_model_file", type=Path, required=True)
     parser.add_argument("--size", type=int, help="number of layers, of a supernet")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        help="several that share their weights, in a new folder",
+    )
     parser.add_argument("--output", type=Path, required=True, help="*.onnx, or a folder")
     parser.add_argument(
         "--runtime", default="onnxruntime", help="onnxruntime, or sherpa-onnx: a folder for it"

@@ -4,7 +4,7 @@ import copy
 import logging
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -71,7 +71,14 @@ class Exported(NamedTuple):
         return "\n".join(lines + [f"Try it: {self.how}"])
 
 
-def export_onnx(
+def export_onnx(*arguments: Any, **options: Any) -> Exported:
+    """:func:`write_onnx` with the same arguments; then tell what was measured."""
+    done = write_onnx(*arguments, **options)
+    print(done.summary())
+    return done
+
+
+def write_onnx(
     asr_train_config: Path,
     asr_model_file: Path,
     output: Path,
@@ -141,9 +148,7 @@ def export_onnx(
             {} if text is None else word_error_rates(model, args, opened, source, wavs, texts)
         )
         path, how = put(written, output, runtime)
-    done = Exported(path, path.stat().st_size, difference, agreement, wer, how)
-    print(done.summary())
-    return done
+    return Exported(path, path.stat().st_size, difference, agreement, wer, how)
 
 
 def check_difference(output: Path, difference: float) -> None:
