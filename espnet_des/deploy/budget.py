@@ -6,6 +6,7 @@ from typing import Any
 
 from espnet_des.deploy.extract import extract_subnet, file_size
 from espnet_des.deploy.onnx.export import Exported, export_onnx
+from espnet_des.deploy.onnx.sizes import Shared, export_sizes
 from espnet_des.deploy.slices import read_slices
 from espnet_des.errors import ConfigError
 from espnet_des.inference.budget import (
@@ -38,16 +39,23 @@ def extract_within(**arguments: Any) -> Path:
     return extract_subnet(**_with_size(arguments, needs_size=True))
 
 
-def export_within(**arguments: Any) -> Exported:
-    """:func:`export_onnx` of a size, or of the largest one within a budget.
+def export_within(**arguments: Any) -> Exported | list[Shared]:
+    """:func:`export_onnx` of a size, or of the largest one within a budget, or of several.
 
     Args:
-        **arguments: those of export_onnx, which need no size, and of :func:`chosen_size`.
+        **arguments: those of export_onnx, which need no size, and of :func:`chosen_size`; or
+            ``sizes`` in place of these, for :func:`export_sizes`.
 
     Raises:
         ConfigError: where no size is within it, or as in export_onnx.
     """
-    return export_onnx(**_with_size(arguments, needs_size=False))
+    sizes = arguments.pop("sizes", None)
+    if sizes is None:
+        return export_onnx(**_with_size(arguments, needs_size=False))
+    for key in ("size", *CHOICES):
+        if arguments.pop(key, None) is not None:
+            raise ConfigError(f"{key}: is given beside sizes: {sizes}; give one of the two")
+    return export_sizes(sizes=sizes, **arguments)
 
 
 def _with_size(arguments: Mapping[str, Any], needs_size: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def main(model_file: str, *audio_files: str) -> None:
     about = {key: json.loads(stored[key]) for key in ("tokens", "sampling_rate",
              "min_length", "source", "token_type", "blank_id")}  # fmt: skip
     if about["source"] != "waveform":
-        sys.exit(f"{model_file} takes features; export it with --source waveform")
+        sys.exit(f"{model_file} takes {about['source']}; export it with --source waveform")
     for path in audio_files:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         if rate != about["sampling_rate"]:

@@ -4,7 +4,7 @@ import copy
 import logging
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -17,6 +17,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.deploy.onnx.graph import SOURCES, CTCGraph, export, run, session
+from espnet_des.deploy.onnx.sherpa import folder as sherpa
+from espnet_des.deploy.onnx.sherpa.graph import AsSherpa
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder, decode_files
 from espnet_des.inference.loading import load_model, read_config
@@ -30,6 +32,7 @@ from espnet_des.utils.audio import find_audio, read_header, read_mono
 from espnet_des.utils.partial import partial_folder
 
 QUANTIZE = ("none", "int8")
+RUNTIMES = ("onnxruntime", sherpa.RUNTIME)
 # Of log-probabilities, float32 against float32: other orders of summation.
 TOLERANCE = 1e-2
 NUM_CHECKED = 6
@@ -44,6 +47,7 @@ class Exported(NamedTuple):
         difference: largest difference of a log-probability from PyTorch's.
         agreement: share of frames whose best token is PyTorch's.
         wer: percent, of ``pytorch`` and of the ``onnx`` file; empty without text.
+        how: how to try it.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class Exported(NamedTuple):
     difference: float
     agreement: float
     wer: dict[str, float]
+    how: str
 
     def summary(self) -> str:
         """For the user."""
@@ -63,11 +68,17 @@ class Exported(NamedTuple):
             lines.append(
                 f"WER: {self.wer['onnx']:.2f}%, of PyTorch {self.wer['pytorch']:.2f}%"
             )
-        example = Path(__file__).with_name("example.py")
-        return "\n".join(lines + [f"Try it: python3 {example} {self.path} some.wav"])
+        return "\n".join(lines + [f"Try it: {self.how}"])
 
 
-def export_onnx(
+def export_onnx(*arguments: Any, **options: Any) -> Exported:
+    """:func:`write_onnx` with the same arguments; then tell what was measured."""
+    done = write_onnx(*arguments, **options)
+    print(done.summary())
+    return done
+
+
+def write_onnx(
     asr_train_config: Path,
     asr_model_file: Path,
     output: Path,
@@ -76,27 +87,31 @@ def export_onnx(
     quantize: str = "none",
     wav_scp: Path | None = None,
     text: Path | None = None,
+    runtime: str = "onnxruntime",
 ) -> Exported:
     """Write one ONNX file, and compare it with PyTorch at several lengths.
 
     Args:
         asr_train_config: of a supernet, or of a size extracted from it.
         asr_model_file: its parameters.
-        output: the file to write, ``*.onnx``.
+        output: the file to write, ``*.onnx``; of ``sherpa-onnx`` the folder.
         size: of a supernet, number of layers.
         source: ``waveform``, or ``features`` as the frontend gives them.
         quantize: ``none`` or ``int8``.
         wav_scp: audio to check with; noise without it.
         text: its transcriptions, for the word error rate.
+        runtime: ``onnxruntime``, or ``sherpa-onnx`` for a folder that it decodes with.
 
     Raises:
         ConfigError: where something does not fit, or the outputs differ.
     """
-    check_arguments(output, source, quantize, wav_scp, text)
+    check_arguments(output, source, quantize, wav_scp, text, runtime)
     wavs = {} if text is None or wav_scp is None else find_audio(wav_scp)
     texts = {} if text is None or wav_scp is None else transcriptions(wavs, wav_scp, text)
     with partial_folder(output.parent, f"{output.name}.export") as partial:
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
+        if runtime == sherpa.RUNTIME:
+            sherpa.check(model, args)
         rate = sampling_rate(args)
         about = metadata(model, args, source) | {"sampling_rate": rate}
         graph = CTCGraph(copy.deepcopy(model), source)
@@ -105,32 +120,71 @@ def export_onnx(
         result = partial / "float.onnx"
         export(graph, result, about)
         difference, agreement = compare(session(result), pairs)
-        if not difference <= TOLERANCE:
-            raise ConfigError(
-                f"{output} was not written: its log-probabilities differ from PyTorch's by "
-                f"{difference:.2g} (up to {TOLERANCE:g} is rounding)"
-            )
+        check_difference(output, difference)
         if quantize == "int8":
             from espnet_des.deploy.onnx import int8
 
             int8.quantize(result, partial / "int8.onnx")
             result = partial / "int8.onnx"
-            difference, agreement = compare(session(result), pairs)
+        opened, written = session(result), result
+        if runtime == sherpa.RUNTIME:
+            # One by one, as it decodes; silence is blank whatever the model makes of it.
+            pairs = [ref for ref in pairs[:-1] if ref.speech.any()]
+            folder = partial / "folder"
+            folder.mkdir()
+            shortest = shortest_input(model, source)
+            written = sherpa.write_folder(result, folder, model, args, shortest, quantize)
+            opened = AsSherpa(session(written), marked=True)
+            _, unmarked = compare(AsSherpa(session(written), marked=False), pairs)
+            logging.warning(
+                f"{runtime}: without the mark, which {sherpa.README} explains, the best token "
+                f"is PyTorch's in {unmarked:.2%} of the frames"
+            )
+        if written != partial / "float.onnx":
+            difference, agreement = compare(opened, pairs)
+        if quantize == "none":
+            check_difference(output, difference)
         wer = (
-            {} if text is None else word_error_rates(model, args, result, source, wavs, texts)
+            {} if text is None else word_error_rates(model, args, opened, source, wavs, texts)
         )
-        result.replace(output)
-    done = Exported(output, output.stat().st_size, difference, agreement, wer)
-    print(done.summary())
-    return done
+        path, how = put(written, output, runtime)
+    return Exported(path, path.stat().st_size, difference, agreement, wer, how)
 
 
-def check_arguments(output: Path, source, quantize, wav_scp, text) -> None:
+def check_difference(output: Path, difference: float) -> None:
+    """Raise ConfigError where float32 differs from PyTorch by more than rounding."""
+    if not difference <= TOLERANCE:
+        raise ConfigError(
+            f"{output} was not written: its log-probabilities differ from PyTorch's by "
+            f"{difference:.2g} (up to {TOLERANCE:g} is rounding)"
+        )
+
+
+def put(written: Path, output: Path, runtime: str) -> tuple[Path, str]:
+    """Put what was written in its place; says where the model is, and how to try it."""
+    if runtime != sherpa.RUNTIME:
+        written.replace(output)
+        return output, f"python3 {Path(__file__).with_name('example.py')} {output} some.wav"
+    output.mkdir(exist_ok=True)
+    for file in sorted(written.parent.iterdir()):
+        file.replace(output / file.name)
+    return output / written.name, f"{output / sherpa.README} has the commands"
+
+
+def check_arguments(output: Path, source, quantize, wav_scp, text, runtime) -> None:
     """Refuse what cannot work before anything is loaded."""
-    for key, value, known in (("source", source, SOURCES), ("quantize", quantize, QUANTIZE)):
+    for key, value, known in (
+        ("source", source, SOURCES), ("quantize", quantize, QUANTIZE),
+        ("runtime", runtime, RUNTIMES),
+    ):  # fmt: skip
         if value not in known:
             raise ConfigError(f"{key}: {value!r} must be one of {list(known)}")
-    if output.suffix != ".onnx":
+    if runtime == sherpa.RUNTIME:
+        if source != "waveform":
+            raise ConfigError(f"source: {source}: {runtime} needs waveform")
+        if output.suffix == ".onnx" or (output.exists() and not output.is_dir()):
+            raise ConfigError(f"output: {output} must be a folder for {runtime}")
+    elif output.suffix != ".onnx":
         raise ConfigError(f"output: {output} must end in .onnx")
     if text is not None and wav_scp is None:
         raise ConfigError("text: transcriptions need their audio; give wav_scp as well")
@@ -250,7 +304,7 @@ def compare(session, references: list[Reference]) -> tuple[float, float]:
             difference = max(difference, float(numpy.abs(mine - theirs).max(initial=0.0)))
             equal += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
             frames += int(n)
-    return difference, equal / frames
+    return difference, equal / max(frames, 1)
 
 
 class _SessionAsModel:
@@ -287,14 +341,14 @@ def transcriptions(wavs: dict[str, str], wav_scp: Path, text: Path) -> dict[str,
 
 
 def word_error_rates(
-    model, args, file: Path, source: str, wavs: dict[str, str], texts: dict[str, str]
+    model, args, opened, source: str, wavs: dict[str, str], texts: dict[str, str]
 ) -> dict[str, float]:
-    """Percent, by CTC best path, of the PyTorch model and of the ONNX file."""
+    """Percent, by CTC best path, of the PyTorch model and of the ONNX file that is opened."""
     clean = text_cleaner(args.cleaner or "none")
     texts = {utt: clean(words) for utt, words in texts.items()}
     out = {}
     for name, recogniser in (
-        ("pytorch", model), ("onnx", _SessionAsModel(session(file), model, source))
+        ("pytorch", model), ("onnx", _SessionAsModel(opened, model, source))
     ):  # fmt: skip
         # One by one: in int8 the range of a batch would set the steps of each.
         decoder = BestPathDecoder(recogniser, args)
