@@ -99,7 +99,7 @@ def export_onnx(
         model, args = load_one_size(asr_train_config, asr_model_file, size, partial)
         rate = sampling_rate(args)
         about = metadata(model, args, source) | {"sampling_rate": rate}
-        graph = CTCGraph(copy.deepcopy(model), source)
+        graph = CTCGraph(copy.deepcopy(model), source, int8=quantize == "int8")
         pairs = references(model, checking_audio(model, wav_scp, rate), source)
         logging.info(f"Exporting {model.encoder.num_layers} layers of {asr_model_file}")
         result = partial / "float.onnx"
