@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from espnet_des.method.options import check_fits
+from espnet_des.nn.dw_striding import DWStridingSubsampling
+from espnet_des.nn.encoders import SUPERNETS
 
 ROOT = Path(__file__).parents[1]
 TRAIN = sorted(ROOT.glob("conf/*/train*.yaml"))
@@ -113,6 +115,19 @@ def test_asr_config(path, parse):
             scheduler.last_epoch = update
             assert scheduler.get_lr()[0] == pytest.approx(rate)
         assert optimizer.defaults["eps"] == 1e-16
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "tedlium2"])
+def test_the_front_end_that_configs_tell_of_can_be_built(corpus):
+    configs = sorted((ROOT / "conf" / corpus).glob("train_des*.yaml"))
+    assert configs
+    for path in configs:
+        text = re.sub(r"^    input_layer: .*\n", "", path.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"# (input_layer|subsampling_factor):", r"\1:", text)
+        config = yaml.safe_load(text)
+        conf = config["encoder_conf"] | {"num_blocks": 1, "sizes": [1, 4]}
+        embed = SUPERNETS[config["encoder"]](80, **conf).embed
+        assert type(embed) is DWStridingSubsampling and embed.factor == 8
 
 
 @pytest.mark.parametrize("corpus", ["librispeech", "tedlium2"])

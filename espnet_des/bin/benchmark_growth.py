@@ -9,7 +9,9 @@ from espnet_des.utils.command import CommandParser, call
 def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--input_layer", choices=("conv2d", "vgg"), default="conv2d")
+    parser.add_argument(
+        "--input_layer", choices=("conv2d", "vgg", "dw_striding"), default="conv2d"
+    )
     parser.add_argument("--dim", type=int, default=144)
     parser.add_argument("--sizes", type=int, nargs="+", default=(2, 3, 4, 6), help="how many")
     parser.add_argument("--blocks", type=int, nargs="+", default=(12, 24, 48))

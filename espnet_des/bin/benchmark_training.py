@@ -10,8 +10,8 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument(
-        "--input_layer", choices=("conv2d", "vgg"), nargs="+", default=("conv2d", "vgg"),
-        dest="input_layers",
+        "--input_layer", choices=("conv2d", "vgg", "dw_striding"), nargs="+",
+        default=("conv2d", "vgg"), dest="input_layers",
     )  # fmt: skip
     parser.add_argument(
         "--encoder", choices=("des_conformer", "des_e_branchformer"), default="des_conformer"

@@ -228,7 +228,7 @@ def save(model: DESModel, config: Path, kept: list[int], folder: Path, runtime: 
 
     part, _ = load_model(saved.config, saved.file)
     file = folder / "float.onnx"
-    export(CTCGraph(part.eval()), file, {})
+    export(CTCGraph(part.eval(), int8=runtime == "onnx-int8"), file, {})
     if runtime == "onnx-int8":
         from espnet_des.deploy.onnx.int8 import quantize
 

@@ -29,6 +29,7 @@ from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import BLOCK_TYPES, SUPERNETS, stock_name
+from espnet_des.nn.front_end import OWN
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
@@ -308,7 +309,7 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
     """``config.yaml`` of the stock model, and what of it could not be kept.
 
     Keys of the plugin are left out. Stock blocks have BatchNorm and ESPnet's
-    order of modules; ``input_layer: vgg``, which stock lacks, becomes conv2d.
+    order of modules; a front end that stock lacks becomes conv2d.
     """
     name = stock_name(config["encoder"])
     assert name is not None  # only such are measured
@@ -317,7 +318,8 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
     # A rate per block would not fit another number of blocks.
     conf.pop("stochastic_depth_rate", None)
     note = ""
-    if conf.get("input_layer") == "vgg":
+    narrow = config["encoder_conf"].get("subsampling_channels") is not None
+    if conf.get("input_layer") in OWN or narrow:
         conf["input_layer"], note = "conv2d", " (conv2d front end)"
     own = SelectionOptions.keys()
     stock = config | {

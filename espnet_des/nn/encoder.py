@@ -18,7 +18,7 @@ from espnet_des.method.state import SelectionState
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder_conf import check_keys
-from espnet_des.nn.front_end import Subsampled, subsample
+from espnet_des.nn.front_end import OWN_KEYS, Subsampled, known_to_espnet, made, subsample
 from espnet_des.nn.residual import (
     Branch,
     Run,
@@ -27,7 +27,6 @@ from espnet_des.nn.residual import (
     has_batch_norm,
     touch,
 )
-from espnet_des.nn.vgg import VGGSubsampling
 
 
 def num_parameters(*modules: torch.nn.Module) -> int:
@@ -42,7 +41,8 @@ class LayeredEncoder(torch.nn.Module):
     Args:
         input_size: number of features.
         **conf: ``encoder_conf``: the keys of ESPnet's encoder, where ``input_layer`` may
-            also be ``vgg``, and those of the block type.
+            also be ``vgg`` or ``dw_striding``, those of ``nn/front_end.py``, and those of
+            the block type.
     """
 
     block_type: ClassVar[BlockType]
@@ -56,15 +56,15 @@ class LayeredEncoder(torch.nn.Module):
 
     def __init__(self, input_size: int, **conf: Any):
         kind = self.block_type
-        stock = {key: value for key, value in conf.items() if key not in kind.own_keys}
+        ours = kind.own_keys.keys() | OWN_KEYS.keys()
+        stock = {key: value for key, value in conf.items() if key not in ours}
         own = kind.own_keys | {key: conf[key] for key in kind.own_keys if key in conf}
         check_keys(type(self), conf)
-        vgg = conf.get("input_layer") == "vgg"
-        # ESPnet does not know vgg: it builds a linear layer, replaced below.
-        super().__init__(input_size, **(stock | {"input_layer": "linear"} if vgg else stock))
+        if "input_layer" in stock:
+            stock["input_layer"] = known_to_espnet(stock["input_layer"])
+        super().__init__(input_size, **stock)
         self.input_size = input_size
-        if vgg:
-            self.embed = VGGSubsampling(input_size, self.output_size(), self.embed[-1])
+        self.embed = made(self.embed, input_size, self.output_size(), conf)
         # Some of ESPnet's encoders have no exits, or None.
         self.interctc_layer_idx = list(getattr(self, "interctc_layer_idx", None) or [])
         kind.prepare(self, **own)

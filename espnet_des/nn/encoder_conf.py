@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet_des.errors import ConfigError, is_number
+from espnet_des.nn.front_end import check_front_end
 
 COUNTS = (
     "output_size", "attention_heads", "linear_units", "num_blocks", "cnn_module_kernel",
@@ -48,6 +49,7 @@ def check_keys(encoder: Any, conf: Mapping[str, Any]) -> None:
             f"encoder_conf: layer_order: {order!r} must be one of {list(kind.orders)}"
         )
     kind.check(values)
+    check_front_end(values)
     check_values(values)
 
 

@@ -17,6 +17,7 @@ from espnet_des.nn.blocks.e_branchformer import EBranchformer
 from espnet_des.nn.blocks.multiconv_conformer import MultiConvConformer
 from espnet_des.nn.blocks.transformer import Transformer
 from espnet_des.nn.encoder import LayeredEncoder, SupernetEncoder
+from espnet_des.nn.front_end import OWN_KEYS
 from espnet_des.nn.subnet import SubnetEncoder
 from espnet_des.utils.signature import combined
 
@@ -34,7 +35,7 @@ def _encoder(base: type[LayeredEncoder], kind: BlockType, name: str) -> Any:
     """A class with the layers of a block type: ours, and ESPnet's behind it."""
     own = [
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
-        for key, value in kind.own_keys.items()
+        for key, value in (kind.own_keys | OWN_KEYS).items()
     ]
     _, *arguments = combined(base.__init__, own, kind.stock).parameters.values()
     members = {
@@ -88,7 +89,8 @@ def check_swap(encoder: str, conf: Mapping[str, Any]) -> None:
                 f"these are the keys of {name.removeprefix('des_')}: use encoder: {name}"
             )
     stock = inspect.signature(BLOCK_TYPES["transformer"].stock).parameters
-    if encoder == "des_conformer" and conf and conf.keys() <= {*stock, *KEYS_OF_SIZES}:
+    of_both = {*stock, *KEYS_OF_SIZES, *OWN_KEYS}
+    if encoder == "des_conformer" and conf and conf.keys() <= of_both:
         logging.warning(
             "encoder_conf has no key that only a Conformer has. If this was a config with "
             "encoder: transformer, use encoder: des_transformer: with des_conformer its "

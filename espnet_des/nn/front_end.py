@@ -1,5 +1,7 @@
 """The encoder's front end (ESPnet's ``input_layer``), which all sizes share."""
 
+import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,21 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     TooShortUttError,
     check_short_utt,
 )
+from espnet_des.errors import ConfigError
+from espnet_des.nn.dw_striding import DWStridingSubsampling
 from espnet_des.nn.vgg import VGGSubsampling
+
+# Kinds of input_layer that ESPnet does not have, and their classes.
+OWN: dict[str, type[torch.nn.Module]] = {
+    "vgg": VGGSubsampling,
+    "dw_striding": DWStridingSubsampling,
+}
+# Keys of encoder_conf that ESPnet does not have, and the kinds of input_layer that have them.
+KINDS_WITH = {
+    "subsampling_factor": ("dw_striding",),
+    "subsampling_channels": ("dw_striding", "conv2d"),
+}
+OWN_KEYS: dict[str, Any] = dict.fromkeys(KINDS_WITH)  # None: what the kind has by itself
 
 SUBSAMPLING_2D = (
     Conv2dSubsampling,
@@ -31,6 +47,7 @@ SUBSAMPLING = (
     Conv1dSubsampling2,
     Conv1dSubsampling3,
 )
+WITH_MASK: tuple[type[torch.nn.Module], ...] = (*SUBSAMPLING, *OWN.values())
 
 
 class Subsampled(NamedTuple):
@@ -49,6 +66,60 @@ class Subsampled(NamedTuple):
     def of_utterances(self, rows: torch.Tensor) -> "Subsampled":
         """The part of some utterances, given by their numbers in the batch."""
         return self._replace(x=self.x[rows], mask=self.mask[rows])
+
+
+def check_front_end(values: Mapping[str, Any]) -> None:
+    """Refuse keys that a front end does not have, and values that it cannot have.
+
+    Args:
+        values: of all keys of ``encoder_conf``.
+
+    Raises:
+        ConfigError: naming the key, its value and what would be right.
+    """
+    kind, factors = values["input_layer"], DWStridingSubsampling.FACTORS
+    for key, kinds in KINDS_WITH.items():
+        value = values[key]
+        if value is not None and kind not in kinds:
+            raise ConfigError(
+                f"encoder_conf: {key}: {value!r} belongs to input_layer: "
+                f"{' or '.join(kinds)}; leave it out with input_layer: {kind}"
+            )
+    for key, allowed, right in (
+        ("subsampling_factor", factors, f"one of {list(factors)}"),
+        ("subsampling_channels", range(1, sys.maxsize), "an integer above 0"),
+    ):
+        value = values[key]
+        if value is not None and (type(value) is not int or value not in allowed):
+            raise ConfigError(f"encoder_conf: {key}: {value!r} must be {right}")
+
+
+def known_to_espnet(input_layer: Any) -> Any:
+    """What ESPnet builds in place of a kind that it does not know, see :func:`made`."""
+    return "linear" if input_layer in list(OWN) else input_layer
+
+
+def made(embed: Any, input_size: int, dim: int, conf: Mapping[str, Any]) -> Any:
+    """The front end that a config means.
+
+    Args:
+        embed: what ESPnet built; the positions are its.
+        input_size: number of features.
+        dim: of the encoder.
+        conf: ``encoder_conf``, or those of its keys that were given.
+    """
+    kind, channels = conf.get("input_layer"), conf.get("subsampling_channels")
+    if kind == "vgg":
+        return VGGSubsampling(input_size, dim, embed[-1])
+    if kind == "dw_striding":
+        factor = conf.get("subsampling_factor") or DWStridingSubsampling.FACTORS[0]
+        return DWStridingSubsampling(input_size, dim, embed[-1], factor, channels or 256)
+    if channels is None:
+        return embed
+    # ESPnet's has as many channels as the encoder has dimensions, and leads to as many.
+    narrow = Conv2dSubsampling(input_size, channels, 0.0, embed.pos_enc)
+    narrow.out = torch.nn.Linear(narrow.out.in_features, dim)
+    return narrow
 
 
 def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
@@ -72,7 +143,7 @@ def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
                 limit,
             )
     out: Any = x
-    if isinstance(embed, (*SUBSAMPLING, VGGSubsampling)):
+    if isinstance(embed, WITH_MASK):
         out, mask = embed(x, mask)
     elif embed is not None:
         out = embed(x)

@@ -91,6 +91,8 @@ SHORT = [
         "encoder_conf__input_layer": "vgg", "specaug": "specaug",
         "specaug_conf": {"apply_time_warp": True, "time_warp_window": 5, "freq_mask_width_range":
                          [0, 4], "time_mask_width_ratio_range": [0, 0.5]}}),
+    ("dw_striding", {"encoder_conf__input_layer": "dw_striding",
+                     "encoder_conf__subsampling_channels": 6}),
     ("BatchNorm", BATCH_NORM | {"normalize": "utterance_mvn"}),
     ("hybrid", HYBRID),
 ]  # fmt: skip

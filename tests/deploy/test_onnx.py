@@ -70,13 +70,25 @@ KINDS = [
     {"pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "selfattn"},
     {"concat_after": True}, {"macaron_style": False, "kept": (0, 1, 5)},
     {"use_cnn_module": False, "kept": (0, 1, 5)}, {"input_layer": "vgg", "dim": 13},
+    {"input_layer": "dw_striding", "subsampling_channels": 6, "dim": 13},
+    {"input_layer": "dw_striding", "subsampling_channels": 6, "subsampling_factor": 8},
+    {"input_layer": "conv2d", "subsampling_channels": 5},
 ]  # fmt: skip
+# For float and for int8, whose products are quantised later.
+BOTH_FORMS = pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
 
 
+def features_for(conf):
+    """Enough of them for every kind of subsampling."""
+    wide = conf.get("input_layer") in ("conv2d6", "conv2d8")
+    return 40 if wide else conf.get("dim", 12)
+
+
+@BOTH_FORMS
 @pytest.mark.parametrize("conf", KINDS, ids=str)
-def test_the_exported_form_is_the_model(conf):
-    model = make_model(**({"dim": 40 if "8" in str(conf) or "6" in str(conf) else 12} | conf))
-    graph = CTCGraph(copy.deepcopy(model), "features")
+def test_the_exported_form_is_the_model(conf, int8):
+    model = make_model(**conf | {"dim": features_for(conf)})
+    graph = CTCGraph(copy.deepcopy(model), "features", int8)
     for frames in ((40,), (97, 60, 33), (41, 40)):
         feats = torch.randn(len(frames), max(frames), model.encoder.input_size)
         lengths = torch.tensor(frames)
@@ -110,15 +122,16 @@ def test_features_are_those_of_espnet(conf):
 LENGTHS = (1120, 5000, 4999, 1700, 15990, 15900, 16000)
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize(
     "conf", [c for c in KINDS if c.get("rel_pos_type") != "legacy"], ids=str
 )
-def test_a_row_of_a_batch_is_the_row_alone(conf):
+def test_a_row_of_a_batch_is_the_row_alone(conf, int8):
     """With legacy positions it is not: they depend on the padding, as ESPnet's do."""
-    wide = 40 if "8" in str(conf) or "6" in str(conf) else conf.get("dim", 12)
+    wide = features_for(conf)
     frontend = DefaultFrontend(n_fft=256, hop_length=80, n_mels=wide)
     model = make_model(**conf | {"dim": wide}, frontend=frontend)
-    graph = CTCGraph(copy.deepcopy(model), "waveform").double()
+    graph = CTCGraph(copy.deepcopy(model), "waveform", int8).double()
     waves, lengths = noise(*LENGTHS)
     waves = waves.double()
     with torch.no_grad():
@@ -148,19 +161,21 @@ def test_exits_that_are_fed_back_are_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "input_layer"),
+    ("source", "input_layer", "int8"),
     [
-        ("waveform", "conv2d"),
-        ("features", "vgg"),
-        pytest.param("waveform", "vgg", marks=pytest.mark.thorough),
-        pytest.param("features", "conv2d", marks=pytest.mark.thorough),
+        ("waveform", "conv2d", False),
+        ("features", "vgg", True),
+        ("features", "dw_striding", True),
+        pytest.param("waveform", "vgg", False, marks=pytest.mark.thorough),
+        pytest.param("waveform", "dw_striding", False, marks=pytest.mark.thorough),
+        pytest.param("features", "conv2d", True, marks=pytest.mark.thorough),
     ],
 )
-def test_the_file_gives_the_model_at_every_length(tmp_path, input_layer, source):
+def test_the_file_gives_the_model_at_every_length(tmp_path, input_layer, source, int8):
     frontend = DefaultFrontend(n_fft=512, hop_length=160, n_mels=12)
     model = make_model(input_layer=input_layer, frontend=frontend)
     path = tmp_path / "model.onnx"
-    export(CTCGraph(copy.deepcopy(model), source), path, {"tokens": ["a"]})
+    export(CTCGraph(copy.deepcopy(model), source, int8), path, {"tokens": ["a"]})
     loaded = session(path, threads=1)
     for samples in ((16000,), (1700,), (30000, 9000, 1600), (5000, 4999), LENGTHS):
         waves, lengths = noise(*samples)
@@ -224,7 +239,7 @@ def test_a_file_tells_nothing_of_the_machine(tmp_path):
     wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
     model = make_model(frontend=frontend, dim=40, **wide)
     plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    export(CTCGraph(copy.deepcopy(model), "waveform"), plain, {"tokens": ["a"]})
+    export(CTCGraph(copy.deepcopy(model), "waveform", int8=True), plain, {"tokens": ["a"]})
     quantize(plain, small)
     for file in (plain, small):
         found = onnx.load(file)
@@ -239,11 +254,24 @@ def test_a_file_tells_nothing_of_the_machine(tmp_path):
     assert "MatMul" in {kind for name, kind in kinds.items() if name.startswith("frontend.")}
 
 
+@pytest.mark.parametrize("input_layer", ["conv2d", "vgg", "dw_striding"])
+def test_each_form_has_what_is_fast_in_it(tmp_path, input_layer):
+    """In float convolutions, in int8 products, but for one input channel or depthwise."""
+    kinds, model = {}, make_model([], input_layer=input_layer)
+    for int8 in (False, True):
+        file = tmp_path / f"{int8}.onnx"
+        export(CTCGraph(copy.deepcopy(model), "features", int8), file, {})
+        kinds[int8] = [node.op_type for node in onnx.load(file).graph.node]
+    convs = {"conv2d": 2, "vgg": 4, "dw_striding": 3}[input_layer]
+    assert kinds[False].count("Conv") == convs and "Gather" not in kinds[False]
+    assert kinds[True].count("Conv") == (2 if input_layer == "dw_striding" else 1)
+
+
 def test_int8_that_would_change_nothing_is_refused(tmp_path):
     from espnet_des.deploy.onnx.int8 import quantize
 
     plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    export(CTCGraph(make_model(), "features"), plain, {})
+    export(CTCGraph(make_model(), "features", int8=True), plain, {})
     with pytest.raises(
         ConfigError, match="quantize: int8 would leave everything in float: no m"
     ):
@@ -252,7 +280,8 @@ def test_int8_that_would_change_nothing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "input_layer", ["conv2d", pytest.param("vgg", marks=pytest.mark.thorough)]
+    "input_layer",
+    ["conv2d", "dw_striding", pytest.param("vgg", marks=pytest.mark.thorough)],
 )
 def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     from espnet_des.deploy.onnx.int8 import quantize
@@ -260,7 +289,8 @@ def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     wide = {"output_size": 64, "linear_units": 64, "attention_heads": 2}
     model = make_model(range(8), input_layer=input_layer, dim=40, **wide)
     plain, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    export(CTCGraph(copy.deepcopy(model), "features"), plain, {"source": "features"})
+    graph = CTCGraph(copy.deepcopy(model), "features", int8=True)
+    export(graph, plain, {"source": "features"})
     quantize(plain, small)
     assert small.stat().st_size < 0.6 * plain.stat().st_size
     graph = onnx.load(small).graph
@@ -268,7 +298,8 @@ def test_int8_is_close_and_gathers_bytes(tmp_path, input_layer):
     assert "MatMulInteger" in kinds
     quantized = {n.output[0] for n in graph.node if n.op_type == "DynamicQuantizeLinear"}
     gathered = {n.input[0] for n in graph.node if n.op_type == "Gather"}
-    assert quantized & gathered, "the patches are made of floats"
+    if input_layer != "dw_striding":  # it has no patches
+        assert quantized & gathered, "the patches are made of floats"
     feats, lengths = torch.randn(2, 90, 40), torch.tensor([90, 61])
     (a, n), (b, m) = (run(session(f, 1), feats, lengths) for f in (plain, small))
     assert (

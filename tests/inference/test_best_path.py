@@ -13,6 +13,7 @@ import soundfile
 import torch
 import yaml
 
+from espnet2.asr.frontend.default import DefaultFrontend
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import (
@@ -25,6 +26,7 @@ from espnet_des.inference.best_path import (
 from espnet_des.inference.loading import load_model
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import AudioError, find_audio
+from tests.conftest import TOKENS, make_model
 from tests.train import ROOT, let_it_talk, make_data, train_here
 
 RATE = 8000
@@ -192,6 +194,17 @@ def test_token_times(exp, folder, tmp_path, decoder):
     # An older file does not stay beside a newer text.
     decode(exp, folder, tmp_path)
     assert not (tmp_path / "token.ctm").exists()
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+def test_seconds_of_a_frame_are_those_of_the_front_end(factor):
+    model = make_model({"input_layer": "dw_striding", "subsampling_factor": factor})
+    model.frontend = DefaultFrontend(fs=RATE, n_fft=128, hop_length=80, n_mels=12)
+    args = argparse.Namespace(
+        input_size=None, frontend_conf={"fs": RATE}, token_list=list(TOKENS),
+        token_type="char", bpemodel=None,
+    )  # fmt: skip
+    assert BestPathDecoder(model, args).samples_per_frame == factor * 80
 
 
 def test_runs_are_those_of_the_best_path(decoder):

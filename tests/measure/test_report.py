@@ -143,6 +143,16 @@ def test_vgg_counts_as_front_end():
     assert macs.front_end == 9 * 12 * (40 * channels + 20 * later) + linear
 
 
+def test_dw_striding_counts_as_front_end():
+    from espnet_des.nn.macs import count_macs
+
+    conf = {"input_layer": "dw_striding", "subsampling_channels": 6, "subsampling_factor": 8}
+    macs = count_macs(make_model(conf), torch.randn(1, 40, 12))
+    # 40 frames and 7 at each end: 54, 26, 12, 5; of 12 features 6, 3, 2.
+    convs = 26 * 6 * 9 * 6 + 12 * 3 * 6 * (9 + 6) + 5 * 2 * 6 * (9 + 6)
+    assert macs.front_end == convs + 5 * (6 * 2) * 8
+
+
 # ---- a run of the command ---------------------------------------------------
 
 
@@ -247,7 +257,7 @@ def test_extracted_sizes_can_be_handed_over_and_reported_alone(supernet, rows, t
 def test_stock_settings_are_those_of_the_supernet(supernet, tmp_path):
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
     from espnet_des.inference.loading import load_model
-    from espnet_des.measure.report import save_stock
+    from espnet_des.measure.report import save_stock, stock_config
 
     config = yaml.safe_load(files(supernet)[0].read_text())
     config["encoder_conf"] |= {"input_layer": "vgg", "conv_norm": "layer_norm",
@@ -255,6 +265,11 @@ def test_stock_settings_are_those_of_the_supernet(supernet, tmp_path):
     (tmp_path / "vgg.yaml").write_text(yaml.safe_dump(config))
     file, note = save_stock(tmp_path / "vgg.yaml", 3, tmp_path / "stock")
     assert note == " (conv2d front end)"
+    for front_end in ({"input_layer": "dw_striding", "subsampling_factor": 8},
+                      {"input_layer": "conv2d", "subsampling_channels": 5}):  # fmt: skip
+        stock, other = stock_config(config | {"encoder_conf": front_end}, 3)
+        assert other == note and stock["encoder_conf"]["input_layer"] == "conv2d"
+        assert "subsampling_channels" not in stock["encoder_conf"]
     model, args = load_model(file.with_name("config.yaml"), file)
     assert type(model.encoder) is ConformerEncoder and args.model == "espnet"
     assert len(model.encoder.encoders) == 3 and model.encoder.output_size() == 8

@@ -81,6 +81,7 @@ def at(stage, method="simple_top_k", decoder=False, **conf):
     [
         {},
         {"input_layer": "vgg"},
+        {"input_layer": "dw_striding", "subsampling_channels": 6},
         {"conv_norm": "batch_norm"},
         {"layer_order": "paper", "macaron_style": True},
     ],

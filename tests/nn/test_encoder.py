@@ -186,7 +186,7 @@ def test_set_size_and_print():
     assert "block 1: -" in repr(encoder)
 
 
-@pytest.mark.parametrize("input_layer", ["vgg", "conv2d", "linear"])
+@pytest.mark.parametrize("input_layer", ["vgg", "dw_striding", "conv2d", "linear"])
 def test_parameters_of_a_size_are_counted_without_the_rest(input_layer):
     encoder = make_encoder(sizes=[3, 8], input_layer=input_layer)
     stock = {k: v for k, v in encoder.named_parameters() if k != "scores"}
@@ -214,7 +214,7 @@ def test_vgg_front_end():
         encoder(torch.randn(1, 3, 12), torch.tensor([3]))
 
 
-@pytest.mark.parametrize("input_layer", ["linear", "vgg", "conv2d"])
+@pytest.mark.parametrize("input_layer", ["linear", "vgg", "dw_striding", "conv2d"])
 def test_a_batch_may_be_wider_than_its_longest_utterance(input_layer):
     encoder = make_encoder(input_layer=input_layer).eval()
     x, lengths = torch.randn(2, 30, 12), torch.tensor([20, 13])

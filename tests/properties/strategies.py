@@ -20,7 +20,7 @@ from tests.conftest import TINY_OF, TOKENS, make_model
 DIM = 16
 # The fewest frames of which each front end makes one.
 FRONT_ENDS = {"conv2d": 7, "vgg": 4, "conv2d1": 5, "conv2d2": 7, "conv2d6": 11,
-              "conv2d8": 15, "linear": 1}  # fmt: skip
+              "conv2d8": 15, "linear": 1, "dw_striding": 1}  # fmt: skip
 # Those with which ESPnet's own Conformer does not look at the padding: with the old relative
 # ones a distance has another position in a longer batch, the convolutional ones see all.
 POSITIONS = [
@@ -190,6 +190,9 @@ def encoder_confs(
         **own_keys(draw, encoder, positions),
         **fixed,
     }
+    if conf["input_layer"] == "dw_striding":
+        conf["subsampling_factor"] = draw(st.sampled_from([None, 4, 8]))
+        conf["subsampling_channels"] = draw(st.integers(1, 8))
     if encoder not in ("des_transformer", "des_branchformer"):
         # The table of positions is made longer where an utterance needs it.
         conf["max_pos_emb_len"] = draw(st.sampled_from([5000, 4]))

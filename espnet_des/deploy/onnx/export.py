@@ -114,7 +114,7 @@ def write_onnx(
             sherpa.check(model, args)
         rate = sampling_rate(args)
         about = metadata(model, args, source) | {"sampling_rate": rate}
-        graph = CTCGraph(copy.deepcopy(model), source)
+        graph = CTCGraph(copy.deepcopy(model), source, int8=quantize == "int8")
         pairs = references(model, checking_audio(model, wav_scp, rate), source)
         logging.info(f"Exporting {model.encoder.num_layers} layers of {asr_model_file}")
         result = partial / "float.onnx"

@@ -18,10 +18,10 @@ import torch
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.deploy.onnx import modules
+from espnet_des.deploy.onnx.front_ends import front_end
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoder import LayeredEncoder
-from espnet_des.nn.front_end import SUBSAMPLING_2D, Subsampled
-from espnet_des.nn.vgg import VGGSubsampling
+from espnet_des.nn.front_end import Subsampled
 from espnet_des.utils.files import write_atomically
 
 INPUTS, OUTPUTS = ("speech", "speech_lengths"), ("log_probs", "lengths")
@@ -37,9 +37,10 @@ class CTCGraph(torch.nn.Module):
         model: an ESPnet ASR model of one size, in eval mode.
         source: ``waveform``, or ``features`` as the frontend gives them, before
             normalisation.
+        int8: whether it will be quantised, see ``front_ends.py``.
     """
 
-    def __init__(self, model: ESPnetASRModel, source: str = "waveform"):
+    def __init__(self, model: ESPnetASRModel, source: str = "waveform", int8: bool = False):
         super().__init__()
         encoder = model.encoder
         if not isinstance(encoder, LayeredEncoder):
@@ -59,7 +60,7 @@ class CTCGraph(torch.nn.Module):
             raise ConfigError(f"source: {source!r} must be one of {list(SOURCES)}")
         self.frontend = modules.LogMel(model.frontend) if source == "waveform" else None
         self.normalize = model.normalize
-        self.front = front_end(encoder.embed)
+        self.front = front_end(encoder.embed, int8)
         del encoder.embed
         for block in encoder.encoders:
             modules.exportable(block)
@@ -88,24 +89,6 @@ class CTCGraph(torch.nn.Module):
         mask = modules.mask_of(lengths, x)[:, None]
         x = self.encoder.run_layers(Subsampled(x, pos_emb, mask), ctc=self.ctc)
         return self.ctc_lo(x).log_softmax(-1), lengths
-
-
-def front_end(embed: torch.nn.Module) -> torch.nn.Module:
-    """The front end in the form in which it is exported.
-
-    Raises:
-        ConfigError: where it has none.
-    """
-    if isinstance(embed, VGGSubsampling):
-        return modules.VGG(embed)
-    if isinstance(embed, SUBSAMPLING_2D):
-        return modules.ConvSubsampling(embed)
-    if isinstance(embed, torch.nn.Sequential):
-        return modules.LinearInput(embed)
-    raise ConfigError(
-        f"encoder_conf: input_layer: {type(embed).__name__} cannot be exported; train with "
-        "vgg, linear, or one of conv2d, conv2d1, conv2d2, conv2d6 and conv2d8"
-    )
 
 
 def export(graph: CTCGraph, path: Path, metadata: dict[str, object]) -> None:

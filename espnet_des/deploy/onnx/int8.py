@@ -19,6 +19,10 @@ def quantize(source: Path, target: Path) -> None:
     Weights have 7 bits and a scale per output: with 8 the products overflow on
     x86 processors without VNNI, silently. The spectrum stays in float.
 
+    Args:
+        source: of a graph that was made for it (``CTCGraph(..., int8=True)``).
+        target: the file to write.
+
     Raises:
         ConfigError: where there is nothing to quantise. The target is not written then.
     """

@@ -1,15 +1,14 @@
 """ESPnet's modules in the form in which they are exported to ONNX.
 
 Same parameters and, up to rounding, the same outputs. What is different: time
-and batch stay symbolic, and convolutions of channels with channels are matrix
-products, which ONNX Runtime computes in int8.
+and batch stay symbolic, and pointwise convolutions are matrix products, which ONNX
+Runtime computes in int8. Front ends are in ``front_ends.py``.
 """
 
 import math
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from espnet2.asr.frontend.default import DefaultFrontend
@@ -21,9 +20,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     RelPositionalEncoding,
     ScaledPositionalEncoding,
 )
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import Conv2dSubsampling
 from espnet_des.errors import ConfigError
-from espnet_des.nn.vgg import VGGSubsampling
 from espnet_des.nn.waveforms import mirror_ends
 
 
@@ -74,119 +71,6 @@ class Positions(torch.nn.Module):
     def _sinusoids(self, positions: torch.Tensor) -> torch.Tensor:
         angles = positions.to(torch.float32)[:, None] * self.frequencies
         return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)[None]
-
-
-class PatchConv2d(torch.nn.Module):
-    """A 2-d convolution as one matrix product of patches, channels last.
-
-    With stride 1 and few channels, gathering single values would cost more than
-    the product. There two neighbouring features are computed together, from
-    patches of whole pairs; a quarter of the weights is then zero.
-
-    Args:
-        conv: over ``(batch, channels, time, features)``, here
-            ``(batch, time, features, channels)``.
-    """
-
-    def __init__(self, conv: torch.nn.Conv2d):
-        super().__init__()
-        assert not isinstance(conv.padding, str) and conv.bias is not None  # ESPnet's have
-        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
-        self.padding = conv.padding[0]
-        self.together = 2 if (self.kernel, self.stride, self.padding) == (3, 1, 1) else 1
-        width = self.kernel + self.together - 1
-        channels_out, channels_in = conv.weight.shape[:2]
-        kernel = conv.weight.detach().permute(0, 2, 3, 1)  # (out, rows, columns, in)
-        weight = torch.zeros(self.together, channels_out, self.kernel, width, channels_in)
-        for i in range(self.together):
-            weight[i, :, :, i : i + self.kernel] = kernel
-        weight = weight.view(self.together * channels_out, -1)
-        self.linear = torch.nn.Linear(weight.size(1), weight.size(0))
-        bias = conv.bias.detach().repeat(self.together)
-        self.linear.load_state_dict({"weight": weight, "bias": bias})
-        self.channels = channels_out
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        p, k, s, n = self.padding, self.kernel, self.stride, self.together
-        features = (x.size(2) + 2 * p - k) // s + 1
-        odd = features % n  # one more, cut off again below
-        x = pad(x, (0, 0, p, p + odd, p, p)) if p else x
-        x = x.view(x.size(0), x.size(1), -1, n * x.size(3))  # blocks of n features
-        times = (x.size(1) - k) // s + 1
-        groups, blocks = (features + odd) // n, (k + n - 1) // n
-        rows = (s * torch.arange(times))[:, None, None, None] + torch.arange(k)[:, None]
-        columns = (s * torch.arange(groups))[:, None, None] + torch.arange(blocks)
-        index = (rows * x.size(2) + columns).flatten()
-        patches = x.flatten(1, 2).index_select(1, index)
-        y = self.linear(patches.reshape(-1, self.linear.in_features))
-        y = y.view(x.size(0), times, features + odd, self.channels)
-        return y[:, :, :features] if odd else y
-
-
-class ConvSubsampling(torch.nn.Module):
-    """ESPnet's ``conv2d``, ``conv2d1``, 2, 6 and 8."""
-
-    convs: Any  # a list of PatchConv2d
-
-    def __init__(self, embed: Conv2dSubsampling):
-        super().__init__()
-        self.convs = torch.nn.ModuleList(
-            PatchConv2d(m) for m in embed.conv if isinstance(m, torch.nn.Conv2d)
-        )
-        self.out = _channels_last(embed.out, self.convs[-1].channels)
-        self.pos_enc = Positions(embed.pos_enc)
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
-        """``(batch, time, features)`` to what the layers take, and new lengths."""
-        x = x.unsqueeze(-1)
-        for conv in self.convs:
-            x = conv(x).relu()
-            lengths = torch.div(lengths - conv.kernel, conv.stride, rounding_mode="floor") + 1
-        return self.pos_enc(self.out(x.flatten(2))), lengths.clamp(min=0)
-
-
-class VGG(torch.nn.Module):
-    """The authors' front end, ``input_layer: vgg``."""
-
-    convs: Any  # a list of PatchConv2d
-
-    def __init__(self, embed: VGGSubsampling):
-        super().__init__()
-        self.convs = torch.nn.ModuleList(PatchConv2d(conv) for conv in embed.convs)
-        self.out = _channels_last(embed.linear, self.convs[-1].channels)
-        self.pos_enc = Positions(embed.pos_enc)
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
-        """``(batch, time, features)`` to what the layers take, and new lengths."""
-        x = x.unsqueeze(-1)
-        for first, second in (self.convs[:2], self.convs[2:]):
-            # Multiplied: over these large tensors cheaper than a selection.
-            real = mask_of(lengths, x)[:, :, None, None].to(x.dtype)
-            x = second(first(x * real) * real)
-            pairs = 2 * torch.arange(x.size(1) // 2)
-            x = torch.maximum(x.index_select(1, pairs), x.index_select(1, pairs + 1)).relu()
-            lengths = lengths // 2
-        return self.pos_enc(self.out(x.flatten(2))), lengths
-
-
-class LinearInput(torch.nn.Module):
-    """``input_layer: linear`` and none: no subsampling."""
-
-    def __init__(self, embed: torch.nn.Sequential):
-        super().__init__()
-        self.layers, self.pos_enc = embed[:-1], Positions(embed[-1])
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple:
-        return self.pos_enc(self.layers(x)), lengths
-
-
-def _channels_last(linear: torch.nn.Linear, channels: int) -> torch.nn.Linear:
-    """A linear layer over channels x features, for features x channels."""
-    out = torch.nn.Linear(linear.in_features, linear.out_features)
-    weight = linear.weight.detach().view(linear.out_features, channels, -1)
-    weight = weight.transpose(1, 2).flatten(1)
-    out.load_state_dict({"weight": weight, "bias": linear.bias.detach()})
-    return out
 
 
 class ChannelsLastConvolution(torch.nn.Module):

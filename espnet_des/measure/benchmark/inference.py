@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,14 @@ from espnet_des.utils.machine import describe
 from espnet_des.utils.partial import partial_folder
 
 FEATURES, FRAMES_PER_SECOND, VOCABULARY = 80, 100, 500
+# Keys of encoder_conf by the name that readers see.
+FRONT_ENDS: dict[str, dict[str, Any]] = {
+    "conv2d": {"input_layer": "conv2d"},
+    "conv2d of 128 channels": {"input_layer": "conv2d", "subsampling_channels": 128},
+    "vgg": {"input_layer": "vgg"},
+    "dw_striding": {"input_layer": "dw_striding"},
+    "dw_striding by 8": {"input_layer": "dw_striding", "subsampling_factor": 8},
+}
 
 
 class Row(NamedTuple):
@@ -112,14 +120,14 @@ class Bench:
         self.runs.update(zip(names, parts.values()))
         return whole, names
 
-    def onnx(self, name: str, kept: Sequence[int], input_layer: str, int8: bool) -> str:
+    def onnx(self, name: str, kept: Sequence[int], front_end: str, int8: bool) -> str:
         model = SimpleNamespace(
-            encoder=self.subnet(kept, input_layer=input_layer), ctc=self.ctc,
+            encoder=self.subnet(kept, **FRONT_ENDS[front_end]), ctc=self.ctc,
             normalize=None, preencoder=None, postencoder=None,
         )  # fmt: skip
-        name = f"ONNX {'int8' if int8 else 'float32'}, {name}, {input_layer}"
+        name = f"ONNX {'int8' if int8 else 'float32'}, {name}, {front_end}"
         path = self.folder / "float.onnx"
-        export(CTCGraph(model, "features"), path, {})
+        export(CTCGraph(model, "features", int8), path, {})
         if int8:
             path = self.folder / "int8.onnx"
             quantize(self.folder / "float.onnx", path)
@@ -174,16 +182,14 @@ def _measure(bench: Bench, rounds: int) -> list[Row]:
         stock = bench.stock(blocks)
         pairs += [(stock, full, front), (bench.whole_blocks(blocks), stock, front)]
     sums = [bench.set_and_its_parts(name, kept) for name, kept in sets.items()]
-    for input_layer in ("conv2d", "vgg"):
-        alone = bench.onnx("front end and norms only", [], input_layer, int8=True)
+    for front_end in FRONT_ENDS:
+        alone = bench.onnx("front end and norms only", [], front_end, int8=True)
         for name in ("whole blocks", "as learned"):
             title = f"{len(sets[name])} layers, {name}"
             if name == "whole blocks":
-                alone32 = bench.onnx("front end and norms only", [], input_layer, int8=False)
-                pairs.append(
-                    (bench.onnx(title, sets[name], input_layer, False), full, alone32)
-                )
-            pairs.append((bench.onnx(title, sets[name], input_layer, True), full, alone))
+                alone32 = bench.onnx("front end and norms only", [], front_end, int8=False)
+                pairs.append((bench.onnx(title, sets[name], front_end, False), full, alone32))
+            pairs.append((bench.onnx(title, sets[name], front_end, True), full, alone))
     times = measure(bench.runs, rounds)
     median = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
     rows = []

@@ -1,0 +1,94 @@
+"""FastConformer's subsampling front end, ``input_layer: dw_striding``.
+
+A 3x3 convolution with stride 2 to all channels, ReLU, and for each further factor of two a
+depthwise 3x3 convolution with stride 2, a pointwise one and ReLU; then a linear layer to the
+model's dimension (Rekesh et al. 2023, arXiv 2305.05084; ``dw_striding`` in NeMo,
+whose encoder has a factor of 8 and 256 channels).
+"""
+
+from typing import Any
+
+import torch
+
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+
+class DWStridingSubsampling(torch.nn.Module):
+    """Reduce the frame rate by four or eight.
+
+    [DEVIATION] from NeMo, which pads before each convolution: all of the padding in time is
+    zeros around the features. Number and places of the frames are the same. What follows an
+    utterance is masked once, where it is small, and its result does not depend on its batch.
+
+    Args:
+        idim: number of features.
+        odim: dimension of the encoder.
+        pos_enc: ESPnet's positional encoding, applied at the end.
+        factor: 4 or 8.
+        channels: of the convolutions.
+    """
+
+    FACTORS = (4, 8)
+    MIN_FRAMES = 1
+    separable: Any  # a list of pairs of Conv2d: depthwise, pointwise
+
+    def __init__(
+        self,
+        idim: int,
+        odim: int,
+        pos_enc: torch.nn.Module,
+        factor: int = 4,
+        channels: int = 256,
+    ):
+        super().__init__()
+        strided: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": (0, 1)}
+        further = self.FACTORS.index(factor) + 1
+        self.factor = factor
+        self.first = torch.nn.Conv2d(1, channels, **strided)
+        self.separable = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                torch.nn.Conv2d(channels, channels, groups=channels, **strided),
+                torch.nn.Conv2d(channels, channels, 1),
+            )
+            for _ in range(further)
+        )
+        # Of the features every second is left, rounded up, each time.
+        self.linear = torch.nn.Linear(channels * -(-idim // factor), odim)
+        self.pos_enc = pos_enc
+
+    @property
+    def reach(self) -> int:
+        """Frames before and after its own place that a frame of the output is made of."""
+        return self.factor - 1
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Subsample.
+
+        Args:
+            x: features ``(batch, time, idim)``.
+            mask: True on real frames, ``(batch, 1, time)``.
+
+        Returns:
+            Output ``(batch, time / factor, odim)``, rounded up, in a tuple with the
+            positional embedding where the encoding makes one, and its mask.
+
+        Raises:
+            TooShortUttError: without a frame.
+        """
+        if x.size(1) < self.MIN_FRAMES:
+            raise TooShortUttError(
+                f"has {x.size(1)} frames and is too short for subsampling (it needs at "
+                f"least {self.MIN_FRAMES} frame), return empty results",
+                x.size(1),
+                self.MIN_FRAMES,
+            )
+        x = x.masked_fill(~mask.transpose(1, 2), 0.0)
+        x = torch.nn.functional.pad(x, (0, 0, self.reach, self.reach))
+        x = self.first(x.unsqueeze(1)).relu()  # (batch, channels, time, features)
+        for convs in self.separable:
+            x = convs(x).relu()
+        x = x.transpose(1, 2).flatten(2)  # (batch, time / factor, channels * features)
+        # Frame j of the output stands in the middle of its input, at frame factor * j.
+        return self.pos_enc(self.linear(x)), mask[:, :, :: self.factor]
