@@ -11,7 +11,8 @@ OF_THE_RUN = {
     "config", "print_config", "dry_run", "output_dir", "ngpu", "resume", "init_param",
     "ignore_init_mismatch", "distributed", "version", "required", "collect_stats",
     "multiprocessing_distributed", "local_rank", "detect_anomaly", "write_collected_feats",
-    "patience", "scheduler", "scheduler_conf", "max_epoch", "keep_nbest_models", "nbest_averaging_interval", "use_wandb", "log_interval",
+    "patience", "scheduler", "scheduler_conf", "max_epoch", "keep_nbest_models",
+    "nbest_averaging_interval", "use_wandb", "log_interval",
 }  # fmt: skip
 # Fewer are hard to average over, and to resume from.
 EPOCHS = 10
