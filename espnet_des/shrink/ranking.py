@@ -16,6 +16,8 @@ from espnet_des.nn.model import DESModel
 from espnet_des.utils.progress import progress
 
 BY = ("angle", "loss")
+# In so many rounds, about, units are left out by loss.
+ROUNDS = 12
 # Of scores that start in this order, from the first to the last.
 SPREAD = 1.0
 
@@ -29,24 +31,43 @@ def rank_units(
     Args:
         model: with the weights of a trained model.
         batches: what its ``forward`` takes.
-        by: ``angle``, how far a unit turns what it is added to; or ``loss``, how much the loss
-            of the full size grows where it is left out.
+        by: ``angle``, how far a unit turns what it is added to; or ``loss``: those without
+            which the loss is lowest are left out, again and again, until one is left.
     """
-    encoder, was_training = model.encoder, model.training
+    was_training = model.training
     model.eval()
-    total = torch.zeros(encoder.num_units)
-    measure = {"angle": _angles, "loss": _losses}[by]
-    for batch in progress(list(batches), desc=f"ranking by {by}", unit="batch"):
-        total += measure(model, batch)
+    found = {"angle": _by_angle, "loss": _by_loss}[by](model, list(batches))
     model.train(was_training)
-    return rank(total).tolist()
+    return found
 
 
-def _losses(model: DESModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Loss of the full size without each unit, summed over utterances, ``(num_units,)``."""
-    everything = range(model.encoder.num_units)
-    sets = ([other for other in everything if other != unit] for unit in everything)
+def _by_loss(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list[int]:
+    left, gone = list(range(model.encoder.num_units)), []
+    step = max(1, len(left) // ROUNDS)
+    with progress(total=len(left) - 1, desc="ranking by loss", unit="unit") as bar:
+        while len(left) > 1:
+            losses = sum(_losses_without_each(model, left, batch) for batch in batches)
+            order = rank(-torch.as_tensor(losses)).tolist()
+            leave = [left[i] for i in order[: min(step, len(left) - 1)]]
+            gone += leave
+            left = [unit for unit in left if unit not in leave]
+            bar.update(len(leave))
+    return left + gone[::-1]
+
+
+def _losses_without_each(
+    model: DESModel, left: list[int], batch: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Of these units only, less one of them, summed over utterances, ``(len(left),)``."""
+    sets = ([other for other in left if other != unit] for unit in left)
     return model.losses_with(sets, **batch).cpu() * len(batch["speech"])
+
+
+def _by_angle(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list[int]:
+    total = torch.zeros(model.encoder.num_units)
+    for batch in progress(batches, desc="ranking by angle", unit="batch"):
+        total += _angles(model, batch)
+    return rank(total).tolist()
 
 
 def _angles(model: DESModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
