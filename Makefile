@@ -1,12 +1,14 @@
 # make demo    train a supernet on spoken digits and show every size (10 minutes)
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
 # make demo-shrink   train a plain Conformer on spoken digits, and shrink it (10 minutes)
+# make demo-web [PORT=8000]   recognise with every size in a browser, on a local page; needs npm
 # make test    run the tests (11 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
 # make test-thorough           what says little in its time; 20 times as many generated examples
+# make test-web                the page of demo-web in a browser; needs npm and chromium
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 4 hours)
@@ -24,12 +26,13 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo demo-shrink test lint docs test-faults test-recipes test-thorough test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo demo-shrink demo-web test lint docs test-faults test-recipes test-thorough test-web test-oldest test-latest compare compare-hard compare-scale ablations clean
 export ESPNET_ROOT
 
-TESTS = -m pytest -m "not faults and not recipes and not thorough" --numprocesses 2 --dist loadfile
+TESTS = -m pytest -m "not faults and not recipes and not thorough and not web" --numprocesses 2 --dist loadfile
 
-demo: TAG = $(patsubst %,%_,$(filter-out des_conformer,$(ENCODER)))$(METHOD)
+DEMO = egs2/mini_digits/asr1
+TAG = $(patsubst %,%_,$(filter-out des_conformer,$(ENCODER)))$(METHOD)
 demo: .venv/.ready
 	ENCODER="$(ENCODER)" egs2/mini_digits/asr1/run.sh --asr_tag "$(TAG)" \
 	    --asr_args "--model_conf method=$(METHOD)"
@@ -39,6 +42,23 @@ demo-shrink: .venv/.ready
 	    --asr_tag conformer
 	egs2/mini_digits/asr1/run.sh --stage 11 --shrink exp/asr_conformer \
 	    --asr_tag conformer_shrunk --shrink_args "--sizes 8 16 24"
+
+PORT ?= 8000
+demo-web: EXP = exp/asr_$(TAG)
+demo-web: .venv/.ready web/node_modules/.ready
+	[ -e $(DEMO)/$(EXP)/valid.cer_ctc.ave.pth ] || $(MAKE) demo
+	cd $(DEMO) && "$(CURDIR)/.venv/bin/python" -m espnet_des.bin.prepare_web \
+	    --asr_train_config $(EXP)/config.yaml --asr_model_file $(EXP)/valid.cer_ctc.ave.pth \
+	    --test_sets dump/raw/test_clean dump/raw/test_noisy --output "$(CURDIR)/web/models"
+	@echo "Open http://localhost:$(PORT) in a browser; Ctrl-C ends the server"
+	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory web $(PORT) || \
+	    { echo "Where the port is taken: make demo-web PORT=$$(($(PORT) + 1))" >&2; exit 1; }
+
+web/node_modules/.ready: web/package.json web/package-lock.json
+	@command -v npm >/dev/null || \
+	    { echo "npm is needed (it comes with Node.js, nodejs.org); none was found." >&2; exit 1; }
+	cd web && npm ci
+	touch $@
 
 test: .venv/.ready
 	# One thread each: two processes of two threads on two cores wait for each other.
@@ -61,6 +81,9 @@ test-faults: .venv/.ready
 test-thorough: .venv/.ready
 	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
 	    -m "thorough or fuzzed" --numprocesses 2
+
+test-web: .venv/.ready web/node_modules/.ready
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m web -rs
 
 # What setup.py and ESPnet 202611 admit: torch 2.11 to 2.14. DES_VENV is for the recipes.
 test-oldest test-latest: test-%: .venv-%/.ready
@@ -108,3 +131,4 @@ ablations: .venv/.ready
 
 clean:
 	rm -rf egs2/{mini_digits,compare_digits,compare_digits_e_branchformer,compare_words,compare_read}/asr1/{data,dump,exp,downloads}
+	rm -rf web/{models,node_modules}
