@@ -84,8 +84,13 @@ def prepare(
             supernet.options.resolve(encoder.num_layers, encoder.sizes[0], updates), updates
         )
     weights = weights_of(original.model, supernet)
-    orders = {by: order_by(by, config, weights, args, options.calibration)
-              for by in options.orders}  # fmt: skip
+    orders = {}
+    if options.orders:
+        # The exits are not trained: they would be noise in the loss.
+        model = built(config, [*training, "--model_conf", "exit_weight=0.0"])
+        model.load_state_dict(weights)
+        data = list(first_batches(args, options.calibration))
+        orders = {by: rank_units(model, data, by) for by in options.orders}
     if options.start_by is not None:
         weights["encoder.scores"] = scores_of(orders[options.start_by], supernet)
     elif options.rank_by != LEARNED:
@@ -218,18 +223,6 @@ def batches_of(args: argparse.Namespace) -> int:
 
 def built(config: Mapping[str, Any], training: Sequence[str]) -> DESModel:
     return asr.ASRTask.build_model(parsed(config, training))
-
-
-def order_by(
-    by: str, config: dict, weights: dict[str, torch.Tensor], args: argparse.Namespace,
-    utterances: int,
-) -> list[int]:  # fmt: skip
-    """The supernet's units in the order that some of the validation data give."""
-    # The exits are not trained: they would be noise in the loss.
-    model_conf = config["model_conf"] | {"exit_weight": 0.0}
-    model = built(config | {"model_conf": model_conf}, [])
-    model.load_state_dict(weights)
-    return rank_units(model, first_batches(args, utterances), by)
 
 
 def first_batches(args: argparse.Namespace, utterances: int) -> Iterator[dict]:
