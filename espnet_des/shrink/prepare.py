@@ -88,7 +88,7 @@ def prepare(
     if options.orders:
         # The exits are not trained: they would be noise in the loss.
         model = built(config, [*training, "--model_conf", "exit_weight=0.0"])
-        model.load_state_dict(weights)
+        model.load_state_dict(model.state_dict() | weights)
         data = list(first_batches(args, options.calibration))
         orders = {by: rank_units(model, data, by) for by in options.orders}
     if options.start_by is not None:
@@ -98,9 +98,7 @@ def prepare(
         supernet = built(config, training)
     if not options.share:
         supernet.state.freeze(torch.tensor(orders[options.rank_by]))
-        weights |= {
-            k: v for k, v in supernet.state_dict().items() if "encoder.selection." in k
-        }
+        weights = supernet.state_dict() | weights
         whole = vars(args) | config | {"output_dir": str(output_dir), "config": None}
         return _write(output_dir, "config.yaml", whole, UNTRAINED, weights)
     config["init_param"] = [str(output_dir / INITIAL)]

@@ -8,12 +8,14 @@ from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.model import DESModel
 
 # What only a supernet has.
-OWN = ("ctc.ctc_lo.heads.", "encoder.scores", "encoder.selection.")
+HEADS = "ctc.ctc_lo.heads."
+OWN = (HEADS, "encoder.scores", "encoder.selection.")
 
 
 def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.Tensor]:
-    """A state dict of the supernet that has all that the original has learned.
+    """Tensors of the supernet that have all that the original has learned.
 
+    Scores and the state of the selection are not among them: a training starts with its own.
     Every size's output layer begins as the original's. Where the supernet has a layer norm in
     place of a BatchNorm, the statistics of the latter go into the convolution before it.
 
@@ -37,11 +39,10 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
             f"the original and its supernet must have the same tensors, and {name} is in one of "
             "them only: leave the model's settings as the original's"
         )
-    found |= state
-    for name in list(found):
-        if name.startswith(OWN[0]):
-            found[name] = state["ctc.ctc_lo." + name.rsplit(".", 1)[1]]
-    return found
+    for name in found:
+        if name.startswith(HEADS):
+            state[name] = state["ctc.ctc_lo." + name.rsplit(".", 1)[1]]
+    return state
 
 
 def _fold(state: dict[str, torch.Tensor], conv: str, norm: str, eps: float) -> None:
