@@ -53,6 +53,7 @@ def ablations(base: Config) -> list[System]:
     for weight in (0.15, 0.6):
         ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
+    ask("loss weight of the smallest size", "0.6", "small_weight_0.6", loss_weight_small=0.6)
     for weight in (0.0, 0.5):
         ask("exits of the full size", f"{weight:g} of its loss", f"exits_{weight:g}",
             exit_weight=weight)  # fmt: skip
