@@ -28,7 +28,7 @@ def main() -> int:
         "--share", type=float, default=0.2, help="of the model's own updates; 0 trains nothing"
     )
     parser.add_argument(
-        "--lr_factor", type=float, default=0.5, help="of the model's own highest learning rate"
+        "--lr_factor", type=float, default=1.0, help="of the model's own highest learning rate"
     )
     parser.add_argument(
         "--rank_by",
@@ -40,7 +40,10 @@ def main() -> int:
         "--conv_norm", default="layer_norm", help="in place of BatchNorm; or: batch_norm"
     )
     parser.add_argument(
-        "--teacher", type=float, default=0.0, help="weight of what the model itself teaches"
+        "--teacher",
+        type=float,
+        default=0.3,
+        help="weight of what the model itself teaches; or 0",
     )
     parser.add_argument(
         "--calibration", type=int, default=200, help="utterances that layers are ranked by"

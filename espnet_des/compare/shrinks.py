@@ -64,14 +64,20 @@ def shrinks(base: Config) -> list[System]:
                 f"--rank_by {by}",
             )
     for name, words in (
-        ("batch_norm", "--conv_norm batch_norm"), ("teacher", "--teacher 0.3"),
-        ("start_by_loss", "--start_by loss"), ("lr_25", "--lr_factor 0.25"),
-        ("lr_100", "--lr_factor 1.0"),
+        ("batch_norm", "--conv_norm batch_norm"), ("no_teacher", "--teacher 0"),
+        ("start_by_loss", "--start_by loss"), ("lr_50", "--lr_factor 0.5"),
+        ("lr_200", "--lr_factor 2.0"),
     ):  # fmt: skip
         ask(name, f"20%, {words.removeprefix('--').replace('_', ' ')}", 0.2, words)
-    ask("in_place", "20%, taught by its full size", 0.2,
-        asr_args="--model_conf distillation_weight=0.3")  # fmt: skip
-    ask("no_exits", "20%, without exits", 0.2, asr_args="--model_conf exit_weight=0.0")
+    for name, title, model_conf in (
+        ("in_place", "taught by its full size", {"distillation_weight": 0.3}),
+        ("with_exits", "with exits", {"exit_weight": 0.3}),
+        ("usual_method", "settings of a training from scratch", {
+            "selection_share": 0.45, "loss_weight_small": 0.3, "loss_weight_middle": 0.3}),
+    ):  # fmt: skip
+        words = "--teacher 0" if name == "in_place" else ""
+        asr_args = " ".join(f"--model_conf {k}={v}" for k, v in model_conf.items())
+        ask(name, f"20%, {title}", 0.2, words, asr_args=asr_args)
     systems.append(
         System("random", "random layers, 20%",
                lambda b, s, k: shrunk(b, s, 0.2, asr_args=_random(sizes[-1], s)), sizes,

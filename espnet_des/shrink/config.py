@@ -19,6 +19,13 @@ EPOCHS = 10
 # Averaged at most, of the half of the epochs that lie in stage 2.
 AVERAGED = 5
 WARM_UP = 0.1
+# Of the method, where a short fine-tune wants other than a training from scratch (RESULTS.md).
+METHOD = {
+    "selection_share": 0.25,  # most of the few updates for what was chosen
+    "loss_weight_small": 1.0,  # the full size knows its task, the smallest starts from a ruin
+    "loss_weight_middle": 0.6,
+    "exit_weight": 0.0,  # the model has learned no exits, and would have to
+}
 
 
 class Length(NamedTuple):
@@ -123,7 +130,7 @@ def supernet_config(
         "encoder": encoder,
         "encoder_conf": dict(original["encoder_conf"] or {}),
         "model": "des",
-        "model_conf": (original.get("model_conf") or {}) | model_conf,
+        "model_conf": (original.get("model_conf") or {}) | METHOD | model_conf,
     }
     config["encoder_conf"].pop("kept_layers", None)
     if sizes is not None:

@@ -32,11 +32,11 @@ class ShrinkOptions:
 
     sizes: Sequence[int] | str | None = None
     share: float = 0.2
-    lr_factor: float = 0.5
+    lr_factor: float = 1.0
     rank_by: str = LEARNED
     start_by: str | None = None
     conv_norm: str = "layer_norm"
-    teacher: float = 0.0
+    teacher: float = 0.3
     calibration: int = 200
 
     def __post_init__(self):

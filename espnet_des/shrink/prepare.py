@@ -123,7 +123,12 @@ def training_of(
 ) -> dict[str, Any]:
     """Keys of the config that are of the training; the model's settings among them."""
     model_conf = dict(args.model_conf)
-    if options.teacher:
+    is_mute = original.model.use_transducer_decoder and original.model.ctc is None
+    if options.teacher and is_mute:
+        logging.info(
+            "The original teaches nothing: a transducer without CTC has no posteriors"
+        )
+    elif options.teacher:
         model_conf |= {
             "distillation_weight": options.teacher,
             "teacher_config": str(original.config_file),

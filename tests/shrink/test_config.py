@@ -3,7 +3,15 @@
 import pytest
 
 from espnet_des.errors import ConfigError
-from espnet_des.shrink.config import Length, fine_tune, length_of, peak_lr, supernet_config
+from espnet_des.method.options import SelectionOptions
+from espnet_des.shrink.config import (
+    METHOD,
+    Length,
+    fine_tune,
+    length_of,
+    peak_lr,
+    supernet_config,
+)
 from espnet_des.shrink.options import ShrinkOptions
 
 CONFIG = {"max_epoch": 50, "accum_grad": 2, "num_iters_per_epoch": None,
@@ -68,7 +76,8 @@ def test_the_encoder_becomes_a_supernet_and_the_rest_stays():
         "sizes": [4, 16],
         "conv_norm": "layer_norm",
     }
-    assert found["model_conf"] == {"ctc_weight": 0.3, "method": "fixed"}
+    assert found["model_conf"] == {"ctc_weight": 0.3, "method": "fixed"} | METHOD
+    assert set(METHOD) < set(SelectionOptions.keys())
     assert found["specaug"] == "specaug" and found["decoder"] == "transformer"
     assert not {"output_dir", "init_param", "dist_rank"} & set(found)
     assert supernet_config(original, ["any"], "layer_norm")["encoder_conf"]["sizes"] == "any"
