@@ -134,8 +134,9 @@ def describe(what: str, runs: list[Run], results: Results) -> str:
     )  # fmt: skip
     places = {f"{r['ngpu']} GPU" if r.get("ngpu") else f"{r.get('threads', 1)} thread"
               for r in finished}  # fmt: skip
+    updates = " or ".join(str(n) for n in sorted({r["updates"] for r in finished}))
     return text + (
-        f"{first['updates']} updates each, {' or '.join(sorted(places))} for each training; "
+        f"{updates} updates each, {' or '.join(sorted(places))} for each training; "
         f"{'; '.join(versions)}.\n{counts}. "
         "WER by CTC best path, over both test sets; ± is the standard deviation over seeds. "
         "Differences: over the seeds that both have, with 95% intervals from the spread of the "
