@@ -145,23 +145,19 @@ class SelectionOptions:
         need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
         for key in ("sparsity_weight", "orthogonality_weight", "distillation_weight"):
             need(0.0 <= number(key) < float("inf"), key, ">= 0")
-        for key, other in (
-            ("teacher_config", "teacher_model_file"),
-            ("teacher_model_file", "teacher_config"),
-        ):
-            value, has_other = getattr(self, key), getattr(self, other) is not None
+        teacher = ("teacher_config", "teacher_model_file")
+        for key in teacher:
+            value = getattr(self, key)
             need(
-                isinstance(value, str)
-                if has_other
-                else value is None or isinstance(value, str),
-                key,
-                f"the path of a file, with {other}: the two name a trained model",
+                value is None or isinstance(value, str), key, "the path of a file, or left out"
             )
+        for key, other in (teacher, teacher[::-1]):
+            is_given, is_other = (getattr(self, k) is not None for k in (key, other))
+            need(is_given or not is_other, key, f"a path, too, with {other}: a model is both")
             need(
-                value is None or self.distillation_weight > 0.0,
-                key,
+                not is_given or self.distillation_weight > 0.0, key,
                 "left out where distillation_weight is 0: nothing would be learned from it",
-            )
+            )  # fmt: skip
         if self.score_lr_factor is not None:
             factor = number("score_lr_factor")
             need(0.0 < factor < float("inf"), "score_lr_factor", "above 0")

@@ -18,8 +18,6 @@ from espnet_des.recipe.jobs import (
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, TrainingProgress, run_logged, say
 from espnet_des.shrink.options import ShrinkOptions
-from espnet_des.shrink.original import files_of, read_original
-from espnet_des.shrink.prepare import UNTRAINED, needs_training, prepare
 from espnet_des.utils.files import alone_in, write_atomically
 
 
@@ -87,20 +85,21 @@ def train(o: argparse.Namespace, at: Layout) -> None:
         *normalize, *_data(o, at), *shlex.split(o.asr_args),
     ]  # fmt: skip
     config = shrink_config(o, at.asr_exp, options) if o.shrink else o.asr_config
-    if o.shrink and not needs_training(config):
-        name = at.asr_exp / o.inference_asr_model
-        write_atomically(name, lambda link: link.symlink_to(UNTRAINED))
-        say(f"Ranked without training: {name}")
-        return
-    train_asr(espnet(o, "asr_train"), config, options, at.asr_exp)
+    if not o.shrink or config is not None:
+        train_asr(espnet(o, "asr_train"), config, options, at.asr_exp)
 
 
-def shrink_config(o: argparse.Namespace, exp: Path, options: Sequence[str]) -> Path:
+def shrink_config(o: argparse.Namespace, exp: Path, options: Sequence[str]) -> Path | None:
     """Config of a supernet that goes on from the trained model of ``--shrink``.
+
+    None where it needs no training, and stands in its place.
 
     Args:
         options: of ``asr_train``, with the recipe's data.
     """
+    from espnet_des.shrink.original import files_of, read_original
+    from espnet_des.shrink.prepare import UNTRAINED, needs_training, prepare
+
     given = Path(o.shrink)
     files: tuple[Path | None, Path | None, Path | None] = (None, None, given)
     if given.is_dir():
@@ -108,9 +107,15 @@ def shrink_config(o: argparse.Namespace, exp: Path, options: Sequence[str]) -> P
     try:
         with files_of(exp, *files) as found:
             chosen = ShrinkOptions.of_words(shlex.split(o.shrink_args))
-            return prepare(read_original(*found), exp, chosen, options)
+            config = prepare(read_original(*found), exp, chosen, options)
     except ConfigError as error:
         raise StageError(str(error)) from error
+    if needs_training(config):
+        return config
+    name = exp / o.inference_asr_model
+    write_atomically(name, lambda link: link.symlink_to(UNTRAINED))
+    say(f"Ranked without training: {name}")
+    return None
 
 
 def train_asr(

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from espnet_des.errors import is_number, need
-from espnet_des.shrink.ranking import BY
 
+# Without training: how far a layer turns what it is added to, and the loss without it.
+BY = ("angle", "loss")
 LEARNED = "scores"
 RANKINGS = (LEARNED, *BY)
 NORMS = ("layer_norm", "batch_norm")

@@ -123,6 +123,8 @@ def training_of(
 ) -> dict[str, Any]:
     """Keys of the config that are of the training; the model's settings among them."""
     model_conf = dict(args.model_conf)
+    if model_conf.get("updates_per_iteration") is not None:
+        model_conf.pop("selection_share", None)  # the shrink's own; they say the same thing
     is_mute = original.model.use_transducer_decoder and original.model.ctc is None
     if options.teacher and is_mute:
         logging.info(

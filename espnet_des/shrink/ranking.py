@@ -15,7 +15,6 @@ from espnet_des.method.selection import rank
 from espnet_des.nn.model import DESModel
 from espnet_des.utils.progress import progress
 
-BY = ("angle", "loss")
 # In so many rounds, about, units are left out by loss.
 ROUNDS = 12
 # Of scores that start in this order, from the first to the last.

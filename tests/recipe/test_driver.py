@@ -91,7 +91,7 @@ def test_a_trained_model_is_shrunk_by_stage_11(recipe):
                "--asr_tag", "conformer", "--asr_args", stock)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     done = run(recipe, "--stage", "11", "--shrink", "exp/asr_conformer",
-               "--asr_tag", "conformer_shrunk", "--asr_args", "",
+               "--asr_tag", "conformer_shrunk", "--asr_args", "--model_conf reduction=4",
                "--shrink_args", "--sizes 4 8 --share 1.0 --rank_by loss")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((recipe / "exp/asr_conformer_shrunk/sizes.json").read_text())

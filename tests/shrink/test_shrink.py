@@ -38,10 +38,12 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
     before = contents(original)
     out = tmp_path / "shrunk"
     options = of(original) | {"sizes": [3, 5, 8], "share": 1.0}
+    options["training"] = ["--model_conf", "updates_per_iteration=2"]
     shrink(out, **options)
     assert contents(original) == before
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
     assert model.encoder.sizes == [3, 5, 8] and model.state.is_frozen
+    assert set(model.state.get_schedule().updates) == {2}
     assert {"report.md", "report.json", "train.log"} <= {p.name for p in out.iterdir()}
     for size in (3, 5, 8):
         folder = tmp_path / f"shrunk_size{size}"
