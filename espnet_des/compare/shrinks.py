@@ -3,6 +3,7 @@
 from espnet_des.compare.run import SHRINK
 from espnet_des.compare.systems import Config, System, random_ranking, single, supernet
 from espnet_des.shrink.config import length_of
+from espnet_des.shrink.options import LEARNED
 
 ORIGINAL = "original"
 STK = "simple_top_k"
@@ -56,19 +57,18 @@ def shrinks(base: Config) -> list[System]:
     for percent in (20, 50):
         ask(f"shrunk_{percent}", f"shrunk with {percent}% of the updates", percent / 100)
     for percent in (0, 1, 5, 20):
-        for by in ("angle", "loss"):
-            ask(
-                f"{by}_{percent}",
-                f"ranked by {by}, {percent}%",
-                percent / 100,
-                f"--rank_by {by}",
-            )
+        for by in ("loss", "angle", LEARNED):
+            if (percent, by) in ((20, "loss"), (0, LEARNED)):
+                continue  # the default, and what there is not
+            title, words = f"ranked by {by}, {percent}%", f"--rank_by {by}"
+            ask(f"{by}_{percent}", title, percent / 100, words)
     for name, words in (
         ("batch_norm", "--conv_norm batch_norm"), ("no_teacher", "--teacher 0"),
-        ("start_by_loss", "--start_by loss"), ("lr_50", "--lr_factor 0.5"),
+        ("scores_no_teacher", "--rank_by scores --teacher 0"),
+        ("start_by_loss", "--rank_by scores --start_by loss"), ("lr_50", "--lr_factor 0.5"),
         ("lr_200", "--lr_factor 2.0"),
     ):  # fmt: skip
-        ask(name, f"20%, {words.removeprefix('--').replace('_', ' ')}", 0.2, words)
+        ask(name, f"20%, {words.replace('--', '').replace('_', ' ')}", 0.2, words)
     for name, title, model_conf in (
         ("in_place", "taught by its full size", {"distillation_weight": 0.3}),
         ("with_exits", "with exits", {"exit_weight": 0.3}),
@@ -80,8 +80,8 @@ def shrinks(base: Config) -> list[System]:
         ask(name, f"20%, {title}", 0.2, words, asr_args=asr_args)
     systems.append(
         System("random", "random layers, 20%",
-               lambda b, s, k: shrunk(b, s, 0.2, asr_args=_random(sizes[-1], s)), sizes,
-               needs=ORIGINAL)
+               lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes[-1], s)),
+               sizes, needs=ORIGINAL)
     )  # fmt: skip
     return systems
 

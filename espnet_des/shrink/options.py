@@ -23,8 +23,8 @@ class ShrinkOptions:
         sizes: numbers of layers, or ``any``; None for a third, two thirds and all.
         share: of the updates that the original was trained with; with 0 nothing is trained.
         lr_factor: the highest learning rate, as a part of the original's.
-        rank_by: what chooses the layers: ``scores``, which are learned, or what the original
-            does with some of the validation data, see :func:`rank_units`.
+        rank_by: what chooses the layers: what the original does with some of the validation
+            data, see :func:`rank_units`, or ``scores``, which are learned.
         start_by: what order the scores start from; None where all start alike.
         conv_norm: what a Conformer's convolutions have where the original has BatchNorm.
         teacher: let the original teach all sizes, with this weight; 0 for no teacher.
@@ -34,7 +34,7 @@ class ShrinkOptions:
     sizes: Sequence[int] | str | None = None
     share: float = 0.2
     lr_factor: float = 1.0
-    rank_by: str = LEARNED
+    rank_by: str = "loss"
     start_by: str | None = None
     conv_norm: str = "layer_norm"
     teacher: float = 0.3

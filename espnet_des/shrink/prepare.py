@@ -74,6 +74,12 @@ def prepare(
     plain = supernet_config(original.config, options.sizes, options.conv_norm)
     plain = without(plain, taken)
     args = parsed(plain, training)
+    method = args.model_conf.get("method", "fixed")
+    if options.rank_by != LEARNED and method != "fixed":
+        raise ConfigError(
+            f"rank_by: {options.rank_by!r} leaves nothing for method: {method} to learn: give "
+            f"--rank_by {LEARNED} with it"
+        )
     check_files(args)
     check_same(args, original)
     config = plain | without(training_of(original, args, options), taken)

@@ -93,8 +93,11 @@ def test_the_encoder_becomes_a_supernet_and_the_rest_stays():
         (["--lr_factor", "0"], "lr_factor: 0 must be a number above 0"),
         (["--rank_by", "weight"], "rank_by: 'weight' must be one of"),
         (["--start_by", "scores"], "start_by: 'scores' must be one of"),
-        (["--rank_by", "loss", "--start_by", "loss"], "start_by: 'loss' must be left out"),
-        (["--share", "0"], "rank_by: 'scores' must be one of .* with share: 0"),
+        (["--start_by", "loss"], "start_by: 'loss' must be left out"),
+        (
+            ["--share", "0", "--rank_by", "scores"],
+            "rank_by: 'scores' must be one of .* with share: 0",
+        ),
         (["--conv_norm", "group_norm"], "conv_norm: 'group_norm' must be one of"),
         (["--teacher", "-1"], "teacher: -1 must be"),
         (["--calibration", "0"], "calibration: 0 must be"),

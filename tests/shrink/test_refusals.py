@@ -64,6 +64,7 @@ def test_other_models(original, tmp_path, changes, says):
     "options, says",
     [
         ({"sizes": [3, 5]}, "sizes: .* the last one being all 8"),
+        ({"training": ["--model_conf", "method=iterative_zero_out"]}, "give --rank_by scores"),
         ({"share": 0.001}, "share: 0.001 of 6 epochs of 7 updates is 0 updates"),
         ({"share": 0.3, "sizes": [3, 8]}, "selection_share: .* is too short"),
         (

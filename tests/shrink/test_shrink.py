@@ -76,7 +76,7 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
 def test_other_encoders_and_decoders(changes, name, tmp_path, unmeasured):
     exp = train_original(tmp_path / "original", **changes)
     out = tmp_path / "shrunk"
-    shrink(out, **of(exp, name), share=1.0, start_by="angle", calibration=4)
+    shrink(out, **of(exp, name), share=1.0, rank_by="scores", start_by="angle", calibration=4)
     model, _ = load_model(out / "config.yaml", out / name)
     assert model.state.is_frozen and len(model.encoder.sizes) == 3
     for size in model.encoder.sizes:
