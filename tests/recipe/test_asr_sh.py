@@ -155,6 +155,26 @@ def test_stage_16_is_left_out_where_that_was_asked_for(asr_sh, tmp_path, options
     assert [line.split()[0] for line in lines] == stages
 
 
+def test_a_trained_model_is_shrunk_between_espnets_stages(asr_sh, tmp_path):
+    """Stage 11 is the driver's then; the experiment has the same name for both."""
+    given = ["--shrink", "exp/asr_x.zip", "--shrink_args", "--share 0.1"]
+    done, lines = run(tmp_path, "--espnet_root", str(tmp_path / "espnet"), *given)
+    assert done.returncode == 0, done.stderr
+    shrink, tag = " ".join(given), "--asr_tag x_shrunk"
+    theirs, ours = "theirs: --python python3 -m espnet_des", "ours: -m espnet_des.bin.recipe"
+    assert lines == [
+        f"{ours} --asr_sh {asr_sh} --only_check true {shrink} {tag}",
+        f"{theirs} {tag} --stop_stage 10",
+        f"{ours} {shrink} {tag} --stage 11 --stop_stage 11",
+        f"{theirs} {tag} --stage 12",
+        f"{ours} --asr_sh {asr_sh} {shrink} {tag}",
+    ]
+    done, lines = run(tmp_path, "--espnet_root", str(tmp_path / "espnet"), *given,
+                      "--asr_tag", "mine", "--stage", "11", "--stop_stage", "11")  # fmt: skip
+    assert lines == [f"{ours} {shrink} --asr_tag mine --stage 11 --stop_stage 11 --stage 11 "
+                     "--stop_stage 11"]  # fmt: skip
+
+
 def test_without_a_checkout_names_with_hyphens_reach_the_driver(tmp_path):
     done, lines = run(tmp_path, "--stop-stage", "3", "--asr-args", "--max-epoch 2")
     assert lines == ["ours: -m espnet_des.bin.recipe --stop_stage 3 --asr_args --max-epoch 2"]
