@@ -92,6 +92,13 @@ def load_model(config: Path | str, model_file: Path | str, device: str = "cpu"):
     return model, train_args
 
 
+def tensors_of(content: dict) -> dict:
+    """The tensors of a model file, also of one of DeepSpeed or Lightning, as ESPnet takes them."""
+    for key in ("module", "state_dict"):
+        content = content.get(key, content)
+    return content
+
+
 def check_trained(model, model_file: Path | str) -> None:
     """Refuse a file that did not bring the model what it must have learned.
 
@@ -112,8 +119,7 @@ def check_trained(model, model_file: Path | str) -> None:
             f"asr_model_file: {model_file} has no layer selection: it is not of a trained "
             "supernet; give a file of that training, such as its valid.*.ave.pth"
         )
-    for key in ("module", "state_dict"):  # of DeepSpeed and Lightning, as ESPnet does
-        found = found.get(key, found)
+    found = tensors_of(found)
     # ESPnet renames weights of some pretrained front ends; adapters are files of their own.
     own = [name for name, _ in model.named_parameters() if not name.startswith("frontend.")]
     missing = [name for name in own if name not in found]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from espnet2.main_funcs.pack_funcs import Archiver, unpack
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet_des.errors import ConfigError
-from espnet_des.inference.loading import load_model, read_config
+from espnet_des.inference.loading import load_model, read_config, tensors_of
 from espnet_des.inference.named_files import with_found_files
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
 
@@ -42,9 +42,7 @@ def read_original(config_file: Path, model_file: Path) -> Original:
     config = read_config(config_file)
     check_kind(config, config_file)
     model, _ = load_model(config_file, model_file)
-    found = safe_torch_load(model_file, map_location="meta")
-    for key in ("module", "state_dict"):  # of DeepSpeed and Lightning, as ESPnet does
-        found = found.get(key, found)
+    found = tensors_of(safe_torch_load(model_file, map_location="meta"))
     more = sorted(set(found) - set(model.state_dict()))
     if more:
         raise ConfigError(
