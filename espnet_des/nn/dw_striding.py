@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-
 
 class DWStridingSubsampling(torch.nn.Module):
     """Reduce the frame rate by four or eight.
@@ -73,17 +71,7 @@ class DWStridingSubsampling(torch.nn.Module):
         Returns:
             Output ``(batch, time / factor, odim)``, rounded up, in a tuple with the
             positional embedding where the encoding makes one, and its mask.
-
-        Raises:
-            TooShortUttError: without a frame.
         """
-        if x.size(1) < self.MIN_FRAMES:
-            raise TooShortUttError(
-                f"has {x.size(1)} frames and is too short for subsampling (it needs at "
-                f"least {self.MIN_FRAMES} frame), return empty results",
-                x.size(1),
-                self.MIN_FRAMES,
-            )
         x = x.masked_fill(~mask.transpose(1, 2), 0.0)
         x = torch.nn.functional.pad(x, (0, 0, self.reach, self.reach))
         x = self.first(x.unsqueeze(1)).relu()  # (batch, channels, time, features)

@@ -133,15 +133,18 @@ def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
     Raises:
         TooShortUttError: where too few frames are left for the convolutions.
     """
+    frames, limit = x.size(1), 0
     if isinstance(embed, SUBSAMPLING):
-        too_short, limit = check_short_utt(embed, x.size(1))
-        if too_short:
-            raise TooShortUttError(
-                f"has {x.size(1)} frames and is too short for subsampling (it "
-                f"needs more than {limit} frames), return empty results",
-                x.size(1),
-                limit,
-            )
+        _, limit = check_short_utt(embed, frames)
+    elif isinstance(embed, (VGGSubsampling, DWStridingSubsampling)):
+        limit = embed.MIN_FRAMES
+    if frames < limit:
+        raise TooShortUttError(
+            f"has {frames} frames and is too short for subsampling (it needs at least {limit}), "
+            "return empty results",
+            frames,
+            limit,
+        )
     out: Any = x
     if isinstance(embed, WITH_MASK):
         out, mask = embed(x, mask)

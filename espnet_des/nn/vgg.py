@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-
 
 class VGGSubsampling(torch.nn.Module):
     """Reduce the frame rate by four.
@@ -48,17 +46,7 @@ class VGGSubsampling(torch.nn.Module):
         Returns:
             Output ``(batch, time // 4, odim)``, in a tuple with the positional
             embedding where the encoding makes one, and its mask.
-
-        Raises:
-            TooShortUttError: with fewer than 4 frames.
         """
-        if x.size(1) < self.MIN_FRAMES:
-            raise TooShortUttError(
-                f"has {x.size(1)} frames and is too short for subsampling (it needs "
-                f"at least {self.MIN_FRAMES} frames), return empty results",
-                x.size(1),
-                self.MIN_FRAMES,
-            )
         x = x.unsqueeze(1)  # (batch, channels, time, features)
         for first, second in (self.convs[:2], self.convs[2:]):
             # Padding frames are held at zero before each convolution, so that
