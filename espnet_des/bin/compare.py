@@ -9,8 +9,10 @@ from espnet_des.utils.command import CommandParser, call
 def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
-    parser.add_argument("--what", choices=("compare", "ablations", "budgets", "shrink"),
-                        default="compare")  # fmt: skip
+    parser.add_argument(
+        "--what", choices=("compare", "ablations", "budgets", "shrink", "front_ends"),
+        default="compare",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
     parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="train these only")

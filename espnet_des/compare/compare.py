@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
+from espnet_des.compare.front_ends import CONV2D, front_ends
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.shrinks import ORIGINAL, shrinks
@@ -17,7 +18,10 @@ from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.files import alone_in, write_atomically
 
-PLANS = {"compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks}
+PLANS = {
+    "compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks,
+    "front_ends": front_ends,
+}  # fmt: skip
 
 
 def compare(
@@ -35,7 +39,7 @@ def compare(
 
     Args:
         recipe: folder of the recipe.
-        what: ``compare``, ``ablations``, ``budgets`` or ``shrink``.
+        what: ``compare``, ``ablations``, ``budgets``, ``shrink`` or ``front_ends``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -154,6 +158,14 @@ def sections(what: str, table: Table) -> str:
             "Differences to it at equal MACs": at_equal_macs(table),
             "A size between its neighbours": off_the_line(table),
             "MACs": macs(table),
+            "Parameters": table.parameters(),
+            "Cost": table.costs(),
+        }
+    elif what == "front_ends":
+        parts = {
+            "Word error rates": table.error_rates(),
+            "Differences to conv2d": table.differences(CONV2D),
+            "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),
             "Cost": table.costs(),
         }

@@ -22,6 +22,8 @@ from espnet_des.utils.processes import lifeline
 
 # In place of a training config of its own: options of the recipe's stage 11.
 SHRINK = "of a trained model"
+# Options of the recipe that make other tokens than its own.
+OTHER_TOKENS = "tokens of the recipe"
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
 
@@ -134,18 +136,25 @@ def execute(run: Run, config: dict) -> dict:
 
 def train(run: Run, config: Path) -> None:
     """Stage 11 of the recipe, in a process of its own."""
+    of_espnet = yaml.safe_load(config.read_text())
+    options = of_espnet.pop(OTHER_TOKENS, {}) | of_espnet.pop(SHRINK, {})
+    if "shrink" not in options:
+        path = config.with_name("espnet.yaml")
+        write_atomically(path, lambda p: p.write_text(yaml.safe_dump(of_espnet)))
+        options["asr_config"] = path.relative_to(run.recipe)
     command = ["./run.sh", "--stage", "11", "--stop_stage", "11", "--asr_tag", run.name]
-    shrinks = yaml.safe_load(config.read_text()).get(SHRINK)
-    if shrinks is None:
-        command += ["--asr_config", str(config.relative_to(run.recipe))]
-    for option, value in (shrinks or {}).items():
-        command += [f"--{option}", value]
+    command += as_words(options)
     with (run.exp / "run.log").open("a") as log:
         code = subprocess.call(
             command, cwd=run.recipe, stdout=log, stderr=subprocess.STDOUT, **lifeline()
         )
     if code:
         raise RuntimeError(f"{' '.join(command)} failed (exit {code}); see {log.name}")
+
+
+def as_words(options: dict) -> list[str]:
+    """Options of the recipe as its command line has them."""
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 def decode_sizes(run: Run):

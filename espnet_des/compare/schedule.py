@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_des.compare.run import Run, base_config, execute, quiet
+from espnet_des.compare.run import OTHER_TOKENS, Run, as_words, base_config, execute, quiet
 from espnet_des.compare.systems import System
 from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.recipe.process import say
@@ -60,6 +60,8 @@ def run_all(
                     waiting.remove(run)
                 elif needed is None or needed.result() is not None:
                     config = config_of(run, base, of_name)
+                    if OTHER_TOKENS in config:
+                        prepare_data(run.recipe, config[OTHER_TOKENS])
                     running[pool.submit(execute, run, config)] = run
                     waiting.remove(run)
             ended, _ = concurrent.futures.wait(
@@ -132,23 +134,30 @@ def _describe(run: Run) -> str:
     return "WER " + ", ".join(f"{rate:.2f}% at {size}" for size, rate in rates.items())
 
 
-def prepare_data(recipe: Path) -> None:
+def prepare_data(recipe: Path, tokens: dict | None = None) -> None:
     """Stages 1 to 10, once; again where the front end is another.
+
+    Args:
+        recipe: folder of the recipe.
+        tokens: options of the recipe for others than its own: stages 5 to 10.
 
     Raises:
         RuntimeError: where they fail.
     """
-    mark, options = recipe / "exp" / ".prepared", recipe / "conf" / "run.options"
+    words, first = as_words(tokens or {}), "5" if tokens else "1"
+    mark = recipe / "exp" / "".join([".prepared", *words])
+    options = recipe / "conf" / "run.options"
     # Of the statistics: what changes them.
     base = base_config(recipe)
     made_of = yaml.safe_dump({key: base.get(key) for key in ("frontend", "frontend_conf")})
     made_of += options.read_text() if options.exists() else ""
     if mark.exists() and mark.read_text() == made_of:
         return
-    code = subprocess.call(["./run.sh", "--stop_stage", "10"], cwd=recipe, **lifeline())
+    stages = ["./run.sh", "--stage", first, "--stop_stage", "10", *words]
+    code = subprocess.call(stages, cwd=recipe, **lifeline())
     if code:
         raise RuntimeError(
-            f"stages 1 to 10 of {recipe}/run.sh failed (exit {code}): see above"
+            f"stages {first} to 10 of {recipe}/run.sh failed (exit {code}): see above"
         )
     mark.parent.mkdir(exist_ok=True)
     mark.write_text(made_of)

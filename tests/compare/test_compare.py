@@ -14,7 +14,15 @@ from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.exits import exit_of
-from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost
+from espnet_des.compare.front_ends import front_ends
+from espnet_des.compare.run import (
+    OTHER_TOKENS,
+    TEST_SETS,
+    Run,
+    base_config,
+    summed_cost,
+    train,
+)
 from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import comparison, even_ranking, random_ranking
@@ -50,11 +58,11 @@ def build(config):
 def test_all_systems_train_alike_and_have_their_sizes(base):
     sizes = base["encoder_conf"]["sizes"]
     kept = {size: list(range(size)) for size in sizes}
-    for system in comparison(base) + ablations(base) + budgets(base):
+    for system in comparison(base) + ablations(base) + budgets(base) + front_ends(base):
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
         assert base == before
-        own = ("encoder", "encoder_conf", "model", "model_conf")
+        own = ("encoder", "encoder_conf", "model", "model_conf", OTHER_TOKENS)
         assert {k: v for k, v in config.items() if k not in own} == {
             k: v for k, v in base.items() if k not in own
         }
@@ -370,7 +378,29 @@ def test_the_data_is_prepared_once_and_again_for_another_front_end(tmp_path, cod
     for n_mels, number in ((40, 1), (40, 1), (80, 2)):
         config.write_text(re.sub(r"n_mels: \d+", f"n_mels: {n_mels}", config.read_text()))
         prepare_data(tmp_path)
-        assert calls.read_text() == "--stop_stage 10\n" * number
+        assert calls.read_text() == "--stage 1 --stop_stage 10\n" * number
+    calls.unlink()
+    for _ in range(2):
+        prepare_data(tmp_path, {"token_type": "bpe", "nbpe": 100})
+        assert calls.read_text() == "--stage 5 --stop_stage 10 --token_type bpe --nbpe 100\n"
+
+
+def test_tokens_of_a_system_reach_the_recipe_and_not_the_training_config(own_recipe):
+    """``run.sh`` writes what it was called with into the folder of the training."""
+    system = front_ends(base_config(own_recipe))[-1]
+    run = Run(system.name, 0, own_recipe, system.sizes)
+    config = system.config(base_config(own_recipe), 0, None)
+    (own_recipe / "run.sh").write_text('#!/bin/sh\necho "$*"\n')
+    (own_recipe / "run.sh").chmod(0o755)
+    run.exp.mkdir(parents=True)
+    (run.exp / "train.yaml").write_text(run.as_yaml(config))
+    train(run, run.exp / "train.yaml")
+    assert (run.exp / "run.log").read_text() == (
+        f"--stage 11 --stop_stage 11 --asr_tag {run.name} --token_type bpe --nbpe 90 "
+        f"--asr_config exp/asr_{run.name}/espnet.yaml\n"
+    )
+    told = yaml.safe_load((run.exp / "espnet.yaml").read_text())
+    assert told == {k: v for k, v in config.items() if k != OTHER_TOKENS} | {"seed": 0}
 
 
 def test_results_are_written_before_anything_is_trained(tmp_path):
