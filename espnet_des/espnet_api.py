@@ -56,6 +56,14 @@ def extract_features(
     return found["feats"], found["feats_lengths"]
 
 
+def without_exits(encoded: Any) -> torch.Tensor:
+    """The output of an encoder, ``(batch, time, dim)``.
+
+    With ``interctc_layer_idx`` an encoder gives a tuple of it and the outputs of those blocks.
+    """
+    return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
 class AttentionLoss(NamedTuple):
     """Of the decoder; the error rates are None in training, or where not asked for."""
 

@@ -148,6 +148,19 @@ def test_epoch_file(tmp_path):
     assert espnet_api.epoch_file(12) == "12epoch.pth"
 
 
+def test_without_exits():
+    batch = make_batch()
+    features, lengths = batch["speech"], batch["speech_lengths"]
+    plain = stock_model()
+    with_exits = stock_model(interctc_layer_idx=[1])
+    with_exits.load_state_dict(plain.state_dict())
+    encoded, _ = with_exits.encode(features.clone(), lengths)
+    assert isinstance(encoded, tuple)
+    out, _ = plain.encode(features.clone(), lengths)
+    assert torch.equal(espnet_api.without_exits(encoded), out)
+    assert espnet_api.without_exits(out) is out
+
+
 def test_extract_features():
     frontend = DefaultFrontend(fs=8000, n_fft=128, hop_length=80, n_mels=12)
     speech, lengths = torch.randn(2, 1600), torch.tensor([1600, 1000])

@@ -20,6 +20,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import without_exits
 from espnet_des.inference.loading import load_model
 from espnet_des.inference.named_files import check_tokenizer
 from espnet_des.nn.losses import CTC_BLANK
@@ -192,8 +193,7 @@ class BestPathDecoder:
             speech = torch.cat((torch.zeros_like(speech[:1]), speech))
             lengths = torch.cat((lengths.new_tensor([speech.size(1)]), lengths))
         encoded, encoded_lengths = self.model.encode(speech, lengths)
-        if isinstance(encoded, tuple):  # of a stock model with interctc_layer_idx
-            encoded = encoded[0]
+        encoded = without_exits(encoded)
         return (encoded[1:], encoded_lengths[1:]) if border else (encoded, encoded_lengths)
 
     def _merge(self, ids: torch.Tensor, probs: torch.Tensor) -> list[Run]:

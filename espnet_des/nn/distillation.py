@@ -18,7 +18,7 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import OtherTrainingError
-from espnet_des.espnet_api import attention_loss
+from espnet_des.espnet_api import attention_loss, without_exits
 from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
 
 
@@ -107,8 +107,8 @@ def said_by(
     Raises:
         OtherTrainingError: where its frames are not those of the pupil.
     """
-    out, lengths = teacher.encode(speech, speech_lengths)
-    out = out[0] if isinstance(out, tuple) else out  # the others are exits
+    encoded, lengths = teacher.encode(speech, speech_lengths)
+    out = without_exits(encoded)
     frames = targets.frames.to(lengths.device)
     if not torch.equal(lengths, frames):
         raise OtherTrainingError(

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet_des.espnet_api import cpu_flash_attention, extract_features
+from espnet_des.espnet_api import cpu_flash_attention, extract_features, without_exits
 from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.model import DESModel
@@ -73,7 +73,7 @@ def count_macs(model: ESPnetASRModel, speech: torch.Tensor) -> Macs:
         with counter() as everything:
             encoded, _ = model.encode(speech, _lengths(speech))
         with counter() as output_layer:
-            model.ctc.ctc_lo(encoded[0] if isinstance(encoded, tuple) else encoded)
+            model.ctc.ctc_lo(without_exits(encoded))
     flops = everything.get_flop_counts()
     encoder = type(model.encoder).__name__
     total = sum(flops[encoder].values()) + output_layer.get_total_flops()

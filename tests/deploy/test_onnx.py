@@ -14,6 +14,7 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_des.deploy.onnx import modules
+from espnet_des.deploy.onnx.export import compare, references
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoders import SubnetConformerEncoder
@@ -155,9 +156,15 @@ def test_exits_that_are_fed_back_are_in_the_file(tmp_path):
         (out, _), _, _ = encoder(normal, lengths, ctc=model.ctc)
         outs.append(model.ctc.log_softmax(out))
     assert not torch.allclose(*outs, atol=1e-3)
+    model.frontend = lambda wave, lengths: (wave.view(1, -1, 12), lengths // 12)
+    waves = [torch.randn(12 * frames) for frames in (61, 40)]
+    expected = references(model, waves, "features")
     export(CTCGraph(model, "features"), tmp_path / "x.onnx", {})
-    found, _ = run(session(tmp_path / "x.onnx"), feats, lengths)
+    in_file = session(tmp_path / "x.onnx")
+    found, _ = run(in_file, feats, lengths)
     numpy.testing.assert_allclose(found, outs[1], atol=2e-5, rtol=1e-4)
+    difference, equal = compare(in_file, expected)
+    assert difference < 1e-4 and equal == 1.0
 
 
 @pytest.mark.parametrize(

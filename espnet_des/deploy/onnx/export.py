@@ -20,6 +20,7 @@ from espnet_des.deploy.onnx.graph import SOURCES, CTCGraph, export, run, session
 from espnet_des.deploy.onnx.sherpa import folder as sherpa
 from espnet_des.deploy.onnx.sherpa.graph import AsSherpa
 from espnet_des.errors import ConfigError
+from espnet_des.espnet_api import without_exits
 from espnet_des.inference.best_path import BestPathDecoder, decode_files
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.scoring import count_errors, text_cleaner
@@ -282,8 +283,10 @@ def references(model, waves: list[torch.Tensor], source: str) -> list[Reference]
         given = (speech, lengths) if source == "waveform" else (feats, frames)
         if model.normalize is not None:
             feats, frames = model.normalize(feats.clone(), frames)  # ESPnet's works in place
-        encoded, out_lengths, _ = model.encoder(feats, frames)
-        out.append(Reference(*given, model.ctc.log_softmax(encoded), out_lengths))
+        # Blocks with exits may feed back what the output layer says of these.
+        encoded, out_lengths, _ = model.encoder(feats, frames, ctc=model.ctc)
+        log_probs = model.ctc.log_softmax(without_exits(encoded))
+        out.append(Reference(*given, log_probs, out_lengths))
     return out
 
 
