@@ -21,6 +21,7 @@ from espnet_des.deploy.onnx.graph import session
 from espnet_des.deploy.onnx.sherpa.graph import mark
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import decode_best_path
+from espnet_des.measure.benchmark.runtimes import benchmark_runtimes
 from tests.train import let_it_talk, make_data, train_here
 
 RATE = 16000
@@ -212,3 +213,39 @@ def test_what_it_cannot_run_is_said(supernet, tmp_path, changes, options, says):
     with pytest.raises(ConfigError, match=says):
         export_onnx(config, supernet / MODEL, **given)
     assert [f.name for f in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_benchmark_of_runtimes(supernet, tmp_path, capsys):
+    data = tmp_path / "some_audio"
+    data.mkdir()
+    lines = (supernet.parent / "audio.scp").read_text().splitlines()
+    (data / "wav.scp").write_text("\n".join(lines[::3]) + "\n")
+    (data / "text").write_text("".join(f"{line.split()[0]} AB C\n" for line in lines))
+    rows = benchmark_runtimes(
+        supernet / "config.yaml", supernet / MODEL, [data], tmp_path / "out", [5]
+    )
+    assert [(row.runtime, row.as_onnx) for row in rows] == [
+        ("PyTorch", None),
+        ("onnxruntime, float32", None), ("sherpa-onnx, float32", 1.0),
+        ("onnxruntime, int8", None), ("sherpa-onnx, int8", 1.0),
+    ]  # fmt: skip
+    assert [row.as_pytorch for row in rows[:3]] == [1.0] * 3
+    assert all(row.size == 5 and row.rtf > 0 and row.wer > 0 for row in rows)
+    assert (tmp_path / "out/benchmark_runtimes.md").read_text() in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out/benchmark_runtimes.json").read_text())["rows"]
+    assert saved == [row._asdict() for row in rows]
+    assert not list((tmp_path / "out").glob("*models*"))
+
+
+def test_two_folders_of_one_name_are_refused(supernet, tmp_path):
+    for folder in (tmp_path / "a/test", tmp_path / "b/test"):
+        folder.mkdir(parents=True)
+        (folder / "wav.scp").write_text((supernet.parent / "audio.scp").read_text())
+        utts = [line.split()[0] for line in (folder / "wav.scp").read_text().splitlines()]
+        (folder / "text").write_text("".join(f"{utt} A\n" for utt in utts))
+    with pytest.raises(ConfigError, match="data: test is the name of two of the folders"):
+        benchmark_runtimes(
+            supernet / "config.yaml", supernet / MODEL,
+            [tmp_path / "a/test", tmp_path / "b/test"], tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

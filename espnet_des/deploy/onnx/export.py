@@ -310,7 +310,7 @@ def compare(session, references: list[Reference]) -> tuple[float, float]:
     return difference, equal / max(frames, 1)
 
 
-class _SessionAsModel:
+class SessionAsModel:
     """What BestPathDecoder asks of a model, answered by an ONNX file."""
 
     def __init__(self, session, model: ESPnetASRModel, source: str):
@@ -351,7 +351,7 @@ def word_error_rates(
     texts = {utt: clean(words) for utt, words in texts.items()}
     out = {}
     for name, recogniser in (
-        ("pytorch", model), ("onnx", _SessionAsModel(opened, model, source))
+        ("pytorch", model), ("onnx", SessionAsModel(opened, model, source))
     ):  # fmt: skip
         # One by one: in int8 the range of a batch would set the steps of each.
         decoder = BestPathDecoder(recogniser, args)

@@ -295,12 +295,14 @@ def _measure(
     rows = []
     for model in found:
         front = statistics.median(idle[model.front_end])
-        ratios = [
-            faster(_mean(times, model.runs), times[base]) if times else None
-            for times in (idle, busy) for base in bases
-        ]  # fmt: skip
-        seconds = statistics.median(_mean(idle, model.runs))
-        rows.append(Row(model.title, seconds, front, *ratios))
+        mine = _mean(idle, model.runs)
+        pytorch, onnx = (faster(mine, idle[base]) for base in bases)
+        row = Row(model.title, statistics.median(mine), front, pytorch, onnx, None, None)
+        if busy:
+            mine = _mean(busy, model.runs)
+            pytorch, onnx = (faster(mine, busy[base]) for base in bases)
+            row = row._replace(busy=pytorch, busy_onnx=onnx)
+        rows.append(row)
     checks = [Check(mine, _slower(idle[mine], idle[stock]), stock) for mine, stock in whole]
     for name, parts in sums:
         total = [sum(values) for values in zip(*(idle[part] for part in parts))]
