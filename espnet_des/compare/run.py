@@ -101,12 +101,13 @@ def base_config(recipe: Path) -> dict:
     return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
 
 
-def execute(run: Run, config: dict) -> dict:
+def execute(run: Run, config: dict, defaults: dict | None = None) -> dict:
     """Train (or go on), decode and score; the result is in ``exp/asr_.../result.json``.
 
     Args:
         run: what to do.
         config: of the training, without the seed.
+        defaults: what the config leaves to them.
     """
     path = run.check_config(config)
     run.exp.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def execute(run: Run, config: dict) -> dict:
             ngpu = yaml.safe_load(Path(run.exp / "config.yaml").read_text("utf-8"))["ngpu"]
     result = {
         "system": run.system, "seed": run.seed, "config_sha256": run.config_hash(config),
-        "updates": config["max_epoch"] * config["num_iters_per_epoch"],
+        "defaults": defaults or {}, "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
         "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
     }  # fmt: skip

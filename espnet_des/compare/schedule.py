@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.run import OTHER_TOKENS, Run, as_words, base_config, execute, quiet
 from espnet_des.compare.systems import System
 from espnet_des.method.methods import OF_THE_PAPER
@@ -62,7 +63,7 @@ def run_all(
                     config = config_of(run, base, of_name)
                     if OTHER_TOKENS in config:
                         prepare_data(run.recipe, config[OTHER_TOKENS])
-                    running[pool.submit(execute, run, config)] = run
+                    running[pool.submit(execute, run, config, defaults(config))] = run
                     waiting.remove(run)
             ended, _ = concurrent.futures.wait(
                 running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED
@@ -120,7 +121,14 @@ def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
                 f"{run.exp} has the layers that {needed.exp} kept, which is not there any "
                 "more: remove it as well"
             )
-        run.check_config(config_of(run, base, of_name))
+        config = config_of(run, base, of_name)
+        run.check_config(config)
+        others = changed(run.finished(), config)
+        if others:
+            raise RuntimeError(
+                f"{run.exp} was trained with other defaults ({others}): remove it to train it "
+                "anew, or give them in conf/train_des.yaml"
+            )
 
 
 def _describe(run: Run) -> str:

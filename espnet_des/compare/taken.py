@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_des.compare.defaults import changed
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import config_of, needed_run
 from espnet_des.compare.systems import System
@@ -23,8 +24,9 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
         systems: what they are of.
 
     Raises:
-        ConfigError: where a file is none of these, and where a training was of another
-            config or decoded other test sets than here. What came before it is taken.
+        ConfigError: where a file is none of these, and where a training was of another config
+            or other defaults, or decoded other test sets than here. What came before it is
+            taken.
     """
     found: dict[tuple[str, int], tuple[Path, dict]] = {}
     for file in files:
@@ -45,6 +47,12 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
             raise ConfigError(
                 f"{file}: {run.system}, seed {run.seed}, is of another config than here: leave "
                 f"it out, or take conf/train_des.yaml (and espnet_des) from where it was trained"
+            )
+        others = changed(result, config)
+        if others:
+            raise ConfigError(
+                f"{file}: {run.system}, seed {run.seed}, was trained with other defaults than "
+                f"those here ({others}): leave it out"
             )
         sets = result["sets"] if sets is None else sets
         if result["sets"] != sets:

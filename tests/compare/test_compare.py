@@ -13,6 +13,7 @@ import yaml
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.compare import compare, sections, write_results
+from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.exits import exit_of
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.run import (
@@ -24,10 +25,12 @@ from espnet_des.compare.run import (
     train,
 )
 from espnet_des.compare.schedule import check_finished, prepare_data
+from espnet_des.compare.shrinks import shrinks
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
+from espnet_des.errors import ConfigError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 from tests.conftest import TINY, TOKENS, make_batch
@@ -350,6 +353,36 @@ def test_trainings_of_another_config_or_test_set_are_not_taken(own_recipe):
     with pytest.raises(ValueError, match="random, seed 0, is of other test sets"):
         take([as_file(own_recipe, written)], runs, systems)
     assert [run.result() is not None for run in runs] == [True, True, False]
+
+
+def test_what_was_trained_with_other_defaults_is_told(own_recipe, monkeypatch):
+    systems = comparison(base_config(own_recipe))
+    base = base_config(own_recipe)
+    base["model_conf"]["loss_weight_small"] = 0.3
+    supernet_config, alone, shrink = (
+        next(s for s in plan if s.name == name).config(base, 0, None)
+        for plan, name in ((systems, "simple_top_k"), (systems, "separate_8"),
+                           (shrinks(base), "angle_20"))
+    )  # fmt: skip
+    then = defaults(supernet_config)
+    assert then["loss_weight_middle"] == 0.3 and then["exit_weight"] == 0.3
+    assert "loss_weight_small" not in then and "method" not in then and defaults(alone) == {}
+    of_shrink = defaults(shrink)
+    assert of_shrink["--teacher"] == 0.3 and of_shrink["loss_weight_small"] == 1.0
+    assert not {"--share", "--rank_by", "--sizes", "stochastic_depth_p2"} & set(of_shrink)
+    assert changed({}, shrink) == changed({"defaults": of_shrink}, shrink) == ""
+    monkeypatch.setattr(SelectionOptions, "DEFAULT_EXITS", 0.5)
+    assert changed({"defaults": then}, supernet_config) == "exit_weight 0.3, now 0.5"
+
+    runs, written = another_machine(own_recipe, systems)
+    written[0]["defaults"] = then | {"loss_weight_small": 0.3}
+    with pytest.raises(ConfigError, match=r"other defaults than those here \(exit_weight 0.3"):
+        take([as_file(own_recipe, written)], runs, systems)
+    write_run(own_recipe, systems, "simple_top_k", written[0])
+    with pytest.raises(
+        RuntimeError, match=r"other defaults \(exit_weight 0.3, now 0.5\): rem"
+    ):
+        check_finished(runs, systems)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"system": "x"}]}', '{"runs": 3}'])

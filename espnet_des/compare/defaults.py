@@ -1,0 +1,47 @@
+"""What a training's config left to the defaults: these change, and its hash does not see it."""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from espnet_des.compare.run import SHRINK
+from espnet_des.method.methods import METHODS
+from espnet_des.method.options import SelectionOptions
+from espnet_des.shrink.config import METHOD
+from espnet_des.shrink.options import ShrinkOptions
+
+
+def defaults(config: dict) -> dict[str, Any]:
+    """Settings of the method, and of a shrink, that this config does not give.
+
+    Args:
+        config: of a training; of a model without sizes there are none.
+    """
+    if SHRINK not in config and config["model"] != "des":
+        return {}
+    found = {f.name: f.default for f in fields(SelectionOptions)}
+    found["exit_weight"] = SelectionOptions.DEFAULT_EXITS
+    found["selection_share"] = SelectionOptions.DEFAULT_SHARE
+    found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
+    given = set(config["model_conf"])
+    if SHRINK in config:
+        found |= METHOD | {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
+        words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
+        given = set(words)
+    left = {key: value for key, value in found.items() if key not in given}
+    return json.loads(json.dumps(left))  # as a file has them
+
+
+def changed(result: dict, config: dict) -> str:
+    """Which defaults a finished training had that are others today; empty where none.
+
+    Args:
+        result: of the training; those of older versions do not tell.
+        config: of it.
+    """
+    then, now = result.get("defaults", {}), defaults(config)
+    return ", ".join(
+        f"{key} {then[key]!r}, now {value!r}"
+        for key, value in now.items()
+        if key in then and then[key] != value
+    )
