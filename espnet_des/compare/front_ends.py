@@ -1,7 +1,11 @@
-"""Front ends, which bound the speed of small sizes: the full encoder behind each of them."""
+"""Front ends, which bound the speed of small sizes: the full encoder behind each of them.
+
+With early exits, which a supernet has by default: a deep encoder begins to learn late without
+them, and behind a front end with a factor of 8 too late for few updates.
+"""
 
 from espnet_des.compare.run import OTHER_TOKENS
-from espnet_des.compare.systems import Config, System, single
+from espnet_des.compare.systems import Config, System, aux_loss, layers_per_block
 
 # Eight times fewer frames than features are fewer than characters: CTC needs longer units.
 PIECES = {"token_type": "bpe", "nbpe": 90}
@@ -10,15 +14,17 @@ CONV2D = "conv2d"
 
 def front_ends(base: Config) -> list[System]:
     """ESPnet's front ends and FastConformer's, with as many channels as conv2d has."""
-    channels = base["encoder_conf"]["output_size"]
+    channels, sizes = base["encoder_conf"]["output_size"], base["encoder_conf"]["sizes"]
+    blocks = [size // layers_per_block(base) for size in sizes[:-1]]
     systems = []
 
     def ask(name: str, title: str, input_layer: str, **conf) -> None:
-        conf = {"input_layer": input_layer} | conf
-        systems.append(
-            System(name, title, lambda b, s, k: single(b, **conf) | {OTHER_TOKENS: PIECES},
-                   base["encoder_conf"]["sizes"][-1:])
-        )  # fmt: skip
+        def config(b: Config, seed: int, kept: None) -> Config:
+            found = aux_loss(b, blocks) | {OTHER_TOKENS: PIECES}
+            found["encoder_conf"] |= {"input_layer": input_layer} | conf
+            return found
+
+        systems.append(System(name, title, config, sizes))
 
     ask(CONV2D, "conv2d", "conv2d")
     ask("conv2d_narrow", f"conv2d, {channels // 3} channels", "conv2d",

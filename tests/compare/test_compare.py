@@ -76,7 +76,7 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
             options.resolve(
                 sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"]
             )
-        elif system.name == "aux_loss":
+        elif encoder.interctc_layer_idx:
             assert encoder.num_layers == sizes[-1]
             assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
             w = config["model_conf"]["interctc_weight"]
