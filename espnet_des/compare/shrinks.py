@@ -6,12 +6,24 @@ from espnet_des.shrink.config import length_of
 from espnet_des.shrink.options import LEARNED
 
 ORIGINAL = "original"
+# With so many of the updates, and shrunk with the rest of them.
+SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
 STK = "simple_top_k"
 
 
-def original(base: Config) -> Config:
-    """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers."""
+def original(base: Config, share: float = 1.0) -> Config:
+    """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers.
+
+    Args:
+        base: see :mod:`espnet_des.compare.systems`.
+        share: of the epochs.
+    """
     config = single(base)
+    config["max_epoch"] = round(share * config["max_epoch"])
+    if "total_steps" in config["scheduler_conf"]:
+        config["scheduler_conf"]["total_steps"] = (
+            config["max_epoch"] * config["num_iters_per_epoch"] // config["accum_grad"]
+        )
     config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
     for key in ("conv_norm", "layer_order"):
         config["encoder_conf"].pop(key, None)
@@ -19,10 +31,11 @@ def original(base: Config) -> Config:
 
 
 def shrunk(
-    base: Config, seed: int, share: float, words: str = "", asr_args: str = ""
-) -> Config:
-    """Options of a shrink of the original with this seed, and how long it trains."""
-    config = original(base)
+    base: Config, seed: int, share: float, words: str = "", asr_args: str = "",
+    of: str = ORIGINAL,
+) -> Config:  # fmt: skip
+    """Options of a shrink of an original with this seed, and how long it trains."""
+    config = original(base, SHORT_SHARE if of == SHORT else 1.0)
     length = length_of(share, config, config["num_iters_per_epoch"]) if share else None
     sizes = " ".join(map(str, base["encoder_conf"]["sizes"]))
     method = " ".join(
@@ -33,7 +46,7 @@ def shrunk(
         "max_epoch": length.max_epoch if length else 0,
         "num_iters_per_epoch": length.num_iters_per_epoch if length else 0,
         SHRINK: {
-            "shrink": f"exp/asr_shrink_{ORIGINAL}_seed{seed}",
+            "shrink": f"exp/asr_shrink_{of}_seed{seed}",
             "shrink_args": f"--sizes {sizes} --share {share} {words}".strip(),
             "asr_args": f"{method} {asr_args}".strip(),
         },
@@ -54,6 +67,12 @@ def shrinks(base: Config) -> list[System]:
                    lambda b, s, k: shrunk(b, s, share, words, **more), sizes, needs=ORIGINAL)
         )  # fmt: skip
 
+    systems += [
+        System(SHORT, "model with two thirds of the updates",
+               lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
+        System("equal_updates", "this one shrunk with a third: equal updates in all",
+               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, of=SHORT), sizes, needs=SHORT),
+    ]  # fmt: skip
     for percent in (20, 50):
         ask(f"shrunk_{percent}", f"shrunk with {percent}% of the updates", percent / 100)
     for percent in (0, 1, 5, 20):
