@@ -9,7 +9,7 @@ from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_lin
 from espnet_des.compare.front_ends import CONV2D, front_ends
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
-from espnet_des.compare.shrinks import ORIGINAL, shrinks
+from espnet_des.compare.shrinks import ALONE, shrinks
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import take
@@ -172,7 +172,7 @@ def sections(what: str, table: Table) -> str:
     elif what == "shrink":
         parts = {
             "Word error rates": table.error_rates(),
-            "Differences to the trained model": table.differences(ORIGINAL),
+            "Differences to models trained alone": table.differences(ALONE),
             "Differences to a supernet from scratch": table.differences("simple_top_k"),
             "Differences to random layers": table.differences("random"),
             "Cost": table.costs(),

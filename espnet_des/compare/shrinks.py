@@ -1,24 +1,34 @@
 """What a trained model becomes in a part of its updates, beside supernets from scratch."""
 
 from espnet_des.compare.run import SHRINK
-from espnet_des.compare.systems import Config, System, random_ranking, single, supernet
+from espnet_des.compare.systems import (
+    Config,
+    System,
+    layers_per_block,
+    random_ranking,
+    single,
+    supernet,
+)
 from espnet_des.shrink.config import length_of
 from espnet_des.shrink.options import LEARNED
 
-ORIGINAL = "original"
+ORIGINAL, ALONE = "original", "alone"
 # With so many of the updates, and shrunk with the rest of them.
 SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
 STK = "simple_top_k"
 
 
-def original(base: Config, share: float = 1.0) -> Config:
+def original(base: Config, share: float = 1.0, size: int | None = None) -> Config:
     """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers.
 
     Args:
         base: see :mod:`espnet_des.compare.systems`.
         share: of the epochs.
+        size: of a smaller one of whole blocks, its number of layers.
     """
     config = single(base)
+    if size is not None:
+        config["encoder_conf"]["num_blocks"] = size // layers_per_block(base)
     config["max_epoch"] = round(share * config["max_epoch"])
     if "total_steps" in config["scheduler_conf"]:
         config["scheduler_conf"]["total_steps"] = (
@@ -57,9 +67,18 @@ def shrinks(base: Config) -> list[System]:
     """The trained model, a supernet from scratch, and shrinks of the model."""
     sizes = base["encoder_conf"]["sizes"]
     systems = [
-        System(ORIGINAL, "trained model", lambda b, s, k: original(b), [sizes[-1]]),
+        System(ORIGINAL if size == sizes[-1] else f"{ORIGINAL}_{size}",
+               "trained alone, whole blocks", lambda b, s, k, n=size: original(b, size=n),
+               [size], group=ALONE)
+        for size in reversed(sizes)
+    ]  # fmt: skip
+    systems += [
         System(STK, "supernet from scratch", lambda b, s, k: supernet(b), sizes),
-    ]
+        System(SHORT, "model with two thirds of the updates",
+               lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
+        System("equal_updates", "this one shrunk with a third: equal updates in all",
+               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, of=SHORT), sizes, needs=SHORT),
+    ]  # fmt: skip
 
     def ask(name: str, title: str, share: float, words: str = "", **more) -> None:
         systems.append(
@@ -67,12 +86,6 @@ def shrinks(base: Config) -> list[System]:
                    lambda b, s, k: shrunk(b, s, share, words, **more), sizes, needs=ORIGINAL)
         )  # fmt: skip
 
-    systems += [
-        System(SHORT, "model with two thirds of the updates",
-               lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
-        System("equal_updates", "this one shrunk with a third: equal updates in all",
-               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, of=SHORT), sizes, needs=SHORT),
-    ]  # fmt: skip
     for percent in (20, 50):
         ask(f"shrunk_{percent}", f"shrunk with {percent}% of the updates", percent / 100)
     for percent in (0, 1, 5, 20):
