@@ -10,7 +10,7 @@ from espnet_des.compare.systems import (
     supernet,
 )
 from espnet_des.shrink.config import length_of
-from espnet_des.shrink.options import LEARNED
+from espnet_des.shrink.options import BY, LEARNED
 
 ORIGINAL, ALONE = "original", "alone"
 # With so many of the updates, and shrunk with the rest of them.
@@ -89,7 +89,7 @@ def shrinks(base: Config) -> list[System]:
     for percent in (20, 50):
         ask(f"shrunk_{percent}", f"shrunk with {percent}% of the updates", percent / 100)
     for percent in (0, 1, 5, 20):
-        for by in ("loss", "angle", LEARNED):
+        for by in (*BY, LEARNED):
             if (percent, by) in ((20, "loss"), (0, LEARNED)):
                 continue  # the default, and what there is not
             title, words = f"ranked by {by}, {percent}%", f"--rank_by {by}"

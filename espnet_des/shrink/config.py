@@ -108,6 +108,11 @@ def fine_tune(config: Mapping[str, Any], length: Length, lr: float) -> dict[str,
     }  # fmt: skip
 
 
+def own_norm(original: Mapping[str, Any]) -> str:
+    """What the original's convolutions have: ESPnet knows BatchNorm only."""
+    return (original["encoder_conf"] or {}).get("conv_norm", "batch_norm")
+
+
 def supernet_config(
     original: Mapping[str, Any],
     sizes: Sequence[int] | str | None,

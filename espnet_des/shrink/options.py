@@ -8,8 +8,8 @@ import yaml
 
 from espnet_des.errors import is_number, need
 
-# Without training: how far a layer turns what it is added to, and the loss without it.
-BY = ("angle", "loss")
+# Without training, see :func:`espnet_des.shrink.ranking.rank_units`.
+BY = ("angle", "loss", "greedy")
 LEARNED = "scores"
 RANKINGS = (LEARNED, *BY)
 NORMS = ("layer_norm", "batch_norm")

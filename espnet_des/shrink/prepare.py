@@ -18,7 +18,13 @@ from espnet_des.errors import ConfigError
 from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.method.options import check_fits
 from espnet_des.nn.model import DESModel
-from espnet_des.shrink.config import fine_tune, length_of, peak_lr, supernet_config
+from espnet_des.shrink.config import (
+    fine_tune,
+    length_of,
+    own_norm,
+    peak_lr,
+    supernet_config,
+)
 from espnet_des.shrink.options import LEARNED, ShrinkOptions
 from espnet_des.shrink.original import Original
 from espnet_des.shrink.ranking import rank_units, scores_of
@@ -92,9 +98,11 @@ def prepare(
     weights = weights_of(original.model, supernet)
     orders = {}
     if options.orders:
-        # The exits are not trained: they would be noise in the loss.
-        model = built(config, [*training, "--model_conf", "exit_weight=0.0"])
-        model.load_state_dict(model.state_dict() | weights)
+        # As it is, whatever norm the supernet will have. The exits are not trained: they would
+        # be noise in the loss.
+        same = supernet_config(original.config, options.sizes, own_norm(original.config))
+        model = built(without(same, taken), [*training, "--model_conf", "exit_weight=0.0"])
+        model.load_state_dict(model.state_dict() | weights_of(original.model, model))
         data = list(first_batches(args, options.calibration))
         orders = {by: rank_units(model, data, by) for by in options.orders}
     if options.start_by is not None:

@@ -15,7 +15,7 @@ from espnet_des.method.selection import rank
 from espnet_des.nn.model import DESModel
 from espnet_des.utils.progress import progress
 
-# In so many rounds, about, units are left out by loss.
+# In so many rounds, about, units are left out greedily.
 ROUNDS = 12
 # Of scores that start in this order, from the first to the last.
 SPREAD = 1.0
@@ -30,20 +30,29 @@ def rank_units(
     Args:
         model: with the weights of a trained model.
         batches: what its ``forward`` takes.
-        by: ``angle``, how far a unit turns what it is added to; or ``loss``: those without
-            which the loss is lowest are left out, again and again, until one is left.
+        by: ``angle``, how far a unit turns what it is added to; ``loss``, the loss without
+            it, where all others are there; or ``greedy``: those without which the loss is
+            lowest are left out, again and again, until one is left.
     """
     was_training = model.training
     model.eval()
-    found = {"angle": _by_angle, "loss": _by_loss}[by](model, list(batches))
+    ways = {"angle": _by_angle, "loss": _by_loss, "greedy": _greedily}
+    found = ways[by](model, list(batches))
     model.train(was_training)
     return found
 
 
 def _by_loss(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list[int]:
+    everything = list(range(model.encoder.num_units))
+    shown = progress(batches, desc="ranking by loss", unit="batch")
+    losses = sum(_losses_without_each(model, everything, batch) for batch in shown)
+    return rank(torch.as_tensor(losses)).tolist()
+
+
+def _greedily(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list[int]:
     left, gone = list(range(model.encoder.num_units)), []
     step = max(1, len(left) // ROUNDS)
-    with progress(total=len(left) - 1, desc="ranking by loss", unit="unit") as bar:
+    with progress(total=len(left) - 1, desc="ranking greedily", unit="unit") as bar:
         while len(left) > 1:
             losses = sum(_losses_without_each(model, left, batch) for batch in batches)
             order = rank(-torch.as_tensor(losses)).tolist()

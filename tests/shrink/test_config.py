@@ -1,7 +1,12 @@
 """The config of a fine-tune: its length, learning rate and encoder, by hand."""
 
+import sys
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
+from espnet_des.bin import shrink as command
 from espnet_des.errors import ConfigError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.shrink.config import (
@@ -115,3 +120,23 @@ def test_options_of_a_line():
     found = ShrinkOptions.of_words(["--sizes", "16", "32", "48", "--share=0.5"])
     assert found == ShrinkOptions(sizes=[16, 32, 48], share=0.5)
     assert ShrinkOptions.of_words([]) == ShrinkOptions()
+
+
+def test_the_command_leaves_the_defaults_to_the_options(monkeypatch):
+    told = []
+    monkeypatch.setattr(command, "call", lambda name, options: told.append(options) or 0)
+    given = (
+        "--output_dir out --sizes 2 4 --share 0.5 --lr_factor 2 --rank_by angle --teacher 0"
+    )
+    given += " --conv_norm batch_norm --calibration 9 --start_by loss --ngpu 1"
+    for words in (["--output_dir", "out"], given.split()):
+        monkeypatch.setattr(sys, "argv", ["shrink", *words])
+        assert command.main() == 0
+    out = Path("out")
+    assert told[0] == {"output_dir": out, "training": []}
+    assert told[1] == {
+        "output_dir": out, "sizes": [2, 4], "share": 0.5, "lr_factor": 2.0, "rank_by": "angle",
+        "teacher": 0.0, "conv_norm": "batch_norm", "calibration": 9, "start_by": "loss",
+        "training": ["--ngpu", "1"],
+    }  # fmt: skip
+    assert set(told[1]) - {"output_dir", "training"} == {f.name for f in fields(ShrinkOptions)}

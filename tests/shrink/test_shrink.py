@@ -84,7 +84,7 @@ def test_other_encoders_and_decoders(changes, name, tmp_path, unmeasured):
                    tmp_path / f"shrunk_size{size}" / name)  # fmt: skip
 
 
-@pytest.mark.parametrize("by", ["angle", "loss"])
+@pytest.mark.parametrize("by", ["angle", "loss", "greedy"])
 def test_without_training_the_sizes_are_layers_of_the_original(
     original, tmp_path, by, unmeasured
 ):

@@ -75,7 +75,7 @@ def test_another_model_is_refused():
 
 
 @pytest.mark.parametrize("conf", [{}, {"granularity": "component"}])
-@pytest.mark.parametrize("by", ["angle", "loss"])
+@pytest.mark.parametrize("by", ["angle", "loss", "greedy"])
 def test_a_layer_that_does_nothing_comes_last(by, conf):
     model = make_model(conf, exit_weight=0.0)
     encoder, batch = model.encoder, make_batch()
@@ -99,9 +99,18 @@ def test_a_layer_that_does_nothing_comes_last(by, conf):
         torch.testing.assert_close(losses, losses[:1].expand_as(losses))
 
 
-def test_by_loss_the_least_missed_leaves_first_again_and_again():
+def test_by_loss_the_most_missed_is_first():
     model, batch = make_model(exit_weight=0.0).eval(), make_batch()
     order = rank_units(model, [batch], "loss")
+    without = [[u for u in range(8) if u != q] for q in order]
+    with torch.no_grad():
+        losses = model.losses_with(without, **batch).tolist()
+    assert losses == sorted(losses, reverse=True) and len(set(losses)) == 8
+
+
+def test_greedily_the_least_missed_leaves_first_again_and_again():
+    model, batch = make_model(exit_weight=0.0).eval(), make_batch()
+    order = rank_units(model, [batch], "greedy")
     left = list(range(8))
     for leaves in order[:0:-1]:
         without = [[u for u in left if u != q] for q in left]
