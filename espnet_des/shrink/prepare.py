@@ -101,7 +101,8 @@ def prepare(
         # As it is, whatever norm the supernet will have. The exits are not trained: they would
         # be noise in the loss.
         same = supernet_config(original.config, options.sizes, own_norm(original.config))
-        model = built(without(same, taken), [*training, "--model_conf", "exit_weight=0.0"])
+        as_it_is = config | {"encoder_conf": same["encoder_conf"]}
+        model = built(as_it_is, [*training, "--model_conf", "exit_weight=0.0"])
         model.load_state_dict(model.state_dict() | weights_of(original.model, model))
         data = list(first_batches(args, options.calibration))
         orders = {by: rank_units(model, data, by) for by in options.orders}

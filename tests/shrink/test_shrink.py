@@ -11,6 +11,9 @@ import yaml
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from espnet_des.recipe.shrink import shrink
+from espnet_des.shrink.options import ShrinkOptions
+from espnet_des.shrink.original import read_original
+from espnet_des.shrink.prepare import prepare
 from tests.shrink.originals import E_BRANCHFORMER, TRANSDUCER, train_original
 from tests.train import ROOT, load
 
@@ -97,6 +100,19 @@ def test_without_training_the_sizes_are_layers_of_the_original(
     torch.testing.assert_close(*same)
     config = yaml.safe_load((tmp_path / "ranked_size3" / "config.yaml").read_text())
     assert config["encoder_conf"]["kept_layers"] == model.encoder.kept_layers(3)
+
+
+@pytest.mark.parametrize("by", ["angle", "loss", "greedy"])
+def test_the_ranking_is_of_the_original_whatever_norm_the_supernet_has(original, tmp_path, by):
+    files = read_original(*of(original).values())
+    orders = []
+    for norm in ("batch_norm", "layer_norm"):
+        options = ShrinkOptions(sizes=[3, 8], share=1.0, rank_by=by, conv_norm=norm)
+        written = prepare(files, tmp_path / norm, options)
+        config = yaml.safe_load(written.read_text())
+        assert config["encoder_conf"]["conv_norm"] == norm
+        orders.append(config["model_conf"]["ranking"])
+    assert orders[0] == orders[1] and sorted(orders[0]) == list(range(8))
 
 
 def test_a_packed_model_is_shrunk(original, tmp_path):
