@@ -30,7 +30,7 @@ def original(base: Config, share: float = 1.0, size: int | None = None) -> Confi
     if size is not None:
         config["encoder_conf"]["num_blocks"] = size // layers_per_block(base)
     config["max_epoch"] = round(share * config["max_epoch"])
-    if "total_steps" in config["scheduler_conf"]:
+    if "total_steps" in (config.get("scheduler_conf") or {}):
         config["scheduler_conf"]["total_steps"] = (
             config["max_epoch"] * config["num_iters_per_epoch"] // config["accum_grad"]
         )
