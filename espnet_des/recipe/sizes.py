@@ -74,7 +74,8 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
         row.update({key: cost[key] for key in COSTS})
     write_sizes(
         folders, rows, [layer.kind for layer in model.encoder.layers],
-        f"{model.options.method}, {model_file}", model.tracker.score_spread(model.encoder.scores),
+        f"{model.options.method}, {model_file}",
+        model.tracker.score_spread(model.encoder.scores) if model.selector.learns else None,
     )  # fmt: skip
     about = json.loads((at.asr_exp / "report.json").read_text("utf-8"))["about"]
     write_slices(folders, about, rows)
@@ -108,7 +109,11 @@ def decode_best_path(
 
 
 def write_sizes(
-    folders: list[Path], rows: list[dict], kinds: list[str], title: str, spread: float
+    folders: list[Path],
+    rows: list[dict],
+    kinds: list[str],
+    title: str,
+    spread: float | None,
 ) -> None:
     """Write ``sizes.md`` and ``sizes.json``, and show the table.
 
@@ -117,12 +122,13 @@ def write_sizes(
         rows: one object per size.
         kinds: what each layer of the full encoder is.
         title: which model this is.
-        spread: highest less lowest score at the end of stage 1.
+        spread: highest less lowest score at the end of stage 1; None where none is learned.
     """
     names = list(rows[0]["wer"])
     lines = [f"# Sizes of {title}", "", *table(_results(rows, names, len(kinds)), [KEPT])]
     lines += ["", "Kept layers by kind:", "", *table(_by_kind(rows, kinds))]
-    lines += ["", f"Spread of the scores at the end of stage 1: {spread:.4g}"]
+    if spread is not None:
+        lines += ["", f"Spread of the scores at the end of stage 1: {spread:.4g}"]
     text, as_json = "\n".join(lines) + "\n", json.dumps(rows, indent=2) + "\n"
     for folder in folders:
         write_atomically(folder / "sizes.md", lambda p: p.write_text(text, "utf-8"))

@@ -49,7 +49,8 @@ def test_a_table_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypa
 def test_the_table_is_straight_and_counts_kinds(tmp_path, capsys):
     rows = [row(2), row(4)]
     rows[0]["kept_layers"] = [1, 2]
-    write_sizes([tmp_path], rows, KINDS, "simple_top_k, model.pth", 0.1)
+    write_sizes([tmp_path], rows, KINDS, "fixed, model.pth", None)
+    assert "Spread" not in (tmp_path / "sizes.md").read_text()
     lines = (tmp_path / "sizes.md").read_text().splitlines()
     tables = [line for line in lines if line.startswith("|")]
     assert {len(line) for line in tables[:4]} == {len(tables[0])}
