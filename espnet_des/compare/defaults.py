@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from espnet_des.compare.run import SHRINK
+from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
 from espnet_des.method.options import SelectionOptions
 from espnet_des.shrink.config import METHOD

@@ -4,8 +4,13 @@ With early exits, which a supernet has by default: a deep encoder begins to lear
 them, and behind a front end with a factor of 8 too late for few updates.
 """
 
-from espnet_des.compare.run import OTHER_TOKENS
-from espnet_des.compare.systems import Config, System, aux_loss, layers_per_block
+from espnet_des.compare.systems import (
+    OTHER_TOKENS,
+    Config,
+    System,
+    aux_loss,
+    layers_per_block,
+)
 
 # Eight times fewer frames than features are fewer than characters: CTC needs longer units.
 PIECES = {"token_type": "bpe", "nbpe": 90}

@@ -16,14 +16,12 @@ from typing import NamedTuple
 
 import yaml
 
+from espnet_des.compare.defaults import defaults
+from espnet_des.compare.systems import OTHER_TOKENS, SHRINK
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.processes import lifeline
 
-# In place of a training config of its own: options of the recipe's stage 11.
-SHRINK = "of a trained model"
-# Options of the recipe that make other tokens than its own.
-OTHER_TOKENS = "tokens of the recipe"
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
 
@@ -101,13 +99,12 @@ def base_config(recipe: Path) -> dict:
     return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
 
 
-def execute(run: Run, config: dict, defaults: dict | None = None) -> dict:
+def execute(run: Run, config: dict) -> dict:
     """Train (or go on), decode and score; the result is in ``exp/asr_.../result.json``.
 
     Args:
         run: what to do.
         config: of the training, without the seed.
-        defaults: what the config leaves to them.
     """
     path = run.check_config(config)
     run.exp.mkdir(parents=True, exist_ok=True)
@@ -127,7 +124,8 @@ def execute(run: Run, config: dict, defaults: dict | None = None) -> dict:
             ngpu = yaml.safe_load(Path(run.exp / "config.yaml").read_text("utf-8"))["ngpu"]
     result = {
         "system": run.system, "seed": run.seed, "config_sha256": run.config_hash(config),
-        "defaults": defaults or {}, "updates": config["max_epoch"] * config["num_iters_per_epoch"],
+        "defaults": defaults(config),
+        "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
         "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
     }  # fmt: skip

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from espnet_des.compare.defaults import changed, defaults
-from espnet_des.compare.run import OTHER_TOKENS, Run, as_words, base_config, execute, quiet
-from espnet_des.compare.systems import System
+from espnet_des.compare.defaults import changed
+from espnet_des.compare.run import Run, as_words, base_config, execute, quiet
+from espnet_des.compare.systems import OTHER_TOKENS, System
 from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.processes import lifeline, spawned
@@ -63,7 +63,7 @@ def run_all(
                     config = config_of(run, base, of_name)
                     if OTHER_TOKENS in config:
                         prepare_data(run.recipe, config[OTHER_TOKENS])
-                    running[pool.submit(execute, run, config, defaults(config))] = run
+                    running[pool.submit(execute, run, config)] = run
                     waiting.remove(run)
             ended, _ = concurrent.futures.wait(
                 running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED

@@ -1,7 +1,7 @@
 """What a trained model becomes in a part of its updates, beside supernets from scratch."""
 
-from espnet_des.compare.run import SHRINK
 from espnet_des.compare.systems import (
+    SHRINK,
     Config,
     System,
     layers_per_block,

@@ -15,6 +15,11 @@ from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
 
 Config = dict
+# Keys of a config that are the recipe's, not ESPnet's. In place of a training config of its
+# own: options of stage 11.
+SHRINK = "of a trained model"
+# Options that make other tokens than the recipe's own.
+OTHER_TOKENS = "tokens of the recipe"
 
 
 class System(NamedTuple):

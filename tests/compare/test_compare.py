@@ -16,18 +16,11 @@ from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.exits import exit_of
 from espnet_des.compare.front_ends import front_ends
-from espnet_des.compare.run import (
-    OTHER_TOKENS,
-    TEST_SETS,
-    Run,
-    base_config,
-    summed_cost,
-    train,
-)
+from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.shrinks import shrinks
 from espnet_des.compare.statistics import Counts, count, difference
-from espnet_des.compare.systems import comparison, even_ranking, random_ranking
+from espnet_des.compare.systems import OTHER_TOKENS, comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.errors import ConfigError

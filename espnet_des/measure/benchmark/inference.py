@@ -21,7 +21,7 @@ from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.deploy.onnx.int8 import quantize
 from espnet_des.errors import ConfigError
 from espnet_des.measure.benchmark.neighbours import Neighbours
-from espnet_des.measure.benchmark.rounds import measure
+from espnet_des.measure.benchmark.rounds import measure, ratio
 from espnet_des.nn.encoders import SubnetConformerEncoder
 from espnet_des.nn.residual import Branch, add_branch
 from espnet_des.utils.files import write_atomically
@@ -133,15 +133,18 @@ class Bench:
         self.runs: dict[str, Callable[[], object]] = {}
 
     def stock(self, num_blocks: int) -> str:
-        encoder = ConformerEncoder(FEATURES, **conformer(num_blocks, self.dim)).eval()
-        return self.add(f"stock ESPnet, {num_blocks} blocks, conv2d", encoder)
+        name = f"stock ESPnet, {num_blocks} blocks, conv2d"
+        if name in self.runs:
+            return name
+        conf = conformer(num_blocks, self.dim)
+        return self.add(name, ConformerEncoder(FEATURES, **conf).eval())
 
     def subnet(self, kept: Sequence[int], **conf) -> SubnetConformerEncoder:
         conf = conformer(self.num_blocks, self.dim) | conf
         return SubnetConformerEncoder(FEATURES, kept_layers=list(kept), **conf).eval()
 
     def whole_blocks(self, num_blocks: int) -> str:
-        encoder = self.subnet(range(4 * num_blocks), conv_norm="batch_norm")
+        encoder = self.subnet(range(LAYERS_OF_A_BLOCK * num_blocks), conv_norm="batch_norm")
         return self.add(f"subnet, {num_blocks} whole blocks, conv2d, batch_norm", encoder)
 
     def add(self, name: str, encoder: torch.nn.Module) -> str:
@@ -303,19 +306,15 @@ def _measure(
             pytorch, onnx = (faster(mine, busy[base]) for base in bases)
             row = row._replace(busy=pytorch, busy_onnx=onnx)
         rows.append(row)
-    checks = [Check(mine, _slower(idle[mine], idle[stock]), stock) for mine, stock in whole]
+    checks = [Check(mine, ratio(idle[mine], idle[stock]), stock) for mine, stock in whole]
     for name, parts in sums:
         total = [sum(values) for values in zip(*(idle[part] for part in parts))]
-        checks.append(Check(name, _slower(idle[name], total), "the sum of its layers"))
+        checks.append(Check(name, ratio(idle[name], total), "the sum of its layers"))
     return rows, checks
 
 
 def _mean(times: dict[str, list[float]], names: list[str]) -> list[float]:
     return [statistics.mean(values) for values in zip(*(times[name] for name in names))]
-
-
-def _slower(times: list[float], base: list[float]) -> float:
-    return 1 / faster(times, base).median
 
 
 def faster(times: list[float], base: list[float]) -> Ratio:
