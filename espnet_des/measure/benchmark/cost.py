@@ -9,11 +9,10 @@ A pass that runs a share a of the layers forward, and a share b of them backward
 L * (f * a + (1 - f) * b); an update costs F and its passes, if nothing else takes time.
 """
 
-import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -192,13 +191,3 @@ def describe_with(device: str) -> str:
     """The machine, and the GPU where there is one in use."""
     gpu = f", {torch.cuda.get_device_name(device)}" if is_cuda(device) else ""
     return describe() + gpu
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from espnet_des.measure.benchmark.cost import Meter, Row, Shares, describe_with, one_thread
+from espnet_des.measure.benchmark.cost import Meter, Row, Shares, describe_with
+from espnet_des.measure.benchmark.rounds import one_thread
 from espnet_des.measure.benchmark.steps import MODULES_PER_BLOCK, Bench, Setting
 from espnet_des.measure.benchmark.training import (
     DROP_RATE,
     stage1_smallest,
     stage2,
-    write_report,
 )
+from espnet_des.measure.benchmark.written import write_report
 
 
 class Point(NamedTuple):

@@ -4,7 +4,6 @@ One CPU thread, one utterance, features in, CTC log-probabilities out. Weights
 are random: they do not change the time.
 """
 
-import json
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,10 +20,10 @@ from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
 from espnet_des.deploy.onnx.int8 import quantize
 from espnet_des.errors import ConfigError
 from espnet_des.measure.benchmark.neighbours import Neighbours
-from espnet_des.measure.benchmark.rounds import measure, ratio
+from espnet_des.measure.benchmark.rounds import measure, one_thread, ratio
+from espnet_des.measure.benchmark.written import write_report
 from espnet_des.nn.encoders import SubnetConformerEncoder
 from espnet_des.nn.residual import Branch, add_branch
-from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import describe
 from espnet_des.utils.partial import partial_folder
 
@@ -221,14 +220,13 @@ def benchmark_inference(
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with partial_folder(output_dir, "benchmark.models") as folder, torch.inference_mode():
-            bench = Bench(num_blocks, dim, seconds, folder)
-            rows, checks = _measure(bench, rounds, neighbours, front_ends)
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        partial_folder(output_dir, "benchmark.models") as folder,
+        one_thread(),
+        torch.inference_mode(),
+    ):
+        bench = Bench(num_blocks, dim, seconds, folder)
+        rows, checks = _measure(bench, rounds, neighbours, front_ends)
     setting = (
         f"{describe()}, 1 thread, CPU time; {num_blocks} blocks, d={dim}, {seconds:g} s of "
         f"audio, batch 1, {VOCABULARY} tokens; medians of {rounds} paired rounds"
@@ -238,11 +236,7 @@ def benchmark_inference(
         "setting": setting, "neighbours": neighbours, "rows": [as_dict(row) for row in rows],
         "checks": [check._asdict() for check in checks],
     }  # fmt: skip
-    write_atomically(output_dir / "benchmark_inference.md", lambda p: p.write_text(text))
-    write_atomically(
-        output_dir / "benchmark_inference.json",
-        lambda p: p.write_text(json.dumps(content, indent=2) + "\n"),
-    )
+    write_report(output_dir, "benchmark_inference", text, content)
     print(text)
     return rows, checks
 

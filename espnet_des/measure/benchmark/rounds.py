@@ -1,9 +1,12 @@
 """Paired rounds: what is compared runs in turn, so that drift hits all alike."""
 
+import contextlib
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import torch
 
 from espnet_des.utils.progress import progress
 
@@ -36,3 +39,14 @@ def measure(
 def ratio(times: list[float], base: list[float]) -> float:
     """Median over the rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(times, base))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For a while, in which torch computes with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,6 +1,5 @@
 """Text and time of sizes in PyTorch, onnxruntime and sherpa-onnx, utterance by utterance."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +22,10 @@ from espnet_des.deploy.onnx.sherpa.graph import mark
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.scoring import count_errors, text_cleaner
+from espnet_des.measure.benchmark.rounds import one_thread
+from espnet_des.measure.benchmark.written import write_report
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import find_audio, read_mono
-from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import describe
 from espnet_des.utils.partial import partial_folder
 from espnet_des.utils.progress import progress
@@ -88,30 +88,19 @@ def benchmark_runtimes(
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with partial_folder(output_dir, "benchmark.models") as partial:
-            for size in sizes:
-                folder = partial / f"size{size}"
-                folder.mkdir()
-                args, runtimes = recognisers(asr_train_config, asr_model_file, size, folder)
-                clean = text_cleaner(args.cleaner or "none")
-                for name in wavs:
-                    said = {utt: clean(words) for utt, words in texts[name].items()}
-                    rows += _decode(
-                        runtimes, size, name, wavs[name], said, sampling_rate(args)
-                    )
-    finally:
-        torch.set_num_threads(threads)
+    with partial_folder(output_dir, "benchmark.models") as partial, one_thread():
+        for size in sizes:
+            folder = partial / f"size{size}"
+            folder.mkdir()
+            args, runtimes = recognisers(asr_train_config, asr_model_file, size, folder)
+            clean, rate = text_cleaner(args.cleaner or "none"), sampling_rate(args)
+            for name in wavs:
+                said = {utt: clean(words) for utt, words in texts[name].items()}
+                rows += _decode(runtimes, size, name, wavs[name], said, rate)
     setting = f"{describe()}, 1 thread, CPU time, one utterance at a time"
     text = table(setting, rows)
     content = {"setting": setting, "rows": [row._asdict() for row in rows]}
-    write_atomically(output_dir / "benchmark_runtimes.md", lambda p: p.write_text(text))
-    write_atomically(
-        output_dir / "benchmark_runtimes.json",
-        lambda p: p.write_text(json.dumps(content, indent=2) + "\n"),
-    )
+    write_report(output_dir, "benchmark_runtimes", text, content)
     print(text)
     return rows
 

@@ -17,7 +17,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.measure.benchmark.neighbours import Neighbours
 from espnet_des.measure.benchmark.rounds import measure, ratio
 from espnet_des.measure.benchmark.steps import Bench, Setting, Step
-from espnet_des.measure.benchmark.training import write_report
+from espnet_des.measure.benchmark.written import write_report
 from espnet_des.utils.machine import describe
 from espnet_des.utils.processes import spawned
 from espnet_des.utils.threads import SETTINGS

@@ -16,7 +16,6 @@ those of the sizes, are not counted.
 """
 
 import gc
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +27,10 @@ from espnet_des.measure.benchmark.cost import (
     Shares,
     describe_with,
     is_cuda,
-    one_thread,
 )
+from espnet_des.measure.benchmark.rounds import one_thread
 from espnet_des.measure.benchmark.steps import FEATURES, VOCABULARY, Bench, Setting
-from espnet_des.utils.files import write_atomically
+from espnet_des.measure.benchmark.written import write_report
 
 INPUT_LAYERS = ("conv2d", "vgg")
 DROP_RATE = 0.3  # p2, as published
@@ -265,10 +264,3 @@ def table(rows: list[Row], targets: Targets) -> str:
             f"| {'-' if row.rss_bytes is None else round(row.rss_bytes / 1e6)} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def write_report(output_dir: Path, name: str, text: str, content: dict) -> None:
-    """Write the Markdown and the JSON."""
-    as_json = json.dumps(content, indent=2) + "\n"
-    write_atomically(output_dir / f"{name}.md", lambda p: p.write_text(text))
-    write_atomically(output_dir / f"{name}.json", lambda p: p.write_text(as_json))
