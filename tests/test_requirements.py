@@ -53,8 +53,12 @@ def test_what_is_imported_is_declared(name):
     providers = {canonical(d) for d in packages_distributions().get(name, [name])}
     if providers & own:
         return
-    feature = {"onnx": "espnet_des/deploy/onnx/", "demo": "espnet_des/corpus/",
-               "read": "espnet_des/corpus/"}  # fmt: skip
+    feature = {
+        "onnx": "espnet_des/deploy/onnx/",
+        "sherpa": "espnet_des/deploy/onnx/sherpa/",
+        "demo": "espnet_des/corpus/",
+        "read": "espnet_des/corpus/",
+    }
     folders = [
         folder for extra, folder in feature.items()
         if providers & {canonical(d) for d in EXTRAS[extra]}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_des.corpus.kaldi import check_ours
-from espnet_des.deploy.onnx.export import transcriptions
 from espnet_des.deploy.onnx.graph import session
+from espnet_des.deploy.onnx.recognise import transcriptions
 from espnet_des.deploy.onnx.sizes import WEIGHTS, Shared, export_sizes
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model

@@ -122,6 +122,13 @@ def made(embed: Any, input_size: int, dim: int, conf: Mapping[str, Any]) -> Any:
     return narrow
 
 
+def fewest_frames(embed: Any) -> int:
+    """With so many frames of features there is one of output."""
+    if isinstance(embed, SUBSAMPLING):
+        return check_short_utt(embed, 0)[1]  # what is shorter than that is too short
+    return getattr(embed, "MIN_FRAMES", 1)
+
+
 def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
     """Run ESPnet's ``embed``, whichever of its classes it is.
 
@@ -133,11 +140,7 @@ def subsample(embed: Any, x: torch.Tensor, mask: torch.Tensor) -> Subsampled:
     Raises:
         TooShortUttError: where too few frames are left for the convolutions.
     """
-    frames, limit = x.size(1), 0
-    if isinstance(embed, SUBSAMPLING):
-        _, limit = check_short_utt(embed, frames)
-    elif isinstance(embed, (VGGSubsampling, DWStridingSubsampling)):
-        limit = embed.MIN_FRAMES
+    frames, limit = x.size(1), fewest_frames(embed)
     if frames < limit:
         raise TooShortUttError(
             f"has {frames} frames and is too short for subsampling (it needs at least {limit}), "

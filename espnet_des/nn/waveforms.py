@@ -11,6 +11,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
 )
 from espnet_des.errors import ConfigError
+from espnet_des.nn.front_end import fewest_frames
 
 
 def sampling_rate(train_args: argparse.Namespace) -> int:
@@ -32,6 +33,22 @@ def mirrored_samples(model: torch.nn.Module) -> int:
     """Samples that ESPnet's STFT mirrors at the ends; audio must have more."""
     stft = model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
     return stft.n_fft // 2 if stft is not None and stft.center else 0
+
+
+def shortest_input(model, source: str = "waveform") -> int:
+    """The fewest samples with which there is a frame of output.
+
+    Args:
+        model: with ESPnet's default front end.
+        source: ``features``: the fewest frames of features.
+    """
+    frames = fewest_frames(model.encoder.embed)
+    if source == "features":
+        return frames
+    stft = model.frontend.stft
+    if stft.center:
+        return max((frames - 1) * stft.hop_length, mirrored_samples(model) + 1)
+    return stft.n_fft + (frames - 1) * stft.hop_length
 
 
 def mirror_ends(waves: torch.Tensor, lengths: torch.Tensor, border: int) -> torch.Tensor:

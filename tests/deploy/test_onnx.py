@@ -14,8 +14,8 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet_des.deploy.onnx import modules
-from espnet_des.deploy.onnx.export import compare, references
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
+from espnet_des.deploy.onnx.reference import compare, references
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoders import SubnetConformerEncoder
 from tests.conftest import TINY, TOKENS

@@ -4,11 +4,11 @@ import numpy
 import onnx
 import onnx.parser
 import pytest
-import sherpa_onnx
 import torch
 
 from espnet_des.deploy.onnx.graph import run, session
 from espnet_des.deploy.onnx.sherpa.graph import IMPOSSIBLE, AsSherpa, mark, normalised, wrap
+from espnet_des.deploy.onnx.sherpa.recognise import recogniser
 from espnet_des.deploy.onnx.sherpa.tokens import (
     joined,
     symbols,
@@ -154,13 +154,8 @@ def text_of_sherpa(folder, ids, found):
         folder / "fixed.onnx",
     )
     (folder / "tokens.txt").write_text(tokens_file(found), encoding="utf-8")
-    recogniser = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
-        str(folder / "fixed.onnx"), str(folder / "tokens.txt")
-    )
-    stream = recogniser.create_stream()
-    stream.accept_waveform(16000, numpy.ones(1000, numpy.float32))
-    recogniser.decode_stream(stream)
-    return stream.result.text
+    recognise = recogniser(folder / "fixed.onnx", marked=False)
+    return recognise(numpy.ones(1000, numpy.float32))
 
 
 @pytest.mark.parametrize(

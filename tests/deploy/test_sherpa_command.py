@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-import sherpa_onnx
 import soundfile
 import torch
 import yaml
@@ -18,7 +17,7 @@ import yaml
 from espnet_des.deploy.onnx import example
 from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.deploy.onnx.graph import session
-from espnet_des.deploy.onnx.sherpa.graph import mark
+from espnet_des.deploy.onnx.sherpa.recognise import recogniser
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import decode_best_path
 from espnet_des.measure.benchmark.runtimes import benchmark_runtimes
@@ -91,12 +90,6 @@ def pieces(tmp_path: Path) -> dict:
     }  # fmt: skip
 
 
-def recogniser(file: Path):
-    return sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
-        model=str(file), tokens=str(file.parent / "tokens.txt"), num_threads=1
-    )
-
-
 def waves(supernet: Path) -> dict[str, np.ndarray]:
     lines = (supernet.parent / "audio.scp").read_text().splitlines()
     return {
@@ -106,15 +99,8 @@ def waves(supernet: Path) -> dict[str, np.ndarray]:
 
 
 def texts_of_sherpa(file: Path, supernet: Path, marked=True) -> dict[str, str]:
-    """Of all audio, given together: sherpa-onnx decodes one by one all the same."""
-    found = recogniser(file)
-    streams = {utt: found.create_stream() for utt in waves(supernet)}
-    for utt, wave in waves(supernet).items():
-        if marked:
-            streams[utt].accept_waveform(RATE, mark())
-        streams[utt].accept_waveform(RATE, wave)
-    found.decode_streams(list(streams.values()))
-    return {utt: stream.result.text.strip() for utt, stream in streams.items()}
+    recognise = recogniser(file, marked)
+    return {utt: recognise(wave).strip() for utt, wave in waves(supernet).items()}
 
 
 def texts_of_best_path(config: Path, supernet: Path, size: int, out: Path) -> dict[str, str]:

@@ -5,10 +5,10 @@ import torch
 
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet_des.deploy.extract import subnet_state
-from espnet_des.deploy.onnx.export import shortest_input
 from espnet_des.errors import ConfigError
 from espnet_des.nn.dw_striding import DWStridingSubsampling
 from espnet_des.nn.encoders import SUBNETS
+from espnet_des.nn.waveforms import shortest_input
 from tests.conftest import TINY_OF, make_encoder, make_model
 
 BOTH_FACTORS = pytest.mark.parametrize("factor", [4, 8])

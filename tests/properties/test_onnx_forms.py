@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet2.layers.utterance_mvn import UtteranceMVN
-from espnet_des.deploy.onnx.export import shortest_input
 from espnet_des.deploy.onnx.graph import CTCGraph, export, run, session
+from espnet_des.nn.waveforms import shortest_input
 from tests.conftest import TINY_OF, examples
 from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (

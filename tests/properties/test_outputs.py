@@ -13,9 +13,9 @@ from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet_des.deploy.extract import subnet_config, subnet_state
-from espnet_des.deploy.onnx.export import shortest_input
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.nn.encoders import SUBNETS
+from espnet_des.nn.waveforms import shortest_input
 from tests.conftest import TINY_OF, TOKENS, examples, make_model
 from tests.deploy.test_onnx import assert_equal
 from tests.properties.strategies import (

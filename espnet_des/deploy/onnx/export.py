@@ -3,40 +3,30 @@
 import copy
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy
-import torch
-
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
-    TooShortUttError,
-    check_short_utt,
-)
-from espnet_des.corpus.kaldi import read_table
 from espnet_des.deploy.extract import extract_subnet
-from espnet_des.deploy.onnx.graph import SOURCES, CTCGraph, export, run, session
+from espnet_des.deploy.onnx.graph import SOURCES, CTCGraph, export, session
+from espnet_des.deploy.onnx.recognise import transcriptions, word_error_rates
+from espnet_des.deploy.onnx.reference import (
+    check_difference,
+    checking_audio,
+    compare,
+    references,
+)
 from espnet_des.deploy.onnx.sherpa import folder as sherpa
 from espnet_des.deploy.onnx.sherpa.graph import AsSherpa
 from espnet_des.errors import ConfigError
-from espnet_des.espnet_api import without_exits
-from espnet_des.inference.best_path import BestPathDecoder, decode_files
 from espnet_des.inference.loading import load_model, read_config
-from espnet_des.inference.scoring import count_errors, text_cleaner
 from espnet_des.nn.encoders import SUPERNETS
-from espnet_des.nn.front_end import SUBSAMPLING
 from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.nn.sizes import set_size
-from espnet_des.nn.waveforms import sampling_rate
-from espnet_des.utils.audio import find_audio, read_header, read_mono
+from espnet_des.nn.waveforms import sampling_rate, shortest_input
+from espnet_des.utils.audio import find_audio
 from espnet_des.utils.partial import partial_folder
 
 QUANTIZE = ("none", "int8")
 RUNTIMES = ("onnxruntime", sherpa.RUNTIME)
-# Of log-probabilities, float32 against float32: other orders of summation.
-TOLERANCE = 1e-2
-NUM_CHECKED = 6
 
 
 class Exported(NamedTuple):
@@ -152,15 +142,6 @@ def write_onnx(
     return Exported(path, path.stat().st_size, difference, agreement, wer, how)
 
 
-def check_difference(output: Path, difference: float) -> None:
-    """Raise ConfigError where float32 differs from PyTorch by more than rounding."""
-    if not difference <= TOLERANCE:
-        raise ConfigError(
-            f"{output} was not written: its log-probabilities differ from PyTorch's by "
-            f"{difference:.2g} (up to {TOLERANCE:g} is rounding)"
-        )
-
-
 def put(written: Path, output: Path, runtime: str) -> tuple[Path, str]:
     """Put what was written in its place; says where the model is, and how to try it."""
     if runtime != sherpa.RUNTIME:
@@ -212,20 +193,6 @@ def load_one_size(config: Path, model_file: Path, size: int | None, folder: Path
     return model.eval(), args
 
 
-def shortest_input(model, source: str) -> int:
-    """The fewest samples or frames with which there is a frame of output."""
-    embed = model.encoder.embed
-    frames = getattr(embed, "MIN_FRAMES", 1)
-    if isinstance(embed, SUBSAMPLING):
-        frames = check_short_utt(embed, 0)[1]  # what is shorter than that is too short
-    if source == "features":
-        return frames
-    stft = model.frontend.stft
-    if stft.center:  # reflected at both ends, which takes more than it reflects
-        return max((frames - 1) * stft.hop_length, stft.n_fft // 2 + 1)
-    return stft.n_fft + (frames - 1) * stft.hop_length
-
-
 def metadata(model, args, source: str) -> dict[str, object]:
     """What one must know to decode with the file alone."""
     encoder = model.encoder
@@ -238,123 +205,3 @@ def metadata(model, args, source: str) -> dict[str, object]:
         "num_layers": encoder.num_layers,
         "kept_layers": [f"{layer.block}.{layer.kind}" for layer in encoder.layers],
     }
-
-
-def checking_audio(model, wav_scp: Path | None, rate: int) -> list[torch.Tensor]:
-    """A few waveforms ``(num_samples,)`` of different lengths, longest first."""
-    if wav_scp is None:
-        logging.warning("Checked with noise: give wav_scp to check with real audio")
-        return [torch.randn(int(rate * seconds)) / 10 for seconds in (7.3, 3.1, 1.0, 0.6)]
-    shortest = shortest_input(model, "waveform") / rate
-    seconds = {}
-    for path in find_audio(wav_scp).values():
-        header = read_header(path)
-        if header.frames / header.rate > shortest:
-            seconds[path] = header.frames / header.rate
-    if not seconds:
-        raise ConfigError(f"wav_scp: {wav_scp} has no audio longer than {shortest:.2f} s")
-    wavs = sorted(seconds, key=lambda path: seconds[path])
-    steps = numpy.linspace(len(wavs) - 1, 0, min(NUM_CHECKED, len(wavs))).round().astype(int)
-    return [torch.from_numpy(read_mono(wavs[i], rate)) for i in steps]
-
-
-class Reference(NamedTuple):
-    """An input, and what PyTorch makes of it."""
-
-    speech: torch.Tensor
-    lengths: torch.Tensor
-    log_probs: torch.Tensor
-    out_lengths: torch.Tensor
-
-
-@torch.no_grad()
-def references(model, waves: list[torch.Tensor], source: str) -> list[Reference]:
-    """Each waveform alone, and all of them padded in a batch.
-
-    Features are those of each waveform alone in the batch, too: in ESPnet the last ones of an
-    utterance change with the padding after it, which the exported file is free of.
-    """
-    out = []
-    alone = [model.frontend(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
-    batches: list[slice] = [slice(i, i + 1) for i in range(len(waves))]
-    for some in [*batches, slice(None)]:
-        speech, lengths = _padded(waves[some])
-        feats, frames = _padded(alone[some])
-        given = (speech, lengths) if source == "waveform" else (feats, frames)
-        if model.normalize is not None:
-            feats, frames = model.normalize(feats.clone(), frames)  # ESPnet's works in place
-        # Blocks with exits may feed back what the output layer says of these.
-        encoded, out_lengths, _ = model.encoder(feats, frames, ctc=model.ctc)
-        log_probs = model.ctc.log_softmax(without_exits(encoded))
-        out.append(Reference(*given, log_probs, out_lengths))
-    return out
-
-
-def _padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([len(row) for row in rows])
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
-
-
-def compare(session, references: list[Reference]) -> tuple[float, float]:
-    """Largest difference of a log-probability, and share of equal best tokens."""
-    difference, equal, frames = 0.0, 0, 0
-    for ref in references:
-        log_probs, lengths = run(session, ref.speech, ref.lengths)
-        if lengths.tolist() != ref.out_lengths.tolist():
-            return float("inf"), 0.0
-        for mine, theirs, n in zip(log_probs, ref.log_probs.numpy(), lengths):
-            mine, theirs = mine[:n], theirs[:n]
-            difference = max(difference, float(numpy.abs(mine - theirs).max(initial=0.0)))
-            equal += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
-            frames += int(n)
-    return difference, equal / max(frames, 1)
-
-
-class SessionAsModel:
-    """What BestPathDecoder asks of a model, answered by an ONNX file."""
-
-    def __init__(self, session, model: ESPnetASRModel, source: str):
-        self.session, self.source = session, source
-        self.frontend, self.blank_id = model.frontend, CTC_BLANK
-        self.parameters, self.modules = model.parameters, model.modules
-        self.shortest = shortest_input(model, source)
-        self.ctc = SimpleNamespace(softmax=torch.exp)
-
-    def eval(self):
-        return self
-
-    def encode(self, speech: torch.Tensor, lengths: torch.Tensor):
-        if self.source == "features":
-            speech, lengths = self.frontend(speech, lengths)
-        if speech.size(1) < self.shortest:
-            raise TooShortUttError("is too short", speech.size(1), self.shortest)
-        return tuple(map(torch.from_numpy, run(self.session, speech, lengths)))
-
-
-def transcriptions(wavs: dict[str, str], wav_scp: Path, text: Path) -> dict[str, str]:
-    """Utterance id to words, of all audio that ``wav_scp`` names."""
-    found = read_table(text)
-    missing = [utt for utt in wavs if utt not in found]
-    if missing:
-        raise ConfigError(
-            f"text: {text} has no line for {len(missing)} utterances of {wav_scp}, "
-            f"such as {missing[0]}"
-        )
-    return {utt: found[utt] for utt in wavs}
-
-
-def word_error_rates(
-    model, args, opened, source: str, wavs: dict[str, str], texts: dict[str, str]
-) -> dict[str, float]:
-    """Percent, by CTC best path, of the PyTorch model and of the ONNX file that is opened."""
-    clean = text_cleaner(args.cleaner or "none")
-    texts = {utt: clean(words) for utt, words in texts.items()}
-    out = {}
-    for name, recogniser in (
-        ("pytorch", model), ("onnx", SessionAsModel(opened, model, source))
-    ):  # fmt: skip
-        # One by one: in int8 the range of a batch would set the steps of each.
-        decoder = BestPathDecoder(recogniser, args)
-        found = decode_files(decoder, wavs, 1, f"WER of {name}")
-        out[name] = count_errors(texts, found).rate
-    return out

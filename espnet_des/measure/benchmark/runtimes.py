@@ -9,16 +9,11 @@ from typing import NamedTuple
 import numpy
 import torch
 
-from espnet_des.deploy.onnx.export import (
-    QUANTIZE,
-    SessionAsModel,
-    load_one_size,
-    transcriptions,
-    write_onnx,
-)
+from espnet_des.deploy.onnx.export import QUANTIZE, load_one_size, write_onnx
 from espnet_des.deploy.onnx.graph import session
-from espnet_des.deploy.onnx.sherpa import folder as sherpa
-from espnet_des.deploy.onnx.sherpa.graph import mark
+from espnet_des.deploy.onnx.recognise import SessionAsModel, transcriptions
+from espnet_des.deploy.onnx.sherpa.folder import RUNTIME
+from espnet_des.deploy.onnx.sherpa.recognise import recogniser
 from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.scoring import count_errors, text_cleaner
@@ -114,8 +109,6 @@ def recognisers(config: Path, model_file: Path, size: int | None, folder: Path):
         size: of a supernet, number of layers.
         folder: takes the exported files.
     """
-    import sherpa_onnx
-
     model, args = load_one_size(config, model_file, size, folder)
     decoder = BestPathDecoder(model, args)
     found: dict[str, Recogniser] = {PYTORCH: _of_decoder(decoder)}
@@ -126,27 +119,13 @@ def recognisers(config: Path, model_file: Path, size: int | None, folder: Path):
         as_model = SessionAsModel(session(file, threads=1), model, "waveform")
         found[f"onnxruntime, {weights}"] = _of_decoder(BestPathDecoder(as_model, args))
         file = write_onnx(config, model_file, folder / weights, size, quantize=quantize,
-                          runtime=sherpa.RUNTIME).path  # fmt: skip
-        theirs = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
-            model=str(file), tokens=str(file.parent / "tokens.txt"), num_threads=1
-        )
-        found[f"{sherpa.RUNTIME}, {weights}"] = _of_sherpa(theirs, decoder.rate)
+                          runtime=RUNTIME).path  # fmt: skip
+        found[f"{RUNTIME}, {weights}"] = recogniser(file)
     return args, found
 
 
 def _of_decoder(decoder: BestPathDecoder) -> Recogniser:
     return lambda samples: decoder([torch.from_numpy(samples)])[0]
-
-
-def _of_sherpa(recogniser, rate: int) -> Recogniser:
-    def recognise(samples: numpy.ndarray) -> str:
-        stream = recogniser.create_stream()
-        stream.accept_waveform(rate, mark())
-        stream.accept_waveform(rate, samples)
-        recogniser.decode_stream(stream)
-        return stream.result.text
-
-    return recognise
 
 
 def _decode(
@@ -166,7 +145,7 @@ def _decode(
             found[name][utt] = " ".join(text.split())
     rows = []
     for name, mine in found.items():
-        twin = name.replace(sherpa.RUNTIME, "onnxruntime")
+        twin = name.replace(RUNTIME, "onnxruntime")
         rows.append(Row(
             size, data, name, count_errors(texts, mine).rate, same(mine, found[PYTORCH]),
             same(mine, found[twin]) if twin != name else None, statistics.median(rtfs[name]),
