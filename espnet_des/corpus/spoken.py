@@ -4,22 +4,56 @@ Everything is synthesised from a fixed seed: a fresh process makes the same
 corpus again (espeak-ng carries some state from one utterance to the next, so
 two in one process differ in their noise). Speakers of the test sets occur
 nowhere else; part of the training set, and one test set, are noisy.
+
+Voices whose speakers do not depend on each other are spoken by several
+processes; stopped at any point, the same call goes on where it stopped.
 """
 
+import functools
+import multiprocessing
+import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 
-from espnet_des.corpus.espeak import Speaker, Synthesizer, add_noise
+from espnet_des.corpus import espeak, kokoro
 from espnet_des.corpus.kaldi import check_ours
+from espnet_des.corpus.noise import add_noise
 from espnet_des.corpus.text import Text
+from espnet_des.utils.files import write_atomically
 from espnet_des.utils.progress import progress
 
 SAMPLE_RATE = 16000
 DONE = ".done"  # says of what a corpus is
+
+
+class Synthesizer(Protocol):
+    """Voices.
+
+    Attributes:
+        INDEPENDENT: whether what is said does not depend on what was said before.
+    """
+
+    INDEPENDENT: bool
+
+    def draw(self, rng: np.random.Generator, part: str) -> Any:
+        """A speaker of a set, with a ``sex``, whose text is its name."""
+
+    def say(self, text: str, speaker: Any, sample_rate: int) -> np.ndarray:
+        """Samples ``(num_samples,)``."""
+
+
+# By name; a folder keeps what they need.
+VOICES: dict[str, Callable[[Path], Synthesizer]] = {
+    "espeak": lambda folder: espeak.Synthesizer(),
+    "kokoro": kokoro.Synthesizer,
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +82,38 @@ class Corpus:
     Attributes:
         text: what is said.
         parts: its sets.
+        voices: whose voices say it, of :data:`VOICES`.
     """
 
     text: Text
     parts: tuple[Part, ...]
+    voices: str = "espeak"
 
 
-def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
+@dataclass(frozen=True)
+class Task:
+    """A speaker who is to speak.
+
+    Attributes:
+        seed: of the corpus.
+        index: of the set.
+        part: the set.
+        number: of the speaker.
+    """
+
+    seed: int
+    index: int
+    part: Part
+    number: int
+
+    @property
+    def chapter(self) -> int:
+        return 1000 + self.number
+
+
+def speak(
+    out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0, jobs: int | None = None
+) -> None:
     """Generate a corpus, or do nothing where it is complete.
 
     Args:
@@ -62,6 +121,7 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
         corpus: what to speak.
         seed: same seed, same corpus.
         scale: of the number of speakers, to make a smaller one for tests.
+        jobs: processes, where the voices can be spoken by several; all processors by default.
 
     Raises:
         DataError: where the folder holds something else. It is not touched.
@@ -72,54 +132,113 @@ def speak(out: Path, corpus: Corpus, seed: int = 0, scale: float = 1.0) -> None:
         print(f"{out} is there already")
         return
     check_ours(out, DONE)
-    synthesizer = Synthesizer()
+    make = functools.partial(VOICES[corpus.voices], out.with_name(f"{corpus.voices}.files"))
+    synthesizer = make()
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_corpus(partial / "LibriSpeech", corpus, seed, scale, synthesizer)
-    # As LibriSpeech tells its books; data directories look at it.
-    (partial / "LibriSpeech" / "BOOKS.TXT").write_text(f"; {wanted}")
+    books = partial / "LibriSpeech" / "BOOKS.TXT"
+    goes_on = synthesizer.INDEPENDENT and books.exists() and books.read_text() == f"; {wanted}"
+    if not goes_on:
+        shutil.rmtree(partial, ignore_errors=True)
+        books.parent.mkdir(parents=True)
+        # As LibriSpeech tells its books; data directories look at it.
+        books.write_text(f"; {wanted}")
+    tasks = tasks_of(corpus, seed, scale)
+    write_tables(books.parent, tasks, synthesizer)
+    left = [task for task in tasks if not transcript(books.parent, task).exists()]
+    jobs = min(jobs or os.cpu_count() or 1, len(left)) if synthesizer.INDEPENDENT else 1
+    with progress(
+        total=sum(task.part.utterances for task in tasks), desc="speaking", unit="utt",
+        initial=sum(task.part.utterances for task in tasks if task not in left),
+    ) as bar:  # fmt: skip
+        for task in all_spoken(left, books.parent, corpus.text, make, synthesizer, jobs):
+            bar.set_postfix_str(task.part.name, refresh=False)
+            bar.update(task.part.utterances)
     (partial / DONE).write_text(wanted)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
 
-def write_corpus(
-    root: Path, corpus: Corpus, seed: int, scale: float, synthesizer: Synthesizer
-) -> None:
-    """Write ``<part>/<speaker>/<chapter>/...`` and the tables of LibriSpeech."""
-    root.mkdir(parents=True)
+def tasks_of(corpus: Corpus, seed: int, scale: float) -> list[Task]:
+    """All speakers, numbered from 1 through all sets."""
+    parts = [
+        (index, part)
+        for index, part in enumerate(corpus.parts)
+        for _ in range(max(1, round(part.speakers * scale)))
+    ]
+    return [Task(seed, index, part, n) for n, (index, part) in enumerate(parts, start=1)]
+
+
+def transcript(root: Path, task: Task) -> Path:
+    """Written when the speaker has finished."""
+    folder = root / task.part.name / str(task.number) / str(task.chapter)
+    return folder / f"{task.number}-{task.chapter}.trans.txt"
+
+
+def draw_speaker(task: Task, synthesizer: Synthesizer) -> tuple[Any, np.random.Generator]:
+    """The speaker, and what draws its words and noise."""
+    rng = np.random.default_rng([task.seed, task.index, task.number])
+    return synthesizer.draw(rng, task.part.name), rng
+
+
+def all_spoken(
+    tasks: list[Task], root: Path, text: Text, make: Callable[[], Synthesizer],
+    synthesizer: Synthesizer, jobs: int,
+) -> Iterator[Task]:  # fmt: skip
+    """Let them speak, here or in several processes; each task once its speaker has finished."""
+    if jobs <= 1:
+        for task in tasks:
+            speak_one(root, text, synthesizer, task)
+            yield task
+        return
+    spawn = multiprocessing.get_context(
+        "spawn"
+    )  # onnxruntime has threads, which a fork breaks
+    with ProcessPoolExecutor(jobs, spawn, _make_here, (make,)) as pool:
+        finished: Iterable[Task] = pool.map(_speak_there, [(root, text, t) for t in tasks])
+        yield from finished
+
+
+_here: list[Synthesizer] = []  # of a process of the pool
+
+
+def _make_here(make: Callable[[], Synthesizer]) -> None:
+    _here.append(make())
+
+
+def _speak_there(arguments: tuple[Path, Text, Task]) -> Task:
+    root, text, task = arguments
+    speak_one(root, text, _here[0], task)
+    return task
+
+
+def speak_one(root: Path, text: Text, synthesizer: Synthesizer, task: Task) -> None:
+    """Write the audio of a speaker, then the transcript."""
+    speaker, rng = draw_speaker(task, synthesizer)
+    file, lines = transcript(root, task), []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for u in range(task.part.utterances):
+        words = text.draw(rng, task.part.name)
+        wave = synthesizer.say(words.lower(), speaker, SAMPLE_RATE)
+        if rng.random() < task.part.noisy:
+            wave = add_noise(wave, rng.uniform(*task.part.snr_db), rng)
+        utt = f"{task.number}-{task.chapter}-{u:04d}"
+        soundfile.write(file.parent / f"{utt}.flac", wave, SAMPLE_RATE)
+        lines.append(f"{utt} {words}\n")
+    write_atomically(file, lambda p: p.write_text("".join(lines)))
+
+
+def write_tables(root: Path, tasks: list[Task], synthesizer: Synthesizer) -> None:
+    """The tables of LibriSpeech."""
     speaker_lines, chapter_lines = [], []
-    number = 0
-    for index, part in enumerate(corpus.parts):
-        speakers = max(1, round(part.speakers * scale))
-        bar = progress(
-            total=speakers * part.utterances, desc=f"speaking {part.name}", unit="utt"
+    for task in tasks:
+        speaker, _ = draw_speaker(task, synthesizer)
+        speaker_lines.append(
+            f"{task.number} | {speaker.sex} | {task.part.name} | 1.00 | {speaker}\n"
         )
-        for _ in range(speakers):
-            number += 1
-            rng = np.random.default_rng([seed, index, number])
-            speaker, chapter = Speaker.draw(rng, synthesizer.variants), 1000 + number
-            folder = root / part.name / str(number) / str(chapter)
-            folder.mkdir(parents=True)
-            lines = []
-            for u in range(part.utterances):
-                text = corpus.text.draw(rng, part.name)
-                wave = synthesizer.say(text.lower(), speaker, SAMPLE_RATE)
-                if rng.random() < part.noisy:
-                    wave = add_noise(wave, rng.uniform(*part.snr_db), rng)
-                utt = f"{number}-{chapter}-{u:04d}"
-                soundfile.write(folder / f"{utt}.flac", wave, SAMPLE_RATE)
-                lines.append(f"{utt} {text}\n")
-                bar.update()
-            (folder / f"{number}-{chapter}.trans.txt").write_text("".join(lines))
-            sex = "F" if speaker.pitch > 50 else "M"
-            speaker_lines.append(
-                f"{number} | {sex} | {part.name} | 1.00 | {speaker.accent}+{speaker.variant}\n"
-            )
-            chapter_lines.append(
-                f"{chapter} | {number} | 1.00 | {part.name} | 0 | 0 | spoken | spoken\n"
-            )
-        bar.close()
+        chapter_lines.append(
+            f"{task.chapter} | {task.number} | 1.00 | {task.part.name} | 0 | 0 | spoken | "
+            "spoken\n"
+        )
     heads = {"SPEAKERS": "ID | SEX | SUBSET | MINUTES | NAME",
              "CHAPTERS": "ID | READER | MINUTES | SUBSET | ..."}  # fmt: skip
     for (name, head), lines in zip(heads.items(), (speaker_lines, chapter_lines)):

@@ -1,0 +1,1 @@
+../../TEMPLATE/compare/compare.sh
