@@ -92,6 +92,10 @@ def prepare(
     supernet = built(config, training)
     if options.share:  # fails now, where it is too short
         encoder, updates = supernet.encoder, config["scheduler_conf"]["total_steps"]
+        if options.rank_by != LEARNED and lacks_room(supernet, updates):
+            config["model_conf"]["reduction"] = encoder.num_layers - encoder.sizes[0]
+            supernet = built(config, training)
+            encoder = supernet.encoder
         check_fits(
             supernet.options.resolve(encoder.num_layers, encoder.sizes[0], updates), updates
         )
@@ -161,6 +165,18 @@ def training_of(
         f"epochs), and a learning rate up to {lr:.3g}"
     )
     return fine_tune(original.config, length, lr) | {"model_conf": model_conf}
+
+
+def lacks_room(supernet, updates: int) -> bool:
+    """Whether stage 1 has fewer updates than iterations, which what is ranked does not need.
+
+    Never where the user has said how many there are.
+    """
+    own, encoder = supernet.options, supernet.encoder
+    if (own.updates_per_iteration, own.zeroed, own.reduction) != (None, None, None):
+        return False
+    zeroed = own.zeroed_per_iteration(encoder.num_layers, encoder.sizes[0])
+    return own.selection_share * updates < len(zeroed)
 
 
 def check_folder(original: Original, output_dir: Path) -> None:

@@ -66,7 +66,10 @@ def test_other_models(original, tmp_path, changes, says):
         ({"sizes": [3, 5]}, "sizes: .* the last one being all 8"),
         ({"training": ["--model_conf", "method=iterative_zero_out"]}, "give --rank_by scores"),
         ({"share": 0.001}, "share: 0.001 of 6 epochs of 7 updates is 0 updates"),
-        ({"share": 0.3, "sizes": [3, 8]}, "selection_share: .* is too short"),
+        (
+            {"share": 0.3, "sizes": [3, 8], "rank_by": "scores"},
+            "selection_share: .* is too short",
+        ),
         (
             {"training": ["--token_list", "other.txt"]},
             "token_list: it is another one .*token 2 is 'B', not 'A'",

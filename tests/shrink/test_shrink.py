@@ -10,6 +10,7 @@ import yaml
 
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
+from espnet_des.method.selection import Schedule
 from espnet_des.recipe.shrink import shrink
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.shrink.original import read_original
@@ -65,6 +66,14 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
     # And refuses to go on as something else.
     with pytest.raises(ConfigError, match="output_dir: .* began otherwise"):
         shrink(out, **(options | {"sizes": [2, 5, 8]}))
+
+
+def test_what_is_ranked_needs_no_iterations(original, tmp_path, unmeasured):
+    """Of 10 updates stage 1 has 2, and the 5 layers that go would go one by one."""
+    out = tmp_path / "shrunk"
+    shrink(out, **of(original), sizes=[3, 8], share=0.3, calibration=4)
+    model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
+    assert model.state.get_schedule() == Schedule((2,), (5,)) and model.state.is_frozen
 
 
 @pytest.mark.parametrize(
