@@ -12,7 +12,7 @@ from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.shrinks import ALONE, shrinks
 from espnet_des.compare.systems import System, comparison
 from espnet_des.compare.tables import Results, Table
-from espnet_des.compare.taken import take
+from espnet_des.compare.taken import seeds_of, take
 from espnet_des.errors import ConfigError
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.recipe.process import say
@@ -61,10 +61,11 @@ def compare(
     for name in only or ():
         if name not in names:
             raise ConfigError(f"only: {name!r} must be one of {names}")
-    # Seed by seed: what is there early on covers all systems.
+    # Seed by seed: what is there early on covers all systems. What is taken of further seeds
+    # is in the tables, and is not trained.
     runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
-            for seed in range(seeds) for system in systems]  # fmt: skip
-    chosen = [run for run in runs if only is None or run.system in only]
+            for seed in range(max(seeds, seeds_of(taken or ()))) for system in systems]  # fmt: skip
+    chosen = [run for run in runs if run.seed < seeds and (only is None or run.system in only)]
     with alone_in(recipe / "exp", "comparison"):
         if taken:
             take(taken, runs, systems)

@@ -64,6 +64,11 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     say(f"{number} finished trainings are taken from {', '.join(map(str, files))}")
 
 
+def seeds_of(files: Sequence[Path]) -> int:
+    """How many seeds they have: one more than the last, since they begin at 0."""
+    return max((run["seed"] + 1 for file in files for run in _read(file)), default=0)
+
+
 def _read(file: Path) -> list[dict]:
     try:
         runs = json.loads(Path(file).read_text())["runs"]

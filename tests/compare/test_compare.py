@@ -301,16 +301,17 @@ def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
         check_finished(runs, systems)
 
 
-def another_machine(recipe, systems, config_of=lambda run, config: config):
+def another_machine(recipe, systems, config_of=lambda run, config: config, seed=0):
     """Runs of a recipe, and what another machine wrote of them."""
     kept = {size: list(range(size)) for size in (8, 16, 24)}
     runs, written = [], []
     for name in ("simple_top_k", "simple_top_k_alone_8", "random"):
         system = next(s for s in systems if s.name == name)
-        run = Run(name, 0, recipe, system.sizes)
-        config = config_of(run, system.config(base_config(recipe), 0, kept))
+        run = Run(name, seed, recipe, system.sizes)
+        config = config_of(run, system.config(base_config(recipe), seed, kept))
         result = result_of([1, 2, 3]) | {
             "system": name,
+            "seed": seed,
             "config_sha256": run.config_hash(config),
         }
         result["sizes"] = {
@@ -336,6 +337,20 @@ def test_what_another_machine_trained_is_taken_once(own_recipe):
     written[0]["versions"] = {"torch": "2"}
     take([as_file(own_recipe, written)], runs, systems)
     assert [run.result()["versions"]["torch"] for run in runs] == ["1", "1", "1"]
+
+
+def test_further_seeds_of_another_machine_are_told_and_not_trained(own_recipe, monkeypatch):
+    trained, told = [], set()
+    module = "espnet_des.compare.compare."
+    monkeypatch.setattr(f"{module}run_all", lambda runs, *rest: trained.extend(runs))
+    monkeypatch.setattr(
+        f"{module}write_results",
+        lambda *rest: told.update((r.system, r.seed) for r in rest[-1] if r.result()),
+    )
+    theirs = another_machine(own_recipe, comparison(base_config(own_recipe)), seed=2)[1]
+    compare(own_recipe, seeds=1, only=["random"], taken=[as_file(own_recipe, theirs)])
+    assert [(run.system, run.seed) for run in trained] == [("random", 0)]
+    assert told == {(name, 2) for name in ("simple_top_k", "simple_top_k_alone_8", "random")}
 
 
 def test_layers_that_a_supernet_kept_are_not_taken_without_it(own_recipe):
