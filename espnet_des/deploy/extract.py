@@ -19,6 +19,7 @@ from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
+from espnet_des.nn.batch_norm import of_size
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.waveforms import sampling_rate
@@ -54,7 +55,7 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
 
     Args:
         kept: numbers of the units, 0-based.
-        size: whose output layer it has.
+        size: whose output layer and BatchNorm statistics it has.
     """
     head, blocks = (
         f"ctc.ctc_lo.heads.size{model.encoder.anchor_of(size)}.",
@@ -63,8 +64,10 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
     others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
-    for key, value in model.encoder.blocks_with(kept).state_dict(prefix=blocks).items():
-        state[key] = value.detach()
+    anchor = model.encoder.anchor_of(size)
+    own = None if anchor == model.encoder.num_layers else anchor
+    of_blocks = model.encoder.blocks_with(kept).state_dict(prefix=blocks)
+    state |= {key: value.detach() for key, value in of_size(of_blocks, own).items()}
     for key, value in whole.items():
         if key.startswith(head):
             state["ctc.ctc_lo." + key.removeprefix(head)] = value

@@ -1,7 +1,7 @@
-"""BatchNorm statistics: kept from what is no number, and of one size, estimated anew.
+"""BatchNorm statistics of one size, estimated anew.
 
-With ``conv_norm: batch_norm`` the running statistics of a supernet mix those of
-all its sizes; a size that is extracted needs its own (docs/method.md, trap 9).
+With ``sizes: any`` several sizes share the running statistics of one that has its own; one
+that is extracted is better off with those of itself alone (docs/method.md, trap 9).
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
-from espnet_des.nn.batch_norm import BATCH_NORMS
+from espnet_des.nn.batch_norm import STATISTICS, FiniteBatchNorm1d
+from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.utils.progress import progress
 
@@ -66,7 +67,7 @@ def recalibrate(
         module
         for number in blocks
         for module in model.encoder.encoders[number].conv_module.modules()
-        if isinstance(module, BATCH_NORMS)
+        if isinstance(module, FiniteBatchNorm1d)
     ]
     if not norms:
         raise ConfigError(
@@ -85,8 +86,11 @@ def recalibrate(
     momenta = [norm.momentum for norm in norms]
     hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
     try:
+        if isinstance(encoder, SupernetEncoder):
+            encoder.use_statistics_of(encoder.size)
         for norm in norms:
-            norm.reset_running_stats()
+            for statistic, start in zip(norm.statistics(), STATISTICS.values()):
+                statistic.fill_(start)
             norm.train()
         for speech, lengths in batches:
             model.encode(speech, lengths)

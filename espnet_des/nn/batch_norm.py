@@ -1,9 +1,13 @@
-"""BatchNorm whose statistics are kept from what is no number."""
+"""BatchNorm whose statistics are kept from what is no number, and apart for each size."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
 # Of what a Conformer's convolution may have. (The base that they share is private.)
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
+STATISTICS = {"running_mean": 0.0, "running_var": 1.0}  # and what they begin with
 
 
 class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
@@ -11,22 +15,74 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
 
     The Trainer skips the step of such a batch, but in torch its statistics stay:
     one damaged recording, and every later validation is NaN.
+
+    In a supernet each size has running statistics of its own, since its layers read something
+    else (as in slimmable networks, Yu et al. 2019); scale and bias are shared. Those of the full
+    size have torch's names.
+
+    Attributes:
+        size: whose statistics are used and updated; None: the full size's.
     """
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features)
+        self.size: int | None = None
+
+    def keep_apart(self, sizes: Iterable[int]) -> None:
+        """Give these sizes statistics, which follow those that a stock checkpoint brings."""
+        for size in sizes:
+            for name, value in STATISTICS.items():
+                own = torch.full_like(getattr(self, name), value)
+                self.register_buffer(name_of(name, size), own)
+        self.register_load_state_dict_pre_hook(before_loading)
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Running mean and variance ``(dim,)`` of the current size."""
+        mean, var = (getattr(self, name_of(name, self.size)) for name in STATISTICS)
+        return mean, var
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, dim, time)`` to the same."""
-        if not self.training:
-            return super().forward(x)
-        if x.size(0) * x.size(2) == 1:
-            # One frame in all has no variance, and torch would end the training.
-            return torch.nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        statistics = [v for v in (self.running_mean, self.running_var) if v is not None]
-        before = [value.clone() for value in statistics]
-        y = super().forward(x)
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        # One frame in all has no variance, and torch would end the training.
+        learns = self.training and x.size(0) * x.size(2) > 1
+        statistics = self.statistics()
+        before = [value.clone() for value in statistics] if learns else []
+        if learns:
+            self.num_batches_tracked.add_(1)
+        y = torch.nn.functional.batch_norm(
+            x, *statistics, self.weight, self.bias, learns, self.momentum, self.eps
+        )
         for now, old in zip(statistics, before):
             # Chosen on the device, which Python would have to wait for. By way of ``data``:
             # as torch's own update, this one is not autograd's business.
             now.data.copy_(torch.where(now.isfinite(), now, old))
         return y
+
+
+def name_of(statistic: str, size: int | None) -> str:
+    """What it is called for a size; None: the full one."""
+    return statistic if size is None else f"{statistic}_size{size}"
+
+
+def of_size(state: Mapping[str, torch.Tensor], size: int | None) -> dict[str, torch.Tensor]:
+    """A state dict with the statistics of one size, under torch's names."""
+    found = dict(state)
+    for key in state:
+        name, _, number = key.rpartition("_size")
+        if name.endswith(tuple(STATISTICS)):
+            value = found.pop(key)
+            if number == str(size):
+                found[name] = value
+    return found
+
+
+def before_loading(norm: torch.nn.Module, state: dict[str, Any], prefix: str, *rest) -> None:
+    """Let sizes that a checkpoint brings no statistics of begin with the full size's."""
+    for key in list(norm.state_dict(prefix=prefix)):
+        name, _, number = key.rpartition("_size")
+        if not number or name not in state:
+            continue
+        start = STATISTICS[name.removeprefix(prefix)]
+        if bool((state.get(key, torch.tensor(start)) == start).all()):
+            state[key] = state[name].clone()

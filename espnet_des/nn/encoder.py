@@ -15,6 +15,7 @@ from espnet_des.method.layers import Layer
 from espnet_des.method.selection import Selector, SimpleTopK
 from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
+from espnet_des.nn.batch_norm import FiniteBatchNorm1d
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder_conf import check_keys
@@ -364,6 +365,10 @@ class SupernetEncoder(LayeredEncoder):
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
         self.sizes, self.all_sizes = self._sizes.anchors, self._sizes.all
         self.size = self.sizes[-1]
+        # In a list: they are modules of the blocks.
+        self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
+        for norm in self._norms:
+            norm.keep_apart(self.sizes[:-1])
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
         # Of a layer each component costs the same.
         costs = torch.tensor([1 / len(own) for own in self.units_of for _ in own])
@@ -415,6 +420,17 @@ class SupernetEncoder(LayeredEncoder):
     def set_size(self, size: int) -> None:
         """Run at this size from now on, until it is set again."""
         self.size = self._known(size)
+
+    def use_statistics_of(self, size: int) -> None:
+        """Let the next run use, and in training update, BatchNorm's statistics of this size."""
+        anchor = self.anchor_of(size)
+        for norm in self._norms:
+            norm.size = None if anchor == self.num_layers else anchor
+
+    def forward(self, *args: Any, **kwargs: Any):
+        """As ESPnet's, at the size that is set."""
+        self.use_statistics_of(self.size)
+        return super().forward(*args, **kwargs)
 
     def _known(self, size: int) -> int:
         if size not in self.all_sizes:

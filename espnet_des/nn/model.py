@@ -28,6 +28,7 @@ from espnet_des.method.sizes import BUDGETS
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
+from espnet_des.nn.batch_norm import of_size
 from espnet_des.nn.distillation import Distillation, Logits, said_by
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
@@ -163,7 +164,8 @@ class DESModel(ESPnetASRModel):
         ESPnet's inference loads with strict=False: without this check, weights
         that are missing would silently stay random.
         """
-        self.state.check_whole(state_dict, list(self.state_dict()))
+        # Sizes without statistics of their own, in an older file, have the full size's.
+        self.state.check_whole(state_dict, list(of_size(self.state_dict(), None)))
         return super().load_state_dict(state_dict, strict, assign)
 
     # ---- one update -------------------------------------------------------
@@ -441,6 +443,7 @@ class DESModel(ESPnetASRModel):
             front, targets = front.of_utterances(rows), targets.of_utterances(rows, p.rows)
         hidden: list[torch.Tensor] | None = [] if self._exits_of(p.size) else None
         ctc = None if self.ctc is None else ctc_of_size(self.ctc, p.size)
+        self.encoder.use_statistics_of(p.size)
         out = self.encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
             dropped=p.dropped, drop_rate=p.drop_rate, hidden=hidden,

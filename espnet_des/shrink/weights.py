@@ -33,6 +33,10 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
             block = name.removesuffix(".norm")
             _fold(state, f"{block}.depthwise_conv", name, module.eps)
     found = supernet.state_dict()
+    for name in found:
+        of_all, _, _ = name.rpartition("_size")  # BatchNorm's statistics of a size
+        if of_all in state:
+            state[name] = state[of_all]
     lacking = [name for name in found if name not in state and not name.startswith(OWN)]
     for name in [name for name in state if name not in found] + lacking:
         raise ConfigError(

@@ -169,13 +169,13 @@ def test_batchnorm_statistics_are_of_the_size_itself():
     weights = torch.tensor([3.0, 1.0]) / 4  # equal lengths: by utterances
     for name, of in (("mean", lambda x: x.mean((0, 2))), ("var", lambda x: x.var((0, 2)))):
         expected = sum(w * of(x) for w, x in zip(weights, seen))
-        torch.testing.assert_close(getattr(norm, f"running_{name}"), expected)
+        torch.testing.assert_close(getattr(norm, f"running_{name}_size5"), expected)
     after = model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     own = "encoder.encoders.0.conv_module.norm"
     assert changed == {
-        f"{own}.running_mean",
-        f"{own}.running_var",
+        f"{own}.running_mean_size5",
+        f"{own}.running_var_size5",
         f"{own}.num_batches_tracked",
     }
     assert norm.momentum == 0.1 and not any(m.training for m in model.modules())
@@ -273,5 +273,5 @@ print(*grown([2, 6, 10, 14]), *grown(None))
     assert done.returncode == 0, done.stderr
     peak, own, full_peak, full = map(int, done.stdout.split())
     one_block = full / 12
-    assert full_peak > 0.8 * full  # the measure sees it
+    assert full_peak > 0.5 * full  # the measure sees it, though pages of files may go meanwhile
     assert peak < own + 2 * one_block + 20e6 < full / 2
