@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from espnet_des.corpus import espeak, kokoro
-from espnet_des.corpus.kaldi import check_ours
+from espnet_des.corpus.kaldi import DataError, check_ours
 from espnet_des.corpus.noise import add_noise
 from espnet_des.corpus.text import Text
 from espnet_des.utils.files import write_atomically
@@ -124,8 +124,11 @@ def speak(
         jobs: processes, where the voices can be spoken by several; all processors by default.
 
     Raises:
-        DataError: where the folder holds something else. It is not touched.
+        DataError: where the folder holds something else, which is not touched, or what the
+            voices need is missing.
     """
+    if jobs is not None and jobs < 1:
+        raise DataError(f"jobs: {jobs} must be at least 1; left out it is the processors")
     done = out / DONE
     wanted = f"seed {seed}, scale {scale}, {corpus}\n"
     if done.exists() and done.read_text() == wanted:

@@ -95,6 +95,12 @@ def test_several_processes_say_the_same(tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+def test_no_jobs_are_refused(tmp_path):
+    with pytest.raises(DataError, match="jobs: 0 must be at least 1"):
+        speak(tmp_path / "none", CORPUS, jobs=0)
+    assert not any(tmp_path.iterdir())
+
+
 def test_noise_is_in_the_part_that_has_it(tmp_path):
     parts = (Part("train-x", 1, 4, noisy=1.0, snr_db=(5.0, 6.0)), Part("test-x", 1, 4))
     speak(tmp_path / "c", Corpus(CORPUS.text, parts, "tones"), jobs=1)

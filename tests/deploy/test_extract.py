@@ -273,5 +273,7 @@ print(*grown([2, 6, 10, 14]), *grown(None))
     assert done.returncode == 0, done.stderr
     peak, own, full_peak, full = map(int, done.stdout.split())
     one_block = full / 12
-    assert full_peak > 0.5 * full  # the measure sees it, though pages of files may go meanwhile
+    assert (
+        full_peak > 0.5 * full
+    )  # the measure sees it, though pages of files may go meanwhile
     assert peak < own + 2 * one_block + 20e6 < full / 2
