@@ -95,9 +95,10 @@ def asked_by() -> str:
     frame = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_filename
-        for package in ("espnet_des/", "espnet2/"):
-            if f"/{package}" in name and "tests/" not in name:
-                return f"{package}{name.rsplit(package)[-1]}:{frame.f_lineno}"
+        # The folder that the project is in may have its name, and hold the environment.
+        at = max(name.rfind(f"/{package}/") for package in ("espnet_des", "espnet2"))
+        if at >= 0 and not {"tests", "site-packages"} & set(name[at:].split("/")):
+            return f"{name[at + 1 :]}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
