@@ -33,7 +33,7 @@ NUM_PARTS = 4
 NPM_PACKAGE = "kokoro-js@1.2.1"
 ENGLISH = ("af_", "am_", "bf_", "bm_")  # American, British; female, male
 STYLE = 256  # numbers; a voice has a style for each number of phonemes
-# Of each kind two of America and one of Britain, both sexes.
+# Both accents and both sexes of each.
 HELD_OUT = {
     "test": ("af_bella", "af_river", "am_liam", "am_michael", "bf_emma", "bm_george"),
     "dev": ("af_sarah", "am_eric", "bf_isabella", "bm_daniel"),
@@ -70,9 +70,8 @@ class Speaker:
 
     @property
     def sex(self) -> str:
-        return (
-            "F" if sum(share for name, share in self.shares if name[1] == "f") > 0.5 else "M"
-        )
+        female = sum(share for name, share in self.shares if name[1] == "f")
+        return "F" if female > 0.5 else "M"
 
     def __str__(self):
         return "+".join(f"{share:g}*{name}" for name, share in self.shares)

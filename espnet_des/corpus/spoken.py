@@ -149,10 +149,8 @@ def speak(
     write_tables(books.parent, tasks, synthesizer)
     left = [task for task in tasks if not transcript(books.parent, task).exists()]
     jobs = min(jobs or os.cpu_count() or 1, len(left)) if synthesizer.INDEPENDENT else 1
-    with progress(
-        total=sum(task.part.utterances for task in tasks), desc="speaking", unit="utt",
-        initial=sum(task.part.utterances for task in tasks if task not in left),
-    ) as bar:  # fmt: skip
+    total, missing = (sum(t.part.utterances for t in some) for some in (tasks, left))
+    with progress(total=total, initial=total - missing, desc="speaking", unit="utt") as bar:
         for task in all_spoken(left, books.parent, corpus.text, make, synthesizer, jobs):
             bar.set_postfix_str(task.part.name, refresh=False)
             bar.update(task.part.utterances)
@@ -193,9 +191,8 @@ def all_spoken(
             speak_one(root, text, synthesizer, task)
             yield task
         return
-    spawn = multiprocessing.get_context(
-        "spawn"
-    )  # onnxruntime has threads, which a fork breaks
+    # onnxruntime has threads, which a fork breaks.
+    spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _make_here, (make,)) as pool:
         finished: Iterable[Task] = pool.map(_speak_there, [(root, text, t) for t in tasks])
         yield from finished

@@ -57,17 +57,13 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
         kept: numbers of the units, 0-based.
         size: whose output layer and BatchNorm statistics it has.
     """
-    head, blocks = (
-        f"ctc.ctc_lo.heads.size{model.encoder.anchor_of(size)}.",
-        "encoder.encoders.",
-    )
+    anchor, blocks = model.encoder.anchor_of(size), "encoder.encoders."
+    head = f"ctc.ctc_lo.heads.size{anchor}."
     others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
-    anchor = model.encoder.anchor_of(size)
-    own = None if anchor == model.encoder.num_layers else anchor
     of_blocks = model.encoder.blocks_with(kept).state_dict(prefix=blocks)
-    state |= {key: value.detach() for key, value in of_size(of_blocks, own).items()}
+    state |= {key: value.detach() for key, value in of_size(of_blocks, anchor).items()}
     for key, value in whole.items():
         if key.startswith(head):
             state["ctc.ctc_lo." + key.removeprefix(head)] = value

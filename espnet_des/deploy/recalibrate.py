@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
 from espnet_des.nn.batch_norm import STATISTICS, FiniteBatchNorm1d
-from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.utils.progress import progress
 
@@ -80,17 +79,16 @@ def recalibrate(
     def weigh(norm, inputs):
         (x,) = inputs  # (batch, dim, time)
         new = x.size(0) * x.size(2)
+        if not frames[norm]:  # the encoder has just said of which size they are
+            for statistic, start in zip(norm.statistics(), STATISTICS.values()):
+                statistic.fill_(start)
         frames[norm] += new
         norm.momentum = new / frames[norm]
 
     momenta = [norm.momentum for norm in norms]
     hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
     try:
-        if isinstance(encoder, SupernetEncoder):
-            encoder.use_statistics_of(encoder.size)
         for norm in norms:
-            for statistic, start in zip(norm.statistics(), STATISTICS.values()):
-                statistic.fill_(start)
             norm.train()
         for speech, lengths in batches:
             model.encode(speech, lengths)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet_des.corpus.kaldi import read_table
+from espnet_des.deploy.onnx.recognise import transcriptions
 from espnet_des.errors import ConfigError
 from espnet_des.inference.scoring import count_errors
 from espnet_des.utils.audio import find_audio, read_mono
@@ -60,7 +61,10 @@ def check_voices(data: Sequence[Path], utterances: int = 200) -> dict[str, Voice
     encoder, found = VoiceEncoder("cpu", verbose=False), {}
     for folder in data:
         chosen = some_of_each_speaker(read_table(folder / "utt2spk"), utterances)
-        wavs, texts = find_audio(folder / "wav.scp"), read_table(folder / "text")
+        wavs = {
+            utt: path for utt, path in find_audio(folder / "wav.scp").items() if utt in chosen
+        }
+        texts = transcriptions(wavs, folder / "wav.scp", folder / "text")
         heard, embeddings = {}, {}
         for utt in progress(chosen, desc=folder.name, unit="utt"):
             wave = read_mono(wavs[utt], RATE)
@@ -71,7 +75,7 @@ def check_voices(data: Sequence[Path], utterances: int = 200) -> dict[str, Voice
             raise ConfigError(f"data: {folder}: two speakers of two utterances are the least")
         found[folder.name] = row = Voices(
             len(chosen), len(set(chosen.values())),
-            count_errors({utt: texts[utt] for utt in chosen}, heard).rate,
+            count_errors(texts, heard).rate,
             float(same.mean()), float(other.mean()), 100 * equal_error_rate(same, other),
         )  # fmt: skip
         print(

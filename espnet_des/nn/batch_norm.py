@@ -66,7 +66,11 @@ def name_of(statistic: str, size: int | None) -> str:
 
 
 def of_size(state: Mapping[str, torch.Tensor], size: int | None) -> dict[str, torch.Tensor]:
-    """A state dict with the statistics of one size, under torch's names."""
+    """A state dict with the statistics of one size, under torch's names.
+
+    Args:
+        size: one without statistics of its own, as None, has those that have these names.
+    """
     found = dict(state)
     for key in state:
         name, _, number = key.rpartition("_size")

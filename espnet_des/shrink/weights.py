@@ -4,7 +4,7 @@ import torch
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
-from espnet_des.nn.batch_norm import BATCH_NORMS
+from espnet_des.nn.batch_norm import BATCH_NORMS, of_size
 from espnet_des.nn.model import DESModel
 
 # What only a supernet has.
@@ -32,11 +32,8 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
         if isinstance(module, BATCH_NORMS) and not isinstance(norms[name], BATCH_NORMS):
             block = name.removesuffix(".norm")
             _fold(state, f"{block}.depthwise_conv", name, module.eps)
-    found = supernet.state_dict()
-    for name in found:
-        of_all, _, _ = name.rpartition("_size")  # BatchNorm's statistics of a size
-        if of_all in state:
-            state[name] = state[of_all]
+    # BatchNorm's statistics of the sizes follow those of all when they are loaded.
+    found = of_size(supernet.state_dict(), None)
     lacking = [name for name in found if name not in state and not name.startswith(OWN)]
     for name in [name for name in state if name not in found] + lacking:
         raise ConfigError(
