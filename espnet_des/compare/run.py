@@ -165,7 +165,7 @@ def decode_sizes(run: Run):
     """
     import torch
 
-    from espnet_des.compare.exits import exit_of
+    from espnet_des.compare.smaller import smaller
     from espnet_des.inference.best_path import BestPathDecoder, decode_files
     from espnet_des.inference.loading import load_model
     from espnet_des.inference.scoring import count_errors
@@ -185,8 +185,8 @@ def decode_sizes(run: Run):
             encoder = {"kept": model.encoder.kept_layers(size), "macs": macs[size],
                        "params": model.encoder.count_parameters(size)}  # fmt: skip
         else:
-            if model.encoder.interctc_layer_idx:
-                now = exit_of(model, size)
+            if len(run.sizes) > 1:
+                now = smaller(model, size)
             kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
             params = num_parameters(now.encoder)
             encoder = {"kept": kept, "params": params}

@@ -5,6 +5,7 @@ the method; data, optimizer, schedule and number of updates are the same.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
+from espnet_des.nn.encoders import SUBNETS
 
 Config = dict
 # Keys of a config that are the recipe's, not ESPnet's. In place of a training config of its
@@ -80,6 +82,28 @@ def aux_loss(base: Config, blocks: Sequence[int]) -> Config:
     return config
 
 
+def own_exits(base: Config) -> Config:
+    """Early exits with an output layer each: every size is the first layers, from the start."""
+    sizes = base["encoder_conf"]["sizes"]
+    return supernet(
+        base, method="fixed", ranking=list(range(sizes[-1])), updates_per_iteration=1,
+        reduction=sizes[-1] - sizes[0], stochastic_depth_p2=0.0, exit_weight=0.0,
+    )  # fmt: skip
+
+
+def layer_drop(base: Config, rate: float = 0.2) -> Config:
+    """LayerDrop: whole blocks are dropped at random, of which any part is to stand alone later.
+
+    Source: Fan, Grave and Joulin, "Reducing Transformer Depth on Demand with Structured
+    Dropout", ICLR 2020, with its rate.
+    [DEVIATION] ESPnet's stochastic depth, where an encoder has it, draws for a batch as LayerDrop
+    does, and multiplies what stays by 1 / (1 - rate).
+    """
+    known = inspect.signature(SUBNETS[f"{base['encoder']}_subnet"]).parameters
+    key = "stochastic_depth_rate"
+    return single(base, **{key if key in known else "layer_drop_rate": rate})
+
+
 def layers_per_block(base: Config) -> int:
     return base["encoder_conf"]["sizes"][-1] // base["encoder_conf"]["num_blocks"]
 
@@ -139,6 +163,10 @@ def comparison(base: Config) -> list[System]:
                lambda b, s, k: supernet(b, method="fixed", ranking=even_ranking(sizes)), sizes),
         System("aux_loss", "early exits (aux loss)",
                lambda b, s, k: aux_loss(b, blocks[:-1]), sizes),
+        System("own_exits", "early exits, an output layer each",
+               lambda b, s, k: own_exits(b), sizes),
+        System("layer_drop", "LayerDrop, every other block kept",
+               lambda b, s, k: layer_drop(b), sizes),
     ]  # fmt: skip
     systems += [
         System(f"{method}_alone_{size}", f"layers of {title}, trained separately",

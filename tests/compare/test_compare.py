@@ -14,11 +14,11 @@ from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.defaults import changed, defaults
-from espnet_des.compare.exits import exit_of
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.shrinks import shrinks
+from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import OTHER_TOKENS, comparison, even_ranking, random_ranking
 from espnet_des.compare.tables import Table, interval
@@ -75,6 +75,10 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
             assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
             w = config["model_conf"]["interctc_weight"]
             assert w / 2 / (1 - w) == pytest.approx(0.3)
+        elif system.name == "layer_drop":
+            assert encoder.num_layers == sizes[-1]
+            rates = {getattr(b, "stochastic_depth_rate", 0.0) for b in encoder.encoders}
+            assert rates == {0.2} or encoder.block_type.block_drop_rate(encoder) == 0.2
         else:
             assert [encoder.num_layers] == list(system.sizes)
     names = [system.name for system in comparison(base)]
@@ -106,29 +110,48 @@ def test_the_layers_of_a_supernet_reach_the_system_that_needs_them():
     assert encoder.num_layers == 8 and config["encoder_conf"]["kept_layers"][-1] == 23
 
 
-@torch.no_grad()
-def test_an_exit_is_what_interctc_sees():
+def model_of_three_blocks(**conf):
+    """An ESPnet model with a subnet encoder."""
     from espnet2.asr.ctc import CTC
     from espnet2.asr.espnet_model import ESPnetASRModel
 
-    encoder = SUBNETS["des_conformer_subnet"](
-        12, **(TINY | {"num_blocks": 3}), interctc_layer_idx=[1, 2]
-    )
-    model = ESPnetASRModel(
+    encoder = SUBNETS["des_conformer_subnet"](12, **(TINY | {"num_blocks": 3}), **conf)
+    return ESPnetASRModel(
         vocab_size=len(TOKENS), token_list=list(TOKENS), frontend=None, specaug=None,
         normalize=None, preencoder=None, encoder=encoder, postencoder=None, decoder=None,
         ctc=CTC(len(TOKENS), 8), joint_network=None, ctc_weight=1.0,
     ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def test_an_exit_is_what_interctc_sees():
+    model = model_of_three_blocks(interctc_layer_idx=[1, 2])
     batch = make_batch()
     (_, exits), lengths, _ = model.encoder(batch["speech"], batch["speech_lengths"])
     for number, seen in exits:
-        small = exit_of(model, 4 * number)
+        small = smaller(model, 4 * number)
         out, out_lengths = small.encode(batch["speech"], batch["speech_lengths"])
         assert torch.equal(out, seen) and torch.equal(out_lengths, lengths)
     assert model.encoder.interctc_layer_idx == [1, 2] and len(model.encoder.encoders) == 3
     for wrong in (6, 0, 16):
         with pytest.raises(ValueError, match="whole blocks"):
-            exit_of(model, wrong)
+            smaller(model, wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size, blocks", [(4, [1]), (8, [0, 2]), (12, [0, 1, 2])])
+def test_every_other_block_is_what_training_sees_where_the_rest_is_dropped(
+    size, blocks, monkeypatch
+):
+    quiet = {f"{key}dropout_rate": 0.0 for key in ("", "positional_", "attention_")}
+    model = model_of_three_blocks(stochastic_depth_rate=0.2, **quiet)
+    encoder, batch = model.encoder, make_batch()
+    small = smaller(model, size)
+    out, _ = small.encode(batch["speech"], batch["speech_lengths"])
+    kept = [encoder.encoders[n] for n in blocks]
+    monkeypatch.setattr(encoder, "_draw_block", lambda block: (block not in kept, 1.0))
+    seen, *_ = encoder.train()(batch["speech"], batch["speech_lengths"])
+    assert torch.equal(out, seen)
 
 
 # ---- statistics ------------------------------------------------------------------
