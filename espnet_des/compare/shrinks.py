@@ -1,5 +1,6 @@
 """What a trained model becomes in a part of its updates, beside supernets from scratch."""
 
+from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.systems import (
     SHRINK,
     Config,
@@ -9,7 +10,8 @@ from espnet_des.compare.systems import (
     single,
     supernet,
 )
-from espnet_des.shrink.config import length_of
+from espnet_des.nn.front_end import is_own
+from espnet_des.shrink.config import fine_tune, length_of, peak_lr
 from espnet_des.shrink.options import BY, LEARNED
 
 ORIGINAL, ALONE = "original", "alone"
@@ -20,6 +22,8 @@ STK = "simple_top_k"
 
 def original(base: Config, share: float = 1.0, size: int | None = None) -> Config:
     """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers.
+
+    With a front end that ESPnet does not have it is the plugin's form of that encoder.
 
     Args:
         base: see :mod:`espnet_des.compare.systems`.
@@ -34,9 +38,10 @@ def original(base: Config, share: float = 1.0, size: int | None = None) -> Confi
         config["scheduler_conf"]["total_steps"] = (
             config["max_epoch"] * config["num_iters_per_epoch"] // config["accum_grad"]
         )
-    config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
     for key in ("conv_norm", "layer_order"):
         config["encoder_conf"].pop(key, None)
+    if not is_own(config["encoder_conf"]):
+        config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
     return config
 
 
@@ -61,6 +66,21 @@ def shrunk(
             "asr_args": f"{method} {asr_args}".strip(),
         },
     }
+
+
+def cut(base: Config, seed: int, share: float, kept: list[int]) -> Config:
+    """One size for itself: some layers of an original with this seed, and a fine-tune of them.
+
+    Where an E-Branchformer's block loses a branch, its merge begins anew.
+    """
+    config = original(base)
+    length = length_of(share, config, config["num_iters_per_epoch"])
+    config |= fine_tune(config, length, peak_lr(config))
+    config["encoder"] = f"{base['encoder']}_subnet"
+    config["encoder_conf"] |= {"kept_layers": kept}
+    # What was cut off has no place in the smaller one.
+    file = f"exp/asr_shrink_{ORIGINAL}_seed{seed}/{MODEL_FILE}"
+    return config | {"init_param": [file], "ignore_init_mismatch": True}
 
 
 def shrinks(base: Config) -> list[System]:
@@ -110,6 +130,12 @@ def shrinks(base: Config) -> list[System]:
         words = "--teacher 0" if name == "in_place" else ""
         asr_args = " ".join(f"--model_conf {k}={v}" for k, v in model_conf.items())
         ask(name, f"20%, {title}", 0.2, words, asr_args=asr_args)
+    systems += [
+        System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
+               lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs="angle_0",
+               group="cut")
+        for size in sizes[:-1]
+    ]  # fmt: skip
     systems.append(
         System("random", "random layers, 20%",
                lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes[-1], s)),

@@ -1,4 +1,4 @@
-"""Some blocks of a trained encoder as a model of its own: early exits, and what LayerDrop leaves."""
+"""Some blocks of a trained encoder: an early exit, or what is left of LayerDrop."""
 
 import copy
 

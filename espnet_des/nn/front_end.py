@@ -94,6 +94,11 @@ def check_front_end(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"encoder_conf: {key}: {value!r} must be {right}")
 
 
+def is_own(conf: Mapping[str, Any]) -> bool:
+    """Whether ``encoder_conf`` has a front end that ESPnet does not have."""
+    return conf.get("input_layer") in list(OWN) or any(key in conf for key in KINDS_WITH)
+
+
 def known_to_espnet(input_layer: Any) -> Any:
     """What ESPnet builds in place of a kind that it does not know, see :func:`made`."""
     return "linear" if input_layer in list(OWN) else input_layer

@@ -17,7 +17,7 @@ from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data
-from espnet_des.compare.shrinks import shrinks
+from espnet_des.compare.shrinks import original, shrinks
 from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import OTHER_TOKENS, comparison, even_ranking, random_ranking
@@ -25,7 +25,7 @@ from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.errors import ConfigError
 from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.encoders import SUBNETS, SUPERNETS
+from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,25 @@ def test_the_layers_of_a_supernet_reach_the_system_that_needs_them():
     config = alone.config(base, 0, {8: [0, 2, 5, 7, 9, 11, 20, 23]})
     encoder, _ = build(config)
     assert encoder.num_layers == 8 and config["encoder_conf"]["kept_layers"][-1] == 23
+
+
+def test_what_is_cut_from_a_trained_model_starts_from_its_weights(base):
+    cut = next(s for s in shrinks(base) if s.name.startswith("cut"))
+    (size,) = cut.sizes
+    kept = sorted(random_ranking(base["encoder_conf"]["sizes"][-1], 0)[:size])
+    config = cut.config(base, 3, {size: kept})
+    whole = original(base)
+    classes = SUBNETS | {name: kind.stock for name, kind in BLOCK_TYPES.items()}
+    trained = classes[whole["encoder"]](
+        whole["frontend_conf"]["n_mels"], **whole["encoder_conf"]
+    )
+    mine, theirs = build(config)[0].state_dict(), trained.state_dict()
+    # An E-Branchformer's block that has lost a branch has a smaller merge.
+    anew = {k for k, v in mine.items() if v.shape != theirs[k].shape}
+    assert all(".merge_proj." in k or ".depthwise_conv_fusion." in k for k in anew)
+    assert len(mine) < len(theirs) and config["init_param"][0].count("original_seed3") == 1
+    updates = config["max_epoch"] * config["num_iters_per_epoch"]
+    assert updates == 0.2 * base["max_epoch"] * base["num_iters_per_epoch"]
 
 
 def model_of_three_blocks(**conf):
