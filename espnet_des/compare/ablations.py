@@ -45,15 +45,22 @@ def ablations(base: Config) -> list[System]:
         ask("Simple-Top-k: scores averaged before freezing", f"last {count} iterations",
             f"averaged_{count}", averaged_iterations=count)  # fmt: skip
     if base["encoder"] == "des_conformer":  # others have no such module
-        ask("norm in the convolution module", "batch norm", "batch_norm",
-            {"conv_norm": "batch_norm"})  # fmt: skip
+        own = base["encoder_conf"].get("conv_norm", "batch_norm")
+        norm = "layer" if own == "batch_norm" else "batch"
+        ask("norm in the convolution module", f"{norm} norm", f"{norm}_norm",
+            {"conv_norm": f"{norm}_norm"})  # fmt: skip
     ask("output layers", "one for all sizes", "shared_output", shared_output=True)
     ask("output layer of the middle size in stage 2", "from the start of the training",
         "middle_from_start", middle_from_full=False)  # fmt: skip
     for weight in (0.15, 0.6):
         ask("loss weight of small and middle", f"{weight:g}", f"weight_{weight:g}",
             loss_weight_small=weight, loss_weight_middle=weight)  # fmt: skip
-    ask("loss weight of the smallest size", "0.6", "small_weight_0.6", loss_weight_small=0.6)
+    for weight in (0.6, 1.0):
+        ask("loss weight of the smallest size", f"{weight:g}", f"small_weight_{weight:g}",
+            loss_weight_small=weight)  # fmt: skip
+    ask("loss weight of the smallest size 1, stage 1 and middle size on",
+        "half of the utterances", "small_weight_1_rows_0.5", loss_weight_small=1.0,
+        rows_stage_1=0.5, rows_middle=0.5)  # fmt: skip
     for weight in (0.0, 0.5):
         ask("exits of the full size", f"{weight:g} of its loss", f"exits_{weight:g}",
             exit_weight=weight)  # fmt: skip

@@ -29,12 +29,11 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
         self.size: int | None = None
 
     def keep_apart(self, sizes: Iterable[int]) -> None:
-        """Give these sizes statistics, which follow those that a stock checkpoint brings."""
+        """Give these sizes statistics; those of all others are the full size's."""
         for size in sizes:
             for name, value in STATISTICS.items():
                 own = torch.full_like(getattr(self, name), value)
                 self.register_buffer(name_of(name, size), own)
-        self.register_load_state_dict_pre_hook(before_loading)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Running mean and variance ``(dim,)`` of the current size."""
@@ -81,12 +80,19 @@ def of_size(state: Mapping[str, torch.Tensor], size: int | None) -> dict[str, to
     return found
 
 
-def before_loading(norm: torch.nn.Module, state: dict[str, Any], prefix: str, *rest) -> None:
-    """Let sizes that a checkpoint brings no statistics of begin with the full size's."""
-    for key in list(norm.state_dict(prefix=prefix)):
-        name, _, number = key.rpartition("_size")
-        if not number or name not in state:
+def begin_as_the_full_size(state: dict[str, Any], keys: Iterable[str], is_new: bool) -> None:
+    """Let sizes that a checkpoint brings no statistics of begin with the full size's.
+
+    Args:
+        state: what is loaded; changed in place.
+        keys: names of all that there is in the model.
+        is_new: the supernet was not trained before. Then what stands at its start is not of the
+            checkpoint: ESPnet adds to ``--init_param`` what the file lacks.
+    """
+    for key in keys:
+        name, _, _ = key.rpartition("_size")
+        if not name.endswith(tuple(STATISTICS)) or name not in state:
             continue
-        start = STATISTICS[name.removeprefix(prefix)]
-        if bool((state.get(key, torch.tensor(start)) == start).all()):
+        start = STATISTICS[name.rpartition(".")[2]]
+        if key not in state or (is_new and bool((state[key] == start).all())):
             state[key] = state[name].clone()

@@ -15,7 +15,7 @@ from espnet_des.method.layers import Layer
 from espnet_des.method.selection import Selector, SimpleTopK
 from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
-from espnet_des.nn.batch_norm import FiniteBatchNorm1d
+from espnet_des.nn.batch_norm import FiniteBatchNorm1d, begin_as_the_full_size
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder_conf import check_keys
@@ -369,11 +369,18 @@ class SupernetEncoder(LayeredEncoder):
         self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
         for norm in self._norms:
             norm.keep_apart(self.sizes[:-1])
+        self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
         # Of a layer each component costs the same.
         costs = torch.tensor([1 / len(own) for own in self.units_of for _ in own])
         self.selection = SelectionState(self.sizes, self.layer_order, costs)
         self.rank_by(SimpleTopK())
+
+    def before_loading(self, _, state_dict, prefix, *rest) -> None:
+        """Let BatchNorm's statistics of sizes follow those that a stock checkpoint brings."""
+        updates = state_dict.get(f"{prefix}selection.updates", torch.zeros(()))
+        keys = [prefix + key for key in self.state_dict()]
+        begin_as_the_full_size(state_dict, keys, is_new=not updates)
 
     def rank_by(self, selector: Selector) -> None:
         """Let scores be read in a method's way while stage 1 has not ended.

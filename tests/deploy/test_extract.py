@@ -182,7 +182,7 @@ def test_batchnorm_statistics_are_of_the_size_itself():
     with pytest.raises(ConfigError, match="recalibrate_scp: it has no audio"):
         recalibrate(model, [])
     with pytest.raises(ConfigError, match="recalibrate_scp: this size has no BatchNorm"):
-        recalibrate(make_model(), batches)
+        recalibrate(make_model({"conv_norm": "layer_norm"}), batches)
 
 
 @pytest.mark.thorough

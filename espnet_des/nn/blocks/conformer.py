@@ -23,7 +23,7 @@ class Conformer(BlockType):
         "conv": ("norm_conv", "conv_module"),
         "ff": ("norm_ff", "feed_forward"),
     }
-    own_keys = {"layer_order": "espnet", "conv_norm": "layer_norm"}
+    own_keys = {"layer_order": "espnet", "conv_norm": "batch_norm"}
 
     def branch(self, block, kind, x, pos_emb, mask, with_bias=True):
         if kind == "conv":
