@@ -58,6 +58,12 @@ def supernet(base: Config, encoder_conf: dict | None = None, **model_conf) -> Co
     return config
 
 
+def published(base: Config, method: str) -> Config:
+    """A method with the authors' settings, also of the encoder where it has such."""
+    norm = {"conv_norm": "layer_norm"} if base["encoder"] == "des_conformer" else {}
+    return supernet(base, norm, method=method, preset="published")
+
+
 def single(base: Config, **encoder_conf) -> Config:
     """The supernet's encoder, or some of its layers, trained by itself."""
     config = copy.deepcopy(base)
@@ -147,7 +153,7 @@ def comparison(base: Config) -> list[System]:
     ]
     systems += [
         System(f"{method}_published", f"{title}, as published",
-               lambda b, s, k, m=method: supernet(b, method=m, preset="published"), sizes)
+               lambda b, s, k, m=method: published(b, m), sizes)
         for method, title in titles.items()
     ]  # fmt: skip
     systems += [
