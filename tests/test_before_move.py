@@ -1,5 +1,6 @@
 """Files that version 0.1.0 wrote, before the modules moved, still give what they gave."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.deploy.onnx.graph import run, session
+from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from tests.train import load, make_data, train_here
 
@@ -37,6 +39,21 @@ def test_a_checkpoint_gives_the_same_output_at_every_size(size, tmp_path):
     numpy.testing.assert_allclose(log_probs(extracted), EXPECTED[f"size{size}"], **ROUNDED)
 
 
+@pytest.mark.parametrize("extracted", [False, True])
+def test_a_config_that_meant_the_norm_of_then_is_told_to_say_so(extracted, tmp_path):
+    """It was written without the key. (Those in tests/data have it.)"""
+    config, model = FILES / "config.yaml", FILES / "model.pth"
+    if extracted:
+        model = extract_subnet(config, model, 3, tmp_path / "out")
+        config = tmp_path / "out" / "config.yaml"
+    text = config.read_text()
+    assert "conv_norm: layer_norm\n" in text
+    old = tmp_path / "config.yaml"
+    old.write_text(re.sub(r" *conv_norm: layer_norm\n", "", text))
+    with pytest.raises(ConfigError, match=r"Add conv_norm: layer_norm to encoder_conf"):
+        load_model(old, model)
+
+
 def test_an_onnx_file_gives_the_same_output():
     found, _ = run(session(FILES / "size5.onnx"), WAVE, torch.tensor([WAVE.size(1)]))
     numpy.testing.assert_allclose(found[0], EXPECTED["size5"], **ROUNDED)
@@ -49,7 +66,7 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     shutil.copy(FILES / "checkpoint.pth", exp)
     shutil.copy(FILES / "config.yaml", exp)
     before = load(exp / "checkpoint.pth")["model"]
-    train_here(tmp_path, tmp_path / "out", max_epoch=5)
+    train_here(tmp_path, tmp_path / "out", max_epoch=5, encoder_conf__conv_norm="layer_norm")
     after = load(exp / "latest.pth")
     name = "encoder.selection."
     assert torch.equal(before[name + "ranking"], after[name + "ranking"])

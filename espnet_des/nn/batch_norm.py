@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from espnet_des.errors import OtherTrainingError
+
 # Of what a Conformer's convolution may have. (The base that they share is private.)
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
 STATISTICS = {"running_mean": 0.0, "running_var": 1.0}  # and what they begin with
@@ -78,6 +80,26 @@ def of_size(state: Mapping[str, torch.Tensor], size: int | None) -> dict[str, to
             if number == str(size):
                 found[name] = value
     return found
+
+
+def check_statistics(state: Mapping[str, torch.Tensor], keys: Iterable[str]) -> None:
+    """Refuse a checkpoint whose convolutions have layer norms, which have the same weights.
+
+    Args:
+        state: what is loaded.
+        keys: names of all that there is in the model.
+
+    Raises:
+        OtherTrainingError: saying what its config needs.
+    """
+    for key in keys:
+        name = key.removesuffix("running_mean")
+        if name != key and key not in state and f"{name}weight" in state:
+            raise OtherTrainingError(
+                f"the checkpoint has no {key}: its model has layer norms in the convolutions, "
+                "the default of older versions. Add conv_norm: layer_norm to encoder_conf in "
+                "its config.yaml"
+            )
 
 
 def begin_as_the_full_size(state: dict[str, Any], keys: Iterable[str], is_new: bool) -> None:

@@ -28,7 +28,7 @@ from espnet_des.method.sizes import BUDGETS
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.batch_norm import of_size
+from espnet_des.nn.batch_norm import check_statistics, of_size
 from espnet_des.nn.distillation import Distillation, Logits, said_by
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
@@ -164,6 +164,8 @@ class DESModel(ESPnetASRModel):
         ESPnet's inference loads with strict=False: without this check, weights
         that are missing would silently stay random.
         """
+        if "encoder.selection.updates" in state_dict:
+            check_statistics(state_dict, self.state_dict())
         # Sizes without statistics of their own, in an older file, have the full size's.
         self.state.check_whole(state_dict, list(of_size(self.state_dict(), None)))
         return super().load_state_dict(state_dict, strict, assign)

@@ -5,6 +5,7 @@ from typing import Any
 
 from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer
+from espnet_des.nn.batch_norm import check_statistics
 from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder import LayeredEncoder
 from espnet_des.nn.encoder_conf import PER_BLOCK, check_values
@@ -98,6 +99,7 @@ class SubnetEncoder(LayeredEncoder):
         random, what is too much silently be left out.
         """
         own = {prefix + key for key in self.state_dict()}
+        check_statistics(state_dict, own)
         given = {key for key in state_dict if key.startswith(prefix)}
         for problem, keys in (("lacks", own - given), ("has besides", given - own)):
             if keys:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 import espnet_des
@@ -75,7 +76,7 @@ ODD = [
     ("one channel NaN", np.stack([SECOND, np.full(RATE, np.nan)], 1), {},
      "8000 of 16000 samples are NaN"),
     ("a rate of 1 Hz", SECOND, {"rate": 1}, "has a rate of 1 Hz; speech takes 1000 at least"),
-    ("a rate of 1 MHz", np.repeat(SECOND, 125), {"rate": 1000000}, "the good text"),
+    ("a rate of 1 MHz", np.repeat(SECOND, 125), {"rate": 1000000}, "a text"),
     ("64 samples", SECOND[:64], {}, ""),
     ("65 samples", SECOND[:65], {}, ""),
     ("one frame short", SECOND[:479], {}, ""),
@@ -91,6 +92,8 @@ def test_odd_samples(supernet, text, recognisers, tmp_path, name, samples, optio
     texts, failed = decode(supernet, tmp_path / "wav.scp", tmp_path / "out")
     assert texts["good"] == text
     if expected == "a text":  # that of the samples, whatever they are
+        if "rate" in options:  # as little of it as is left at the model's rate
+            samples = soxr.resample(samples.astype(np.float32), options["rate"], RATE)
         expected = recognisers["best path"](torch.from_numpy(samples).float())
         assert failed == {} and texts["odd"] == expected.rstrip()
     elif expected in ("", "the good text"):
