@@ -29,7 +29,7 @@ from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import BLOCK_TYPES, SUPERNETS, stock_name
-from espnet_des.nn.front_end import OWN
+from espnet_des.nn.front_end import is_own
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
@@ -318,8 +318,7 @@ def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
     # A rate per block would not fit another number of blocks.
     conf.pop("stochastic_depth_rate", None)
     note = ""
-    narrow = config["encoder_conf"].get("subsampling_channels") is not None
-    if conf.get("input_layer") in OWN or narrow:
+    if is_own(config["encoder_conf"]):
         conf["input_layer"], note = "conv2d", " (conv2d front end)"
     own = SelectionOptions.keys()
     stock = config | {

@@ -96,7 +96,8 @@ def check_front_end(values: Mapping[str, Any]) -> None:
 
 def is_own(conf: Mapping[str, Any]) -> bool:
     """Whether ``encoder_conf`` has a front end that ESPnet does not have."""
-    return conf.get("input_layer") in list(OWN) or any(key in conf for key in KINDS_WITH)
+    given = [key for key in KINDS_WITH if conf.get(key) is not None]
+    return conf.get("input_layer") in list(OWN) or bool(given)
 
 
 def known_to_espnet(input_layer: Any) -> Any:
