@@ -53,6 +53,22 @@ class DWStridingSubsampling(torch.nn.Module):
         # Of the features every second is left, rounded up, each time.
         self.linear = torch.nn.Linear(channels * -(-idim // factor), odim)
         self.pos_enc = pos_enc
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation: every convolution passes on the variance that it reads.
+
+        [DEVIATION] from NeMo, which leaves PyTorch's. That one shrinks it and adds a bias: after
+        the five convolutions of a factor of 8 what depends on the audio is 2% of the power of
+        the output, and an encoder takes a good part of a short training to find it.
+        """
+        for depthwise, pointwise in self.separable:
+            torch.nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
+            torch.nn.init.kaiming_normal_(pointwise.weight, nonlinearity="relu")
+            torch.nn.init.zeros_(depthwise.bias)
+            torch.nn.init.zeros_(pointwise.bias)
+        torch.nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        torch.nn.init.zeros_(self.first.bias)
 
     @property
     def reach(self) -> int:
