@@ -4,16 +4,21 @@ import numpy
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from espnet_des.method.layers import Layer
 from espnet_des.plot.kept import size_colours
 from espnet_des.plot.style import COLOURS, kind_name, look
 
 MARKERS = "osD^vPXd"
+# Of a decade, where the axis of WER has its numbers.
+TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 
 
 def draw_rates(table) -> Figure:
     """WER of every group of systems over the sizes, one point per seed beside the mean.
+
+    Equal distances are equal ratios: a system that fails at one size does not hide the others.
 
     Args:
         table: :class:`espnet_des.compare.tables.Table`.
@@ -39,8 +44,11 @@ def draw_rates(table) -> Figure:
                 axes.plot([x] * len(rates), rates, ".", color=colour, markersize=3, alpha=0.6)
                 label = None  # named once
         axes.set_xticks(range(len(table.sizes)), [f"{size} layers" for size in table.sizes])
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("WER (%)")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel("WER (%), log scale")
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
         figure.suptitle("WER by size: mean, standard deviation and seeds", x=0.01, ha="left")
