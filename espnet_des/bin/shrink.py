@@ -30,7 +30,7 @@ def main() -> int:
     add(
         "--start_by", help="with scores, the order that they start from: loss, angle or greedy"
     )
-    add("--conv_norm", help="in place of BatchNorm: layer_norm; or batch_norm")
+    add("--conv_norm", help="of what had BatchNorm: batch_norm, or layer_norm")
     add("--teacher", type=float, help="weight of what the model itself teaches; or 0")
     add("--calibration", type=int, help="utterances that the layers are ranked by")
     options, training = parser.parse_known_args()

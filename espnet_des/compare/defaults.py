@@ -7,7 +7,7 @@ from typing import Any
 from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
 from espnet_des.method.options import SelectionOptions
-from espnet_des.shrink.config import METHOD
+from espnet_des.shrink.config import KNOWN, LEARNING, METHOD
 from espnet_des.shrink.options import ShrinkOptions
 
 
@@ -25,7 +25,8 @@ def defaults(config: dict) -> dict[str, Any]:
     found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
     given = set(config["model_conf"])
     if SHRINK in config:
-        found |= METHOD | {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
+        found |= METHOD | LEARNING | KNOWN
+        found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)
     left = {key: value for key, value in found.items() if key not in given}

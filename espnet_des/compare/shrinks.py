@@ -1,5 +1,7 @@
 """What a trained model becomes in a part of its updates, beside supernets from scratch."""
 
+from collections.abc import Sequence
+
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.systems import (
     SHRINK,
@@ -10,8 +12,9 @@ from espnet_des.compare.systems import (
     single,
     supernet,
 )
+from espnet_des.method.methods import METHODS
 from espnet_des.nn.front_end import is_own
-from espnet_des.shrink.config import fine_tune, length_of, peak_lr
+from espnet_des.shrink.config import KNOWN, LEARNING, fine_tune, length_of, peak_lr
 from espnet_des.shrink.options import BY, LEARNED
 
 ORIGINAL, ALONE = "original", "alone"
@@ -115,13 +118,16 @@ def shrinks(base: Config) -> list[System]:
             title, words = f"ranked by {by}, {percent}%", f"--rank_by {by}"
             ask(f"{by}_{percent}", title, percent / 100, words)
     for name, words in (
-        ("batch_norm", "--conv_norm batch_norm"), ("no_teacher", "--teacher 0"),
+        ("layer_norm", "--conv_norm layer_norm"), ("no_teacher", "--teacher 0"),
         ("scores_no_teacher", "--rank_by scores --teacher 0"),
         ("start_by_loss", "--rank_by scores --start_by loss"), ("lr_50", "--lr_factor 0.5"),
         ("lr_200", "--lr_factor 2.0"),
     ):  # fmt: skip
         ask(name, f"20%, {words.replace('--', '').replace('_', ' ')}", 0.2, words)
+    per_iteration = (sizes[-1] - sizes[0]) // METHODS[STK].num_iterations
     for name, title, model_conf in (
+        ("progressive", "the smallest size cut step by step", {
+            **LEARNING, "reduction": per_iteration}),
         ("in_place", "taught by its full size", {"distillation_weight": 0.3}),
         ("with_exits", "with exits", {"exit_weight": 0.3}),
         ("usual_method", "settings of a training from scratch", {
@@ -138,12 +144,18 @@ def shrinks(base: Config) -> list[System]:
     ]  # fmt: skip
     systems.append(
         System("random", "random layers, 20%",
-               lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes[-1], s)),
+               lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes, s)),
                sizes, needs=ORIGINAL)
     )  # fmt: skip
     return systems
 
 
-def _random(num_layers: int, seed: int) -> str:
-    order = ",".join(map(str, random_ranking(num_layers, seed)))
-    return f"--model_conf method=fixed --model_conf ranking=[{order}]"
+def _random(sizes: Sequence[int], seed: int) -> str:
+    """The training of an order that is known, of a random one."""
+    order = ",".join(map(str, random_ranking(sizes[-1], seed)))
+    conf = {
+        "method": "fixed",
+        "ranking": f"[{order}]",
+        "reduction": sizes[-1] - sizes[0],
+    } | KNOWN
+    return " ".join(f"--model_conf {key}={value}" for key, value in conf.items())

@@ -36,7 +36,7 @@ class ShrinkOptions:
     lr_factor: float = 1.0
     rank_by: str = "loss"
     start_by: str | None = None
-    conv_norm: str = "layer_norm"
+    conv_norm: str = "batch_norm"
     teacher: float = 0.3
     calibration: int = 200
 

@@ -19,6 +19,8 @@ from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.method.options import check_fits
 from espnet_des.nn.model import DESModel
 from espnet_des.shrink.config import (
+    KNOWN,
+    LEARNING,
     fine_tune,
     length_of,
     own_norm,
@@ -77,7 +79,8 @@ def prepare(
             f"{key}: leave it out: how long and how fast a shrink learns, and what it begins with, "
             "follow from --share, --lr_factor and the original"
         )
-    plain = supernet_config(original.config, options.sizes, options.conv_norm)
+    stage_1 = LEARNING if options.rank_by == LEARNED else KNOWN
+    plain = supernet_config(original.config, options.sizes, options.conv_norm, **stage_1)
     plain = without(plain, taken)
     args = parsed(plain, training)
     method = args.model_conf.get("method", "fixed")
@@ -92,7 +95,7 @@ def prepare(
     supernet = built(config, training)
     if options.share:  # fails now, where it is too short
         encoder, updates = supernet.encoder, config["scheduler_conf"]["total_steps"]
-        if options.rank_by != LEARNED and lacks_room(supernet, updates):
+        if options.rank_by != LEARNED and supernet.options.reduction is None:
             config["model_conf"]["reduction"] = encoder.num_layers - encoder.sizes[0]
             supernet = built(config, training)
             encoder = supernet.encoder
@@ -142,8 +145,12 @@ def training_of(
 ) -> dict[str, Any]:
     """Keys of the config that are of the training; the model's settings among them."""
     model_conf = dict(args.model_conf)
-    if model_conf.get("updates_per_iteration") is not None:
-        model_conf.pop("selection_share", None)  # the shrink's own; they say the same thing
+    # They say the same thing: the shrink's own makes way for the user's.
+    own, other = next(iter(LEARNING)), next(iter(KNOWN))
+    if options.rank_by != LEARNED:
+        own, other = other, own
+    if model_conf.get(other) is not None:
+        model_conf.pop(own, None)
     is_mute = original.model.use_transducer_decoder and original.model.ctc is None
     if options.teacher and is_mute:
         logging.info(
@@ -165,18 +172,6 @@ def training_of(
         f"epochs), and a learning rate up to {lr:.3g}"
     )
     return fine_tune(original.config, length, lr) | {"model_conf": model_conf}
-
-
-def lacks_room(supernet, updates: int) -> bool:
-    """Whether stage 1 has fewer updates than iterations, which what is ranked does not need.
-
-    Never where the user has said how many there are.
-    """
-    own, encoder = supernet.options, supernet.encoder
-    if (own.updates_per_iteration, own.zeroed, own.reduction) != (None, None, None):
-        return False
-    zeroed = own.zeroed_per_iteration(encoder.num_layers, encoder.sizes[0])
-    return own.selection_share * updates < len(zeroed)
 
 
 def check_folder(original: Original, output_dir: Path) -> None:

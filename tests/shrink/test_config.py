@@ -10,6 +10,8 @@ from espnet_des.bin import shrink as command
 from espnet_des.errors import ConfigError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.shrink.config import (
+    KNOWN,
+    LEARNING,
     METHOD,
     Length,
     fine_tune,
@@ -82,7 +84,7 @@ def test_the_encoder_becomes_a_supernet_and_the_rest_stays():
         "conv_norm": "layer_norm",
     }
     assert found["model_conf"] == {"ctc_weight": 0.3, "method": "fixed"} | METHOD
-    assert set(METHOD) < set(SelectionOptions.keys())
+    assert {*METHOD, *LEARNING, *KNOWN} < set(SelectionOptions.keys())
     assert found["specaug"] == "specaug" and found["decoder"] == "transformer"
     assert not {"output_dir", "init_param", "dist_rank"} & set(found)
     assert supernet_config(original, ["any"], "layer_norm")["encoder_conf"]["sizes"] == "any"

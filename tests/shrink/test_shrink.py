@@ -14,7 +14,7 @@ from espnet_des.method.selection import Schedule
 from espnet_des.recipe.shrink import shrink
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.shrink.original import read_original
-from espnet_des.shrink.prepare import prepare
+from espnet_des.shrink.prepare import built, prepare
 from tests.shrink.originals import E_BRANCHFORMER, TRANSDUCER, train_original
 from tests.train import ROOT, load
 
@@ -68,12 +68,32 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
         shrink(out, **(options | {"sizes": [2, 5, 8]}))
 
 
-def test_what_is_ranked_needs_no_iterations(original, tmp_path, unmeasured):
-    """Of 10 updates stage 1 has 2, and the 5 layers that go would go one by one."""
+def test_of_a_known_order_stage_1_has_one_update(original, tmp_path, unmeasured):
+    """The 5 layers that go do so at once."""
     out = tmp_path / "shrunk"
     shrink(out, **of(original), sizes=[3, 8], share=0.3, calibration=4)
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
-    assert model.state.get_schedule() == Schedule((2,), (5,)) and model.state.is_frozen
+    assert model.state.get_schedule() == Schedule((1,), (5,)) and model.state.is_frozen
+
+
+@pytest.mark.parametrize(
+    "by, words, schedule",
+    [
+        ("loss", ["selection_share=0.5", "reduction=1"], Schedule((4,) * 5, (1, 2, 3, 4, 5))),
+        ("loss", ["updates_per_iteration=3"], Schedule((3,), (5,))),
+        ("scores", ["updates_per_iteration=3", "reduction=5"], Schedule((3,), (5,))),
+        ("scores", ["reduction=5"], Schedule((10,), (5,))),
+    ],
+)
+def test_who_says_how_long_stage_1_is_is_heard(original, tmp_path, by, words, schedule):
+    """Of 40 updates."""
+    options = ShrinkOptions(sizes=[3, 8], share=1.0, rank_by=by, calibration=4)
+    given = [w for word in words for w in ("--model_conf", word)]
+    written = prepare(read_original(*of(original).values()), tmp_path / "x", options, given)
+    config = yaml.safe_load(written.read_text())
+    updates = config["scheduler_conf"]["total_steps"]
+    supernet = built(config, given)
+    assert updates == 40 and supernet.options.resolve(8, 3, updates) == schedule
 
 
 @pytest.mark.parametrize(
