@@ -55,14 +55,15 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
 
     Args:
         kept: numbers of the units, 0-based.
-        size: whose output layer and BatchNorm statistics it has.
+        size: whose output layer, own weights and BatchNorm statistics it has.
     """
     anchor, blocks = model.encoder.anchor_of(size), "encoder.encoders."
     head = f"ctc.ctc_lo.heads.size{anchor}."
-    others = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.", blocks)
+    supernet = ("scores", "selection.", "own.")
+    others = (*(f"encoder.{name}" for name in supernet), "ctc.ctc_lo.heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
-    of_blocks = model.encoder.blocks_with(kept).state_dict(prefix=blocks)
+    of_blocks = model.encoder.blocks_with(kept, size).state_dict(prefix=blocks)
     state |= {key: value.detach() for key, value in of_size(of_blocks, anchor).items()}
     for key, value in whole.items():
         if key.startswith(head):

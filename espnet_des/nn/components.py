@@ -14,7 +14,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward i
     PositionwiseFeedForward,
 )
 from espnet_des.errors import ConfigError
-from espnet_des.espnet_api import put_module, put_parameter, shallow_copy
+from espnet_des.nn.copies import with_values
 
 # Of a feed-forward's hidden units, where they can be divided so.
 CHUNKS = 4
@@ -80,7 +80,7 @@ def cut(
     values: dict[str, torch.Tensor | None] = {**found}
     if not with_bias:
         values[of.last.replace("weight", "bias")] = None
-    new = _replaced(module, values)
+    new: Any = with_values(module, values)
     if of.counter:
         setattr(new, of.counter, len(components))
     return new
@@ -130,22 +130,3 @@ def shrink(module: Any, components: Sequence[int]) -> None:
     for linear in module.children():
         if isinstance(linear, torch.nn.Linear):
             linear.out_features, linear.in_features = linear.weight.shape
-
-
-def _replaced(module: torch.nn.Module, values: dict[str, torch.Tensor | None]) -> Any:
-    """A module like this one with other parameters; the others are shared."""
-    new, children = shallow_copy(module), {}
-    for name, value in values.items():
-        child, _, key = name.rpartition(".")
-        if child and child not in children:
-            children[child] = shallow_copy(module.get_submodule(child))
-            put_module(new, child, children[child])
-        put_parameter(children.get(child, new), key, value)
-    return new
-
-
-def with_module(block: torch.nn.Module, name: str, module: torch.nn.Module) -> Any:
-    """A block like this one with another module under a name."""
-    new = shallow_copy(block)
-    put_module(new, name, module)
-    return new

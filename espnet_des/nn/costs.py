@@ -39,8 +39,9 @@ def macs_of_sizes(model: DESModel, rate: int, seconds: float = SECONDS) -> dict[
 def parameters_of_sizes(model: DESModel) -> dict[int, int]:
     """All parameters of the model that is extracted at every size, ascending; no buffers."""
     encoder = model.encoder
-    # Of several output layers a size has one, and scores are the supernet's alone.
+    # Of several output layers a size has one; scores, and what sizes add, are the supernet's alone.
     others = [] if model.ctc is None else [model.ctc.ctc_lo.heads]
+    others += [] if encoder.own is None else [encoder.own]
     rest = num_parameters(model) - encoder.scores.numel()
     rest -= num_parameters(encoder.encoders, *others)
     return {

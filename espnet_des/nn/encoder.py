@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from espnet_des.errors import ConfigError
+from espnet_des.errors import ConfigError, need
 from espnet_des.method.layers import Layer
 from espnet_des.method.selection import Selector, SimpleTopK
 from espnet_des.method.sizes import sizes_of_supernet
@@ -20,6 +20,7 @@ from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import count_components, shrink
 from espnet_des.nn.encoder_conf import check_keys
 from espnet_des.nn.front_end import OWN_KEYS, Subsampled, known_to_espnet, made, subsample
+from espnet_des.nn.own_weights import OwnWeights
 from espnet_des.nn.residual import (
     Branch,
     Run,
@@ -132,6 +133,10 @@ class LayeredEncoder(torch.nn.Module):
         """Units that ``forward`` runs; None for all."""
         return None
 
+    def active_blocks(self) -> Any:
+        """The blocks that ``forward`` runs."""
+        return self.encoders
+
     def extra_repr(self) -> str:
         kept = self.active_units()
         active = range(self.num_layers) if kept is None else list(self.parts_of(kept))
@@ -169,7 +174,10 @@ class LayeredEncoder(torch.nn.Module):
         # Blocks of the full encoder: of a smaller size these exits would mean nothing.
         has_exits = self.interctc_layer_idx and kept is None
         wanted = return_all_hs or has_exits
-        out = self.run_layers(front, kept=kept, hidden=hidden if wanted else None, ctc=ctc)
+        out = self.run_layers(
+            front, kept=kept, hidden=hidden if wanted else None, ctc=ctc,
+            blocks=self.active_blocks(),
+        )  # fmt: skip
         lengths = front.mask.squeeze(1).sum(1)
         if has_exits:
             return (out, self.exits(hidden, self.interctc_layer_idx)), lengths, None
@@ -224,6 +232,7 @@ class LayeredEncoder(torch.nn.Module):
         hidden: list[torch.Tensor] | None = None,
         ctc: Any = None,
         watch: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
+        blocks: Any = None,
     ) -> torch.Tensor:
         """Run the layers once.
 
@@ -240,6 +249,7 @@ class LayeredEncoder(torch.nn.Module):
             ctc: ESPnet's, with the output layer of this size; asked at the exits where
                 ``interctc_use_conditioning`` is on.
             watch: told of each layer: its number, what it was added to, and the sum.
+            blocks: to run in place of the encoder's, see :meth:`SupernetEncoder.blocks_for`.
 
         Returns:
             Output ``(batch, time, dim)``.
@@ -257,7 +267,7 @@ class LayeredEncoder(torch.nn.Module):
                   self.with_batch_norm, watch)  # fmt: skip
         # ESPnet's stochastic_depth_rate and layer_drop_rate mean blocks of the full encoder.
         is_full_pass = kept is None and gates is None
-        for number, block in enumerate(self.encoders):
+        for number, block in enumerate(self.encoders if blocks is None else blocks):
             is_dropped, coeff = False, 1.0
             if self.training and is_full_pass:
                 is_dropped, coeff = self._draw_block(block)
@@ -338,6 +348,8 @@ class SupernetEncoder(LayeredEncoder):
             default a third, two thirds and all; or ``any``.
         smallest_size, size_step: of ``any``, see :func:`sizes_of_supernet`.
         granularity: what is chosen: whole layers, or components of them.
+        own_rank: of the matrices that each smaller size adds to those that all share, see
+            :class:`OwnWeights`; 0 for none.
         **conf: see :class:`LayeredEncoder`.
 
     Attributes:
@@ -353,6 +365,7 @@ class SupernetEncoder(LayeredEncoder):
         smallest_size: int | None = None,
         size_step: int | None = None,
         granularity: str = "layer",
+        own_rank: int = 0,
         **conf: Any,
     ):
         super().__init__(input_size, **conf)
@@ -360,6 +373,8 @@ class SupernetEncoder(LayeredEncoder):
             raise ConfigError(
                 f"encoder_conf: granularity: {granularity!r} must be one of {list(GRANULARITIES)}"
             )
+        is_rank = type(own_rank) is int and own_rank >= 0
+        need(is_rank, "encoder_conf: own_rank", own_rank, "an integer of at least 0 (none)")
         if granularity == "component":
             self.divide([count_components(self.module_of(q)) for q in range(self.num_layers)])
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
@@ -369,6 +384,7 @@ class SupernetEncoder(LayeredEncoder):
         self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
         for norm in self._norms:
             norm.keep_apart(self.sizes[:-1])
+        self.own = OwnWeights(self.encoders, self.sizes[:-1], own_rank) if own_rank else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
         # Of a layer each component costs the same.
@@ -447,27 +463,46 @@ class SupernetEncoder(LayeredEncoder):
     def active_units(self) -> Sequence[int] | None:
         return None if self.size == self.num_layers else self.kept_units(self.size)
 
+    def active_blocks(self) -> Any:
+        return self.blocks_for(self.size)
+
+    def blocks_for(self, size: int) -> Any:
+        """The blocks that a size computes with: from stage 2 on with what it owns."""
+        anchor = self.anchor_of(size)
+        if self.own is None or anchor == self.num_layers or not self.selection.is_frozen:
+            return self.encoders
+        runs = self.parts_of(set(self.kept_units(size)))
+        lacking = (layer for q, layer in enumerate(self.layers) if q not in runs)
+        modules = (
+            module for layer in lacking
+            for module in self.block_type.modules(self.encoders[layer.block], layer.kind)
+        )  # fmt: skip
+        unused = [p for module in modules for p in module.parameters()]
+        return self.own.added_to(self.encoders, anchor, unused)
+
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"
 
     def blocks_of_size(self, size: int) -> torch.nn.Module:
         """The blocks with what this size keeps only, see :meth:`blocks_with`."""
-        return self.blocks_with(self.kept_units(size))
+        return self.blocks_with(self.kept_units(size), size)
 
-    def blocks_with(self, kept: Sequence[int]) -> torch.nn.Module:
+    def blocks_with(self, kept: Sequence[int], size: int) -> torch.nn.Module:
         """The blocks with these units only; they share their parameters.
 
         Where a part of a module stays, its parameters are copies.
 
         Args:
             kept: numbers of units, 0-based.
+            size: whose own weights they have.
         """
         # The blocks are copied, but no tensor is: not the parameters, and not what ESPnet's
         # modules remember of their last run.
-        parts = [value for m in self.encoders.modules() for value in vars(m).values()]
-        tensors = [*self.encoders.parameters(), *self.encoders.buffers()]
+        source = self.blocks_for(size)
+        parts = [value for m in source.modules() for value in vars(m).values()]
+        tensors = [*source.parameters(), *source.buffers()]
         tensors += [value for value in parts if isinstance(value, torch.Tensor)]
-        blocks = copy.deepcopy(self.encoders, {id(t): t for t in tensors})
+        blocks = copy.deepcopy(source, {id(t): t for t in tensors})
         runs, some = self._layers_that_run(kept)
         for q, layer in enumerate(self.layers):
             block = blocks[layer.block]
@@ -480,4 +515,5 @@ class SupernetEncoder(LayeredEncoder):
     def count_parameters(self, size: int) -> int:
         """Number of parameters of the encoder of this size alone."""
         gone = num_parameters(self.encoders) - num_parameters(self.blocks_of_size(size))
-        return num_parameters(self) - self.scores.numel() - gone
+        own = () if self.own is None else (self.own,)
+        return num_parameters(self) - num_parameters(*own) - self.scores.numel() - gone

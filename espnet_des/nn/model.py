@@ -135,6 +135,8 @@ class DESModel(ESPnetASRModel):
         """Set scores and output layers to what training starts from."""
         with torch.no_grad():
             self.selector.start(self.encoder.scores)
+        if self.encoder.own is not None:
+            self.encoder.own.start()
         if self.ctc is not None:
             self.ctc.ctc_lo.copy_full_to(self.encoder.sizes)
 
@@ -397,13 +399,16 @@ class DESModel(ESPnetASRModel):
         return [p for p in self.parameters() if id(p) not in used]
 
     def _idle_parameters(self, t: int) -> list[torch.nn.Parameter]:
-        """Output layers of sizes without a loss, and scores that nothing teaches."""
+        """Of sizes without a loss what is theirs alone, and scores that nothing teaches."""
         sizes = self.encoder.sizes
         trained, idle = [sizes[0], sizes[-1]], []
         if self.stage == 2:
             trained.append(self.middle_size(t))
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
+        if self.encoder.own is not None:
+            anchors = [self.encoder.anchor_of(z) for z in trained if z is not None]
+            idle += self.encoder.own.parameters_of_others(anchors if self.stage == 2 else [])
         return (
             idle if self.ctc is None else idle + self.ctc.ctc_lo.parameters_of_others(trained)
         )
@@ -449,7 +454,7 @@ class DESModel(ESPnetASRModel):
         out = self.encoder.run_layers(
             front, kept=p.kept, gates=p.gates, closed=p.closed, faint=p.faint,
             dropped=p.dropped, drop_rate=p.drop_rate, hidden=hidden,
-            ctc=ctc,
+            ctc=ctc, blocks=self.encoder.blocks_for(p.size),
         )  # fmt: skip
         exits = self.encoder.exits(hidden, self.exits) if hidden else []
         outputs = Outputs(out, exits)

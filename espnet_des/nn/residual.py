@@ -7,7 +7,8 @@ import torch
 
 from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.blocks.base import BlockType
-from espnet_des.nn.components import cut, with_module
+from espnet_des.nn.components import cut
+from espnet_des.nn.copies import with_module
 
 
 class Branch(NamedTuple):

@@ -1,0 +1,205 @@
+"""``own_rank``: what a smaller size adds to the parameters that all sizes share."""
+
+import pytest
+import torch
+
+from espnet_des.deploy.extract import subnet_state
+from espnet_des.errors import ConfigError
+from espnet_des.method.selection import Schedule
+from espnet_des.nn.costs import parameters_of_sizes
+from espnet_des.nn.encoder import num_parameters
+from espnet_des.nn.encoders import SUBNETS
+from tests.conftest import TINY_OF, make_batch, make_encoder, make_model
+from tests.nn.test_encoders import randomised
+
+SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 4))
+OWN = {"own_rank": 2}
+
+
+def frozen(conf=None, **model_conf):
+    """A supernet in stage 2, in float64, all of whose parameters are random numbers."""
+    model = make_model(conf, SCHEDULE, **model_conf)
+    randomised(model.encoder)
+    model.state.freeze(torch.randperm(model.encoder.num_units))
+    return model.double().eval()
+
+
+def encoded(model, size):
+    batch = make_batch(frames=40)
+    torch.manual_seed(5)
+    speech = torch.randn(batch["speech"].shape, dtype=torch.float64)
+    model.set_size(size)
+    with torch.no_grad():
+        return model.encode(speech, batch["speech_lengths"])[0]
+
+
+def test_a_matrix_is_added_by_two_thin_ones_where_that_is_less():
+    encoder = make_encoder(own_rank=2)
+    own, shared = (
+        encoder.own.of_sizes[f"size{encoder.sizes[0]}"],
+        dict(encoder.encoders.named_parameters()),
+    )
+    rows, columns = shared["0.feed_forward.w_1.weight"].shape
+    assert own["0/feed_forward/w_1/weight/down"].shape == (2, columns)
+    assert own["0/feed_forward/w_1/weight/up"].shape == (rows, 2)
+    assert own["0/norm_ff/weight"].shape == shared["0.norm_ff.weight"].shape
+    whole = make_encoder(own_rank=1000).own.of_sizes[f"size{encoder.sizes[0]}"]
+    assert {k.replace("/", "."): v.shape for k, v in whole.items()} == {
+        k: v.shape for k, v in shared.items()
+    }
+    assert make_encoder().own is None
+
+
+@pytest.mark.parametrize("name", TINY_OF)
+def test_at_the_start_and_in_stage_1_it_adds_nothing(name):
+    model = frozen({"encoder": name} | OWN)
+    others = [encoded(model, size) for size in model.encoder.sizes]
+    model.start_scores()
+    before = [encoded(model, size) for size in model.encoder.sizes]
+    shared = model.encoder.own
+    model.encoder.own = None
+    for size, found, other in zip(model.encoder.sizes, before, others):
+        torch.testing.assert_close(encoded(model, size), found, rtol=0, atol=1e-12)
+        is_full = size == model.encoder.num_layers
+        assert torch.allclose(found, other) == is_full  # which owns nothing
+    model.encoder.own = shared
+    new = make_model({"encoder": name} | OWN, SCHEDULE).encoder
+    assert all(new.blocks_for(size) is new.encoders for size in new.sizes)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "component"])
+@pytest.mark.parametrize("name", TINY_OF)
+@torch.no_grad()
+def test_an_extracted_size_has_the_sums(name, granularity):
+    model = frozen({"encoder": name, "granularity": granularity} | OWN)
+    batch = make_batch(frames=40)
+    own = {k: v for k, v in TINY_OF[name].items() if k != "sizes"}
+    for size in model.encoder.sizes:
+        model.set_size(size)
+        masked, _ = model.encode(batch["speech"].double(), batch["speech_lengths"])
+        subnet = SUBNETS[f"{name}_subnet"](
+            12, **own, **model.encoder.described(model.encoder.kept_units(size))
+        )
+        state = {k.removeprefix("encoder."): v for k, v in subnet_state(model, size).items()
+                 if k.startswith("encoder.")}  # fmt: skip
+        subnet.double().eval().load_state_dict(state)
+        alone, _, _ = subnet(batch["speech"].double(), batch["speech_lengths"])
+        torch.testing.assert_close(masked, alone, rtol=0, atol=1e-12)
+        assert num_parameters(subnet) == model.encoder.count_parameters(size)
+
+
+def test_it_counts_in_no_size():
+    own, plain = (
+        make_model({"own_rank": rank, "layer_order": "espnet"}, SCHEDULE) for rank in (2, 0)
+    )
+    assert num_parameters(own) > num_parameters(plain)
+    for model in (own, plain):
+        model.state.freeze(torch.arange(model.encoder.num_units))
+    assert parameters_of_sizes(own) == parameters_of_sizes(plain)
+
+
+def steps(model, count):
+    """Updates; returns the stage of each, and which sizes' own parameters it moved."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    batch, moved = make_batch(), []
+    for _ in range(count):
+        before = {k: v.clone() for k, v in model.encoder.own.state_dict().items()}
+        stage = model.stage
+        optimizer.zero_grad()
+        model(**batch)[0].backward()
+        model.before_step()
+        optimizer.step()
+        model.after_step()
+        after = model.encoder.own.state_dict()
+        names = {k.split(".")[1] for k in before if not torch.equal(before[k], after[k])}
+        moved.append((stage, names))
+    return moved
+
+
+def test_each_size_moves_its_own_alone_and_only_in_stage_2():
+    model = make_model({"sizes": [2, 4, 6, 8]} | OWN, SCHEDULE).train()
+    middles = [model.middle_size(t) for t in range(12)]
+    found = steps(model, 12)
+    assert [stage for stage, _ in found] == [1] * 3 + [2] * 9 and len(set(middles[3:])) == 2
+    for (stage, moved), middle in zip(found, middles):
+        assert moved == ({"size2", f"size{middle}"} if stage == 2 else set())
+
+
+def test_layers_that_a_size_lacks_stay_as_they_begin():
+    model = make_model(OWN, SCHEDULE).train()
+    steps(model, 6)
+    small = model.encoder.sizes[0]
+    blocks = model.encoder.blocks_for(small)
+    shared = dict(model.encoder.encoders.named_parameters())
+    moved = {n for n, p in blocks.named_parameters() if p is not shared[n]}
+    kept = model.encoder.kept_layers(small)
+    for q, layer in enumerate(model.encoder.layers):
+        block = model.encoder.encoders[layer.block]
+        of_layer = {
+            id(p) for module in model.encoder.block_type.modules(block, layer.kind)
+            for p in module.parameters()
+        }  # fmt: skip
+        names = {n for n, p in shared.items() if id(p) in of_layer}
+        assert names and (names <= moved if q in kept else not names & moved)
+
+
+def test_an_update_is_the_sum_of_plain_losses():
+    """Pass by pass, beside one graph of everything."""
+    model = frozen(OWN, stochastic_depth_p2=0.0).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    batch = make_batch()
+    batch["speech"] = batch["speech"].double()
+    model(**batch)[0].backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    front = model.features(batch["speech"], batch["speech_lengths"])
+    lengths, total = front.mask.squeeze(1).sum(1), 0.0
+    for p in model.passes(int(model.state.updates)):
+        model.encoder.set_size(p.size)
+        blocks = model.encoder.blocks_for(p.size)
+        out = model.encoder.run_layers(front, kept=p.kept, blocks=blocks)
+        total = total + p.weight * model.ctc(
+            out, lengths, batch["text"], batch["text_lengths"]
+        )
+    total.backward()
+    owned = 0
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-10)
+            owned += ".own." in name and bool(p.grad.any())
+    assert owned
+
+
+def test_a_state_dict_brings_it():
+    one, other = frozen(OWN), frozen(OWN)
+    other.load_state_dict(one.state_dict())
+    for size in one.encoder.sizes:
+        torch.testing.assert_close(encoded(one, size), encoded(other, size), rtol=0, atol=0)
+
+
+def test_all_else_is_drawn_as_without():
+    drawn = []
+    for rank in (2, 0):
+        torch.manual_seed(3)
+        model = make_model({"own_rank": rank}, SCHEDULE)
+        state = {k: v for k, v in model.state_dict().items() if ".own." not in k}
+        drawn.append(state | {"next": torch.randn(3)})
+    torch.testing.assert_close(*drawn, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rank", [-1, 1.5, "all", True])
+def test_what_is_no_rank_is_refused(rank):
+    with pytest.raises(ConfigError, match="encoder_conf: own_rank: .* at least 0"):
+        make_encoder(own_rank=rank)
+
+
+def test_a_quantised_supernet_is_refused():
+    model = make_model(OWN, SCHEDULE).eval()
+    model.state.freeze(torch.randperm(model.encoder.num_units))
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    quantised.set_size(model.encoder.sizes[0])
+    batch = make_batch()
+    with pytest.raises(ConfigError, match="own_rank: .* quantise that"):
+        quantised.encode(batch["speech"], batch["speech_lengths"])
