@@ -10,7 +10,7 @@ BUDGETS = ("layers", "params", "macs", "ms")
 # In place of a list of sizes.
 ANY = "any"
 # Of ``encoder_conf``: what only a supernet has.
-KEYS_OF_SIZES = ("sizes", "smallest_size", "size_step", "granularity", "own_rank")
+KEYS_OF_SIZES = ("sizes", "smallest_size", "size_step", "granularity", "own_weights")
 
 
 class Sizes(NamedTuple):

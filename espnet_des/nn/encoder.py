@@ -348,8 +348,7 @@ class SupernetEncoder(LayeredEncoder):
             default a third, two thirds and all; or ``any``.
         smallest_size, size_step: of ``any``, see :func:`sizes_of_supernet`.
         granularity: what is chosen: whole layers, or components of them.
-        own_rank: of the matrices that each smaller size adds to those that all share, see
-            :class:`OwnWeights`; 0 for none.
+        own_weights: let each smaller size add to what all share, see :class:`OwnWeights`.
         **conf: see :class:`LayeredEncoder`.
 
     Attributes:
@@ -365,7 +364,7 @@ class SupernetEncoder(LayeredEncoder):
         smallest_size: int | None = None,
         size_step: int | None = None,
         granularity: str = "layer",
-        own_rank: int = 0,
+        own_weights: bool = False,
         **conf: Any,
     ):
         super().__init__(input_size, **conf)
@@ -373,8 +372,8 @@ class SupernetEncoder(LayeredEncoder):
             raise ConfigError(
                 f"encoder_conf: granularity: {granularity!r} must be one of {list(GRANULARITIES)}"
             )
-        is_rank = type(own_rank) is int and own_rank >= 0
-        need(is_rank, "encoder_conf: own_rank", own_rank, "an integer of at least 0 (none)")
+        is_known = isinstance(own_weights, bool)
+        need(is_known, "encoder_conf: own_weights", own_weights, "true or false")
         if granularity == "component":
             self.divide([count_components(self.module_of(q)) for q in range(self.num_layers)])
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
@@ -384,7 +383,7 @@ class SupernetEncoder(LayeredEncoder):
         self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
         for norm in self._norms:
             norm.keep_apart(self.sizes[:-1])
-        self.own = OwnWeights(self.encoders, self.sizes[:-1], own_rank) if own_rank else None
+        self.own = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
         # Of a layer each component costs the same.

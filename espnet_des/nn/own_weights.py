@@ -1,10 +1,8 @@
-"""What a smaller size owns of the blocks: low-rank matrices beside those that all share.
+"""What a smaller size owns of the blocks: something to add to each parameter that all share.
 
-With ``encoder_conf: own_rank: r`` a size computes, from stage 2 on, with W + B A in place of each
-matrix W of its layers, where A and B have r rows and columns (LoRA, Hu et al. 2021, arXiv
-2106.09685). B begins as 0, so that the size goes on from what is shared, and where r would save
-nothing the size owns a whole matrix to add. An extracted size has the sums: it is as small and as
-fast as without.
+With ``encoder_conf: own_weights: true`` a size computes, from stage 2 on, with w + d in place of
+each parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
+trained by this size alone. An extracted size has the sums: it is as small and as fast as without.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,35 +20,24 @@ class OwnWeights(torch.nn.Module):
     Args:
         blocks: of the encoder.
         sizes: those that own something.
-        rank: of what they add to a matrix.
     """
 
-    def __init__(self, blocks: torch.nn.Module, sizes: Sequence[int], rank: int):
+    def __init__(self, blocks: torch.nn.Module, sizes: Sequence[int]):
         super().__init__()
-        self.names = [name for name, _ in blocks.named_parameters()]
         self.of_sizes = torch.nn.ModuleDict(
-            {f"size{size}": torch.nn.ParameterDict() for size in sizes}
+            {
+                f"size{size}": torch.nn.ParameterDict(
+                    {_key(name): torch.zeros_like(p) for name, p in blocks.named_parameters()}
+                )
+                for size in sizes
+            }
         )
-        for added in self.of_sizes.values():
-            for name, shared in blocks.named_parameters():
-                key, rows, columns = _key(name), len(shared), shared[0].numel()
-                if rank * (rows + columns) < shared.numel():
-                    added[f"{key}/down"] = torch.nn.Parameter(torch.empty(rank, columns))
-                    added[f"{key}/up"] = torch.nn.Parameter(torch.empty(rows, rank))
-                else:
-                    added[key] = torch.nn.Parameter(torch.empty_like(shared))
-        self.start()
 
     @torch.no_grad()
     def start(self) -> None:
-        """Add nothing yet. All else in a training is drawn as without these weights."""
-        with torch.random.fork_rng(devices=[]):
-            for added in self.of_sizes.values():
-                for key, value in added.items():
-                    if key.endswith("/down"):
-                        value.normal_(std=value.size(1) ** -0.5)
-                    else:
-                        value.zero_()
+        """Add nothing yet."""
+        for added in self.parameters():
+            added.zero_()
 
     def added_to(
         self, blocks: torch.nn.Module, size: int, without: Collection[torch.nn.Parameter] = ()
@@ -66,14 +53,14 @@ class OwnWeights(torch.nn.Module):
             ConfigError: where the parameters of the blocks are hidden.
         """
         shared, added = dict(blocks.named_parameters()), self.of_sizes[f"size{size}"]
-        if any(name not in shared for name in self.names):
+        if len(shared) < len(added):
             raise ConfigError(
-                "encoder_conf: own_rank: a size of a quantised supernet cannot be run, because "
+                "encoder_conf: own_weights: a size of a quantised supernet cannot be run, because "
                 "torch hides its weights; extract the size, and quantise that"
             )
         left = {id(parameter) for parameter in without}
         values = {
-            name: value + _sum(added, _key(name), value)
+            name: value + added[_key(name)]
             for name, value in shared.items()
             if id(value) not in left
         }
@@ -89,9 +76,3 @@ class OwnWeights(torch.nn.Module):
 def _key(name: str) -> str:
     """A parameter's name where torch allows no dots."""
     return name.replace(".", "/")
-
-
-def _sum(added: Any, key: str, shared: torch.Tensor) -> torch.Tensor:
-    if key in added:
-        return added[key]
-    return (added[f"{key}/up"] @ added[f"{key}/down"]).view_as(shared)

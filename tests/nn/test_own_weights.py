@@ -1,4 +1,4 @@
-"""``own_rank``: what a smaller size adds to the parameters that all sizes share."""
+"""``own_weights``: what a smaller size adds to the parameters that all sizes share."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.conftest import TINY_OF, make_batch, make_encoder, make_model
 from tests.nn.test_encoders import randomised
 
 SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 4))
-OWN = {"own_rank": 2}
+OWN = {"own_weights": True}
 
 
 def frozen(conf=None, **model_conf):
@@ -33,20 +33,11 @@ def encoded(model, size):
         return model.encode(speech, batch["speech_lengths"])[0]
 
 
-def test_a_matrix_is_added_by_two_thin_ones_where_that_is_less():
-    encoder = make_encoder(own_rank=2)
-    own, shared = (
-        encoder.own.of_sizes[f"size{encoder.sizes[0]}"],
-        dict(encoder.encoders.named_parameters()),
-    )
-    rows, columns = shared["0.feed_forward.w_1.weight"].shape
-    assert own["0/feed_forward/w_1/weight/down"].shape == (2, columns)
-    assert own["0/feed_forward/w_1/weight/up"].shape == (rows, 2)
-    assert own["0/norm_ff/weight"].shape == shared["0.norm_ff.weight"].shape
-    whole = make_encoder(own_rank=1000).own.of_sizes[f"size{encoder.sizes[0]}"]
-    assert {k.replace("/", "."): v.shape for k, v in whole.items()} == {
-        k: v.shape for k, v in shared.items()
-    }
+def test_every_smaller_size_has_as_much_as_the_blocks():
+    encoder = make_encoder(**OWN)
+    blocks = num_parameters(encoder.encoders)
+    assert [f"size{size}" for size in encoder.sizes[:-1]] == list(encoder.own.of_sizes)
+    assert {num_parameters(added) for added in encoder.own.of_sizes.values()} == {blocks}
     assert make_encoder().own is None
 
 
@@ -89,9 +80,7 @@ def test_an_extracted_size_has_the_sums(name, granularity):
 
 
 def test_it_counts_in_no_size():
-    own, plain = (
-        make_model({"own_rank": rank, "layer_order": "espnet"}, SCHEDULE) for rank in (2, 0)
-    )
+    own, plain = (make_model({"own_weights": is_on}, SCHEDULE) for is_on in (True, False))
     assert num_parameters(own) > num_parameters(plain)
     for model in (own, plain):
         model.state.freeze(torch.arange(model.encoder.num_units))
@@ -181,18 +170,19 @@ def test_a_state_dict_brings_it():
 
 def test_all_else_is_drawn_as_without():
     drawn = []
-    for rank in (2, 0):
+    for is_on in (True, False):
         torch.manual_seed(3)
-        model = make_model({"own_rank": rank}, SCHEDULE)
+        model = make_model({"own_weights": is_on}, SCHEDULE)
         state = {k: v for k, v in model.state_dict().items() if ".own." not in k}
         drawn.append(state | {"next": torch.randn(3)})
     torch.testing.assert_close(*drawn, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("rank", [-1, 1.5, "all", True])
-def test_what_is_no_rank_is_refused(rank):
-    with pytest.raises(ConfigError, match="encoder_conf: own_rank: .* at least 0"):
-        make_encoder(own_rank=rank)
+def test_what_is_neither_true_nor_false_is_refused():
+    with pytest.raises(
+        ConfigError, match="encoder_conf: own_weights: 'all' must be true or false"
+    ):
+        make_encoder(own_weights="all")
 
 
 def test_a_quantised_supernet_is_refused():
@@ -201,5 +191,5 @@ def test_a_quantised_supernet_is_refused():
     quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
     quantised.set_size(model.encoder.sizes[0])
     batch = make_batch()
-    with pytest.raises(ConfigError, match="own_rank: .* quantise that"):
+    with pytest.raises(ConfigError, match="own_weights: .* quantise that"):
         quantised.encode(batch["speech"], batch["speech_lengths"])
