@@ -9,7 +9,7 @@ from espnet_des.nn.model import DESModel
 
 # What only a supernet has.
 HEADS = "ctc.ctc_lo.heads."
-OWN = (HEADS, "encoder.scores", "encoder.selection.")
+OWN = (HEADS, "encoder.scores", "encoder.selection.", "encoder.own.")
 
 
 def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.Tensor]:

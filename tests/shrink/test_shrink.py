@@ -43,6 +43,7 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
     out = tmp_path / "shrunk"
     options = of(original) | {"sizes": [3, 5, 8], "share": 1.0}
     options["training"] = ["--model_conf", "updates_per_iteration=2"]
+    options["training"] += ["--encoder_conf", "own_weights=true"]
     shrink(out, **options)
     assert contents(original) == before
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
