@@ -49,7 +49,6 @@ def ablations(base: Config) -> list[System]:
         norm = "layer" if own == "batch_norm" else "batch"
         ask("norm in the convolution module", f"{norm} norm", f"{norm}_norm",
             {"conv_norm": f"{norm}_norm"})  # fmt: skip
-    ask("weights", "each smaller size adds its own", "own_weights", {"own_weights": True})
     ask("output layers", "one for all sizes", "shared_output", shared_output=True)
     ask("output layer of the middle size in stage 2", "from the start of the training",
         "middle_from_start", middle_from_full=False)  # fmt: skip
@@ -77,8 +76,6 @@ def ablations(base: Config) -> list[System]:
                needs=STK, against=STK)
     )  # fmt: skip
     ask("Iterative-Zero-Out", "default", IZO, method=IZO)
-    ask("Iterative-Zero-Out: weights", "each smaller size adds its own",
-        "zero_out_own_weights", {"own_weights": True}, method=IZO)  # fmt: skip
     ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
         published_ranking=True)  # fmt: skip
     ask("Iterative-Zero-Out: small and middle size on", "half of the utterances",

@@ -176,6 +176,7 @@ def sections(what: str, table: Table) -> str:
             "Differences to models trained alone": table.differences(ALONE),
             "Differences to a supernet from scratch": table.differences("simple_top_k"),
             "Differences to random layers": table.differences("random"),
+            "Differences to layers by the angle": table.differences("angle_20", ["shrunk_20"]),
             "Cost": table.costs(),
         }
     else:
@@ -190,7 +191,8 @@ def sections(what: str, table: Table) -> str:
             ),
             "Differences to random layers": table.differences("random"),
             "Differences to the same layers, trained separately": "\n".join(
-                table.differences(f"{name}_alone", [name]) for name in OF_THE_PAPER
+                table.differences(f"{name}_alone", [name, f"{name}_own"])
+                for name in OF_THE_PAPER
             ),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),

@@ -152,6 +152,11 @@ def comparison(base: Config) -> list[System]:
         for method, title in titles.items()
     ]
     systems += [
+        System(f"{method}_own", f"{title}, smaller sizes with weights of their own",
+               lambda b, s, k, m=method: supernet(b, {"own_weights": True}, method=m), sizes)
+        for method, title in titles.items()
+    ]  # fmt: skip
+    systems += [
         System(f"{method}_published", f"{title}, as published",
                lambda b, s, k, m=method: published(b, m), sizes)
         for method, title in titles.items()
