@@ -186,9 +186,10 @@ SHAPES = [
 ]
 
 
-def model_and_batch(shape, stage, method, granularity="layer", **conf):
+def model_and_batch(shape, stage, method, granularity="layer", own_weights=False, **conf):
     sizes, schedule, times = shape
     own = {"num_blocks": sizes[-1] // 4, "sizes": sizes, "granularity": granularity}
+    own["own_weights"] = own_weights
     model = make_model(
         own, schedule, method=method,
         stochastic_depth_p1=0.3, stochastic_depth_p2=0.4, **conf,
@@ -212,8 +213,10 @@ def files(waits: Counter) -> Counter:
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out", "ortho_softmax"])
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize(
-    "conf", [{}, {"granularity": "component", "budget": "macs", "rank_per_cost": True}],
-    ids=["layers", "components"],
+    "conf",
+    [{}, {"granularity": "component", "budget": "macs", "rank_per_cost": True},
+     {"own_weights": True}],
+    ids=["layers", "components", "own weights"],
 )  # fmt: skip
 def test_an_update_waits_once_whatever_it_runs(conf, stage, method, shape, monkeypatch):
     model, batch = model_and_batch(shape, stage, method, **conf)
