@@ -25,7 +25,7 @@ def defaults(config: dict) -> dict[str, Any]:
     found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
     given = set(config["model_conf"])
     if SHRINK in config:
-        found |= METHOD | LEARNING | KNOWN
+        found |= {**METHOD, **LEARNING, **KNOWN}
         found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)

@@ -62,13 +62,11 @@ class DWStridingSubsampling(torch.nn.Module):
         the five convolutions of a factor of 8 what depends on the audio is 2% of the power of
         the output, and an encoder takes a good part of a short training to find it.
         """
-        for depthwise, pointwise in self.separable:
-            torch.nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
-            torch.nn.init.kaiming_normal_(pointwise.weight, nonlinearity="relu")
-            torch.nn.init.zeros_(depthwise.bias)
-            torch.nn.init.zeros_(pointwise.bias)
-        torch.nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
-        torch.nn.init.zeros_(self.first.bias)
+        for conv in (self.first, *self.separable.modules()):
+            if isinstance(conv, torch.nn.Conv2d):
+                kind = "relu" if conv.groups == 1 else "linear"  # what follows it
+                torch.nn.init.kaiming_normal_(conv.weight, nonlinearity=kind)
+                torch.nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     @property
     def reach(self) -> int:

@@ -52,7 +52,8 @@ class OwnWeights(torch.nn.Module):
         Raises:
             ConfigError: where the parameters of the blocks are hidden.
         """
-        shared, added = dict(blocks.named_parameters()), self.of_sizes[f"size{size}"]
+        shared: dict[str, torch.Tensor] = dict(blocks.named_parameters())
+        added: Any = self.of_sizes[f"size{size}"]
         if len(shared) < len(added):
             raise ConfigError(
                 "encoder_conf: own_weights: a size of a quantised supernet cannot be run, because "
