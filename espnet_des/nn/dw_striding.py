@@ -64,8 +64,9 @@ class DWStridingSubsampling(torch.nn.Module):
         """
         for conv in (self.first, *self.separable.modules()):
             if isinstance(conv, torch.nn.Conv2d):
-                kind = "relu" if conv.groups == 1 else "linear"  # what follows it
-                torch.nn.init.kaiming_normal_(conv.weight, nonlinearity=kind)
+                # By what follows it: the depthwise ones have a pointwise one behind them.
+                followed_by: Any = "relu" if conv.groups == 1 else "linear"
+                torch.nn.init.kaiming_normal_(conv.weight, nonlinearity=followed_by)
                 torch.nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     @property
