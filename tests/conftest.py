@@ -164,6 +164,59 @@ def make_model(
     return model
 
 
+def extracted(model, size, name="des_conformer", **conf):
+    """The encoder of one size of a ``des`` model, as it is extracted, in eval mode."""
+    from espnet_des.deploy.extract import subnet_state
+    from espnet_des.nn.encoders import SUBNETS
+
+    described = model.encoder.described(model.encoder.kept_units(size))
+    own = {k: v for k, v in (TINY_OF[name] | conf).items() if k != "sizes"}
+    subnet = SUBNETS[f"{name}_subnet"](12, **own, **described)
+    subnet.to(next(model.parameters()).dtype).eval()
+    prefix, state = "encoder.", subnet_state(model, size)
+    subnet.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
+    return subnet
+
+
+def check_sum_of_plain_losses(model):
+    """The gradients of an update of stage 2, in float64, beside one graph of everything.
+
+    Returns:
+        Names of the parameters with a gradient that is not 0.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    batch = make_batch()
+    batch["speech"] = batch["speech"].double()
+    torch.manual_seed(1)
+    model(**batch)[0].backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.manual_seed(1)
+    front = model.features(batch["speech"], batch["speech_lengths"])
+    lengths, total = front.mask.squeeze(1).sum(1), 0.0
+    for p in model.passes(int(model.state.updates)):
+        model.encoder.set_size(p.size)
+        out = model.encoder.run_layers(
+            front, kept=p.kept, dropped=p.dropped, drop_rate=p.drop_rate,
+            blocks=model.encoder.blocks_for(p.size),
+        )  # fmt: skip
+        total = total + p.weight * model.ctc(
+            out, lengths, batch["text"], batch["text_lengths"]
+        )
+    total.backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-10)
+    return {
+        name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()
+    }
+
+
 def make_batch(rows=3, frames=24, dim=12):
     lengths = torch.tensor([frames - 4 * (i % 2) for i in range(rows)])
     text = torch.tensor([[2, 3, 4, 2], [3, 2, 4, -1], [4, 4, -1, -1]])[:rows]

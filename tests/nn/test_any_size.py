@@ -4,8 +4,7 @@ import torch
 
 from espnet_des.deploy.extract import subnet_state
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.encoders import SUBNETS
-from tests.conftest import TINY_OF, make_batch, make_model
+from tests.conftest import extracted, make_batch, make_model
 
 SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 6))
 
@@ -51,15 +50,7 @@ def test_masked_is_extracted_at_every_size():
         model.set_size(size)
         assert model.encoder.kept_layers(size) == list(range(8 - size, 8))
         out, lengths = model.encode(batch["speech"].double(), batch["speech_lengths"])
-        subnet = SUBNETS["des_conformer_subnet"](
-            12, kept_layers=model.encoder.kept_layers(size),
-            **{k: v for k, v in TINY_OF["des_conformer"].items() if k != "sizes"},
-        ).eval().double()  # fmt: skip
-        state = subnet_state(model, size)
-        prefix = "encoder."
-        subnet.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
+        subnet, state = extracted(model, size), subnet_state(model, size)
         alone, _, _ = subnet(batch["speech"].double(), batch["speech_lengths"])
         assert torch.equal(out, alone)
         logits = torch.nn.functional.linear(

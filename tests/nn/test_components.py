@@ -4,12 +4,18 @@ import numpy
 import pytest
 import torch
 
-from espnet_des.deploy.extract import subnet_state
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.components import divided
 from espnet_des.nn.encoders import SUBNETS
-from tests.conftest import TINY_OF, make_batch, make_encoder, make_model
+from tests.conftest import (
+    TINY_OF,
+    check_sum_of_plain_losses,
+    extracted,
+    make_batch,
+    make_encoder,
+    make_model,
+)
 from tests.nn.test_encoders import KINDS, randomised
 
 SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 4))
@@ -118,17 +124,11 @@ def test_a_size_is_extracted_to_really_smaller_weights(name):
     batch = make_batch(frames=40)
     small = model.encoder.sizes[0]
     assert "kept_components" in model.encoder.described(model.encoder.kept_units(small))
-    own = {k: v for k, v in TINY_OF[name].items() if k != "sizes"}
     sizes = []
     for size in model.encoder.sizes:
         model.set_size(size)
         masked, _ = model.encode(batch["speech"].double(), batch["speech_lengths"])
-        subnet = SUBNETS[f"{name}_subnet"](
-            12, **own, **model.encoder.described(model.encoder.kept_units(size))
-        )
-        state = {k.removeprefix("encoder."): v for k, v in subnet_state(model, size).items()
-                 if k.startswith("encoder.")}  # fmt: skip
-        subnet.double().eval().load_state_dict(state)
+        subnet = extracted(model, size, name)
         alone, _, _ = subnet(batch["speech"].double(), batch["speech_lengths"])
         torch.testing.assert_close(masked, alone, rtol=0, atol=1e-12)
         sizes.append(sum(p.numel() for p in subnet.parameters()))
@@ -164,30 +164,9 @@ def test_an_update_of_each_stage(method):
 
 def test_an_update_is_the_sum_of_plain_losses():
     """Pass by pass with cut weights, beside one graph of everything."""
-    model, batch = make_model(COMPONENTS, SCHEDULE).double().train(), make_batch()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = make_model(COMPONENTS, SCHEDULE).double()
     model.state.freeze(torch.randperm(model.encoder.num_units))
-    batch["speech"] = batch["speech"].double()
-    torch.manual_seed(1)
-    model(**batch)[0].backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    torch.manual_seed(1)
-    front = model.features(batch["speech"], batch["speech_lengths"])
-    lengths, total = front.mask.squeeze(1).sum(1), 0.0
-    for p in model.passes(int(model.state.updates)):
-        out = model.encoder.run_layers(
-            front, kept=p.kept, dropped=p.dropped, drop_rate=p.drop_rate
-        )
-        model.encoder.set_size(p.size)
-        loss = model.ctc(out, lengths, batch["text"], batch["text_lengths"])
-        total = total + p.weight * loss
-    total.backward()
-    for name, p in model.named_parameters():
-        if p.grad is not None:
-            torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-10)
+    assert check_sum_of_plain_losses(model)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-from espnet_des.deploy.extract import subnet_state
 from espnet_des.errors import ConfigError
 from espnet_des.nn.dw_striding import DWStridingSubsampling
-from espnet_des.nn.encoders import SUBNETS
 from espnet_des.nn.waveforms import shortest_input
-from tests.conftest import TINY_OF, make_encoder, make_model
+from tests.conftest import TINY_OF, extracted, make_encoder, make_model
 
 BOTH_FACTORS = pytest.mark.parametrize("factor", [4, 8])
 
@@ -126,13 +124,7 @@ def test_a_size_is_the_extracted_model(name, conf):
     model.encoder.scores.normal_()
     size = model.encoder.sizes[0]
     model.set_size(size)
-    kept = model.encoder.kept_layers(size)
-    subnet = SUBNETS[f"{name}_subnet"](12, kept_layers=kept, **(TINY_OF[name] | conf)).eval()
-    state = subnet_state(model, size)
-    mine = {
-        k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")
-    }
-    subnet.load_state_dict(mine)
+    subnet = extracted(model, size, name, **conf)
     x, lengths = torch.randn(2, 30, 12), torch.tensor([30, 21])
     (a, n, _), (b, m, _) = model.encoder(x, lengths), subnet(x, lengths)
     assert torch.equal(a, b) and torch.equal(n, m)
