@@ -146,7 +146,7 @@ def training_of(
     """Keys of the config that are of the training; the model's settings among them."""
     model_conf = dict(args.model_conf)
     # They say the same thing: the shrink's own makes way for the user's.
-    own, other = next(iter(LEARNING)), next(iter(KNOWN))
+    own, other = "selection_share", "updates_per_iteration"
     if options.rank_by != LEARNED:
         own, other = other, own
     if model_conf.get(other) is not None:
