@@ -39,17 +39,28 @@ def test_a_checkpoint_gives_the_same_output_at_every_size(size, tmp_path):
     numpy.testing.assert_allclose(log_probs(extracted), EXPECTED[f"size{size}"], **ROUNDED)
 
 
+def without(key: str, config: Path, tmp_path: Path) -> Path:
+    """A config as it was written then. (Those in tests/data have the key.)"""
+    text = config.read_text()
+    old = tmp_path / "config.yaml"
+    old.write_text(re.sub(rf" *{key}\n", "", text))
+    assert old.read_text() != text
+    return old
+
+
+def test_a_config_that_meant_shared_weights_is_told_to_say_so(tmp_path):
+    old = without("own_weights: false", FILES / "config.yaml", tmp_path)
+    with pytest.raises(ConfigError, match=r"Set own_weights: false in encoder_conf"):
+        load_model(old, FILES / "model.pth")
+
+
 @pytest.mark.parametrize("extracted", [False, True])
 def test_a_config_that_meant_the_norm_of_then_is_told_to_say_so(extracted, tmp_path):
-    """It was written without the key. (Those in tests/data have it.)"""
     config, model = FILES / "config.yaml", FILES / "model.pth"
     if extracted:
         model = extract_subnet(config, model, 3, tmp_path / "out")
         config = tmp_path / "out" / "config.yaml"
-    text = config.read_text()
-    assert "conv_norm: layer_norm\n" in text
-    old = tmp_path / "config.yaml"
-    old.write_text(re.sub(r" *conv_norm: layer_norm\n", "", text))
+    old = without("conv_norm: layer_norm", config, tmp_path)
     with pytest.raises(ConfigError, match=r"Add conv_norm: layer_norm to encoder_conf"):
         load_model(old, model)
 
@@ -66,7 +77,8 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     shutil.copy(FILES / "checkpoint.pth", exp)
     shutil.copy(FILES / "config.yaml", exp)
     before = load(exp / "checkpoint.pth")["model"]
-    train_here(tmp_path, tmp_path / "out", max_epoch=5, encoder_conf__conv_norm="layer_norm")
+    train_here(tmp_path, tmp_path / "out", max_epoch=5, encoder_conf__conv_norm="layer_norm",
+               encoder_conf__own_weights=False)  # fmt: skip
     after = load(exp / "latest.pth")
     name = "encoder.selection."
     assert torch.equal(before[name + "ranking"], after[name + "ranking"])

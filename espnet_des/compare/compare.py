@@ -189,9 +189,13 @@ def sections(what: str, table: Table) -> str:
             "Differences to the settings as published": "\n".join(
                 table.differences(f"{name}_published", [name]) for name in OF_THE_PAPER
             ),
+            "Differences to all weights shared": "\n".join(
+                table.differences(f"{name}_shared", [name])
+                for name in OF_THE_PAPER if f"{name}_shared" in table.groups
+            ),
             "Differences to random layers": table.differences("random"),
             "Differences to the same layers, trained separately": "\n".join(
-                table.differences(f"{name}_alone", [name, f"{name}_own"])
+                table.differences(f"{name}_alone", [name])
                 for name in OF_THE_PAPER
             ),
             "Clean and noisy": table.rates_by_set(),
@@ -199,4 +203,4 @@ def sections(what: str, table: Table) -> str:
             "Kept layers": "\n".join(map(table.kept_layers, OF_THE_PAPER)),
             "Cost": table.costs(),
         }  # fmt: skip
-    return "".join(f"\n## {title}\n\n{part}" for title, part in parts.items())
+    return "".join(f"\n## {title}\n\n{part}" for title, part in parts.items() if part)

@@ -1,5 +1,6 @@
 """What a training's config left to the defaults: these change, and its hash does not see it."""
 
+import inspect
 import json
 from dataclasses import fields
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
 from espnet_des.method.options import SelectionOptions
+from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.shrink.config import KNOWN, LEARNING, METHOD
 from espnet_des.shrink.options import ShrinkOptions
 
+# Keys of encoder_conf whose defaults say how the sizes are trained.
+OF_SUPERNETS = ("granularity", "own_weights")
+
 
 def defaults(config: dict) -> dict[str, Any]:
-    """Settings of the method, and of a shrink, that this config does not give.
+    """Settings of the method, of its encoder and of a shrink, that this config does not give.
 
     Args:
         config: of a training; of a model without sizes there are none.
@@ -20,10 +25,12 @@ def defaults(config: dict) -> dict[str, Any]:
     if SHRINK not in config and config["model"] != "des":
         return {}
     found = {f.name: f.default for f in fields(SelectionOptions)}
+    of_encoder = inspect.signature(SupernetEncoder).parameters
+    found |= {key: of_encoder[key].default for key in OF_SUPERNETS}
     found["exit_weight"] = SelectionOptions.DEFAULT_EXITS
     found["selection_share"] = SelectionOptions.DEFAULT_SHARE
     found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
-    given = set(config["model_conf"])
+    given = {*config["model_conf"], *config["encoder_conf"]}
     if SHRINK in config:
         found |= {**METHOD, **LEARNING, **KNOWN}
         found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}

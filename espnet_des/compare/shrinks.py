@@ -136,8 +136,7 @@ def shrinks(base: Config) -> list[System]:
         words = "--teacher 0" if name == "in_place" else ""
         asr_args = " ".join(f"--model_conf {k}={v}" for k, v in model_conf.items())
         ask(name, f"20%, {title}", 0.2, words, asr_args=asr_args)
-    ask("own_weights", "20%, each smaller size adds its own weights", 0.2,
-        asr_args="--encoder_conf own_weights=true")  # fmt: skip
+    ask("shared", "20%, all weights shared", 0.2, asr_args="--encoder_conf own_weights=false")
     systems += [
         System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
                lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs="angle_0",

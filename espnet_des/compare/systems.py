@@ -24,6 +24,10 @@ SHRINK = "of a trained model"
 OTHER_TOKENS = "tokens of the recipe"
 
 
+# Of the encoder: all sizes share their weights, as published.
+SHARED = {"own_weights": False}
+
+
 class System(NamedTuple):
     """One training.
 
@@ -61,7 +65,7 @@ def supernet(base: Config, encoder_conf: dict | None = None, **model_conf) -> Co
 def published(base: Config, method: str) -> Config:
     """A method with the authors' settings, also of the encoder where it has such."""
     norm = {"conv_norm": "layer_norm"} if base["encoder"] == "des_conformer" else {}
-    return supernet(base, norm, method=method, preset="published")
+    return supernet(base, norm | SHARED, method=method, preset="published")
 
 
 def single(base: Config, **encoder_conf) -> Config:
@@ -92,7 +96,7 @@ def own_exits(base: Config) -> Config:
     """Early exits with an output layer each: every size is the first layers, from the start."""
     sizes = base["encoder_conf"]["sizes"]
     return supernet(
-        base, method="fixed", ranking=list(range(sizes[-1])), updates_per_iteration=1,
+        base, SHARED, method="fixed", ranking=list(range(sizes[-1])), updates_per_iteration=1,
         reduction=sizes[-1] - sizes[0], stochastic_depth_p2=0.0, exit_weight=0.0,
     )  # fmt: skip
 
@@ -147,20 +151,20 @@ def comparison(base: Config) -> list[System]:
     full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
     blocks = [size // per_block for size in sizes]
     titles = {name: METHODS[name].title for name in OF_THE_PAPER}
-    systems = [
-        System(method, title, lambda b, s, k, m=method: supernet(b, method=m), sizes)
-        for method, title in titles.items()
-    ]
-    systems += [
-        System(f"{method}_own", f"{title}, smaller sizes with weights of their own",
-               lambda b, s, k, m=method: supernet(b, {"own_weights": True}, method=m), sizes)
-        for method, title in titles.items()
-    ]  # fmt: skip
-    systems += [
-        System(f"{method}_published", f"{title}, as published",
-               lambda b, s, k, m=method: published(b, m), sizes)
-        for method, title in titles.items()
-    ]  # fmt: skip
+
+    def of_both(
+        ending: str, words: str, make: Callable[[Config, str], Config]
+    ) -> list[System]:
+        return [
+            System(method + ending, title + words, lambda b, s, k, m=method: make(b, m), sizes)
+            for method, title in titles.items()
+        ]
+
+    systems = of_both("", "", lambda b, method: supernet(b, method=method))
+    if base["encoder_conf"].get("own_weights", True):
+        systems += of_both("_shared", ", all weights shared",
+                           lambda b, method: supernet(b, SHARED, method=method))  # fmt: skip
+    systems += of_both("_published", ", as published", published)
     systems += [
         System(f"separate_{size}", "trained separately, whole blocks",
                lambda b, s, k, n=number: single(b, num_blocks=n), [size], group="separate")

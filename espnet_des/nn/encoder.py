@@ -364,7 +364,7 @@ class SupernetEncoder(LayeredEncoder):
         smallest_size: int | None = None,
         size_step: int | None = None,
         granularity: str = "layer",
-        own_weights: bool = False,
+        own_weights: bool = True,
         **conf: Any,
     ):
         super().__init__(input_size, **conf)
@@ -441,7 +441,8 @@ class SupernetEncoder(LayeredEncoder):
 
     def set_size(self, size: int) -> None:
         """Run at this size from now on, until it is set again."""
-        self.size = self._known(size)
+        self.blocks_for(self._known(size))  # fails now, not when it runs
+        self.size = size
 
     def use_statistics_of(self, size: int) -> None:
         """Let the next run use, and in training update, BatchNorm's statistics of this size."""

@@ -42,6 +42,7 @@ from espnet_des.nn.losses import (
 )
 from espnet_des.nn.model_conf import check_arguments, check_own_losses
 from espnet_des.nn.output_layers import SizedLinear, ctc_of_size
+from espnet_des.nn.own_weights import check_own_weights
 from espnet_des.nn.unusable import UnusableUtterances, frames_of_ctc
 from espnet_des.nn.waveforms import mirrored_samples
 from espnet_des.utils.signature import merge_signature
@@ -168,6 +169,7 @@ class DESModel(ESPnetASRModel):
         """
         if "encoder.selection.updates" in state_dict:
             check_statistics(state_dict, self.state_dict())
+            check_own_weights(state_dict, self.state_dict())
         # Sizes without statistics of their own, in an older file, have the full size's.
         self.state.check_whole(state_dict, list(of_size(self.state_dict(), None)))
         return super().load_state_dict(state_dict, strict, assign)

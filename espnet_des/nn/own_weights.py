@@ -1,7 +1,7 @@
 """What a smaller size owns of the blocks: something to add to each parameter that all share.
 
-With ``encoder_conf: own_weights: true`` a size computes, from stage 2 on, with w + d in place of
-each parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
+From stage 2 on (``encoder_conf: own_weights``) a size computes with w + d in place of each
+parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
 trained by this size alone. An extracted size has the sums: it is as small and as fast as without.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from espnet_des.errors import ConfigError
+from espnet_des.errors import ConfigError, OtherTrainingError
 from espnet_des.nn.copies import with_values
 
 
@@ -72,6 +72,27 @@ class OwnWeights(torch.nn.Module):
         used = {f"size{size}" for size in sizes}
         others = (added for name, added in self.of_sizes.items() if name not in used)
         return [p for added in others for p in added.parameters()]
+
+
+def check_own_weights(found: Collection[str], keys: Collection[str]) -> None:
+    """Refuse a supernet's checkpoint in which sizes own something, or nothing, unlike here.
+
+    Args:
+        found: names of what is loaded.
+        keys: of all that there is in the model.
+
+    Raises:
+        OtherTrainingError: saying what its config needs.
+    """
+    prefix = "encoder.own."
+    has, needs = (any(name.startswith(prefix) for name in names) for names in (found, keys))
+    if has != needs:
+        needed = str(has).lower()
+        raise OtherTrainingError(
+            f"in the checkpoint smaller sizes have {'' if has else 'no '}weights of their own"
+            f"{'' if has else ', the default of older versions'}. Set own_weights: {needed} in "
+            "encoder_conf in its config.yaml"
+        )
 
 
 def _key(name: str) -> str:

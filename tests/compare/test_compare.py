@@ -253,7 +253,7 @@ def test_tables_say_what_is_open():
     assert alone.endswith("| Simple-Top-k | open | open | - |\n")
     assert "| Simple-Top-k | open | open | open | 0 |" in rates
     assert "open" in table.costs() and "1000" not in table.parameters()
-    assert sections("compare", table).count("## ") == 10
+    assert sections("compare", table).count("## ") == 11
 
 
 def test_a_size_off_the_line_between_its_neighbours_is_told():

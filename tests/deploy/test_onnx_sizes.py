@@ -20,7 +20,7 @@ def supernet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("supernet")
     make_data(folder)
     return train_here(folder, folder, max_epoch=3, encoder_conf__output_size=64,
-                      encoder_conf__linear_units=512)  # fmt: skip
+                      encoder_conf__linear_units=512, encoder_conf__own_weights=False)  # fmt: skip
 
 
 def arguments(supernet, **changes):

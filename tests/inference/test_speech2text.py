@@ -100,17 +100,44 @@ def test_sizes_differ_and_the_full_one_is_the_default(whole, speech):
     assert whole.size == 8 and best(whole(speech))[2] == scores[1]
 
 
-def test_a_quantized_model_changes_its_size(whole, speech):
-    quantized = load("exp", quantize_asr_model=True, size=3)
+@pytest.fixture
+def shared(trained):
+    """The supernet without the weights that its smaller sizes own: a folder with some."""
+    folder = trained / "shared"
+    if not folder.exists():
+        folder.mkdir()
+        config = yaml.safe_load((trained / "exp/config.yaml").read_text())
+        config["encoder_conf"]["own_weights"] = False
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        state = torch.load(trained / "exp/valid.cer_ctc.ave.pth")
+        state = {k: v for k, v in state.items() if not k.startswith("encoder.own.")}
+        torch.save(state, folder / "valid.cer_ctc.ave.pth")
+        model = folder / "config.yaml", folder / "valid.cer_ctc.ave.pth"
+        extract_subnet(*model, 3, trained / "shared_size3")
+    return folder.name
+
+
+def test_a_quantized_model_changes_its_size(shared, speech):
+    quantized, whole = load(shared, quantize_asr_model=True, size=3), load(shared)
     heads = quantized.asr_model.ctc.ctc_lo.heads
     assert "quantized" in type(heads["size3"]).__module__
-    part = load("size3", quantize_asr_model=True)
+    part = load("shared_size3", quantize_asr_model=True)
     assert best(quantized(speech)) == best(part(speech))
     for size in SIZES:
         quantized.set_size(size)
         whole.set_size(size)
         difference = best(quantized(speech))[2] - best(whole(speech))[2]
         assert 0 < abs(difference) < 0.2
+
+
+def test_a_quantized_model_of_sizes_with_weights_of_their_own_stays_at_full_size(speech):
+    with pytest.raises(ConfigError, match="own_weights: .* extract the size"):
+        load("exp", quantize_asr_model=True, size=3)
+    quantized = load("exp", quantize_asr_model=True)
+    best(quantized(speech))
+    with pytest.raises(ConfigError, match="own_weights: .* extract the size"):
+        quantized.set_size(3)
+    assert quantized.size == 8
 
 
 @pytest.mark.parametrize("size", [4, 0, "3", 3.0, True])

@@ -31,6 +31,7 @@ TINY = {"num_blocks": 2, "dim": 8, "sizes": (3, 5, 8), "seconds": 0.4, "utteranc
 
 def model_at(t, method, conf=NO_DROPOUT, **model_conf):
     rates = {"stochastic_depth_p1": 0.3, "stochastic_depth_p2": 0.4} | model_conf
+    conf = {"own_weights": False} | conf  # as published
     model = make_model(conf, SCHEDULE, method=method, **rates).train()
     with torch.no_grad():
         model.encoder.scores.normal_()

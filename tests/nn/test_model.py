@@ -228,9 +228,23 @@ def test_every_parameter_takes_part_and_those_that_should_learn_do(method, stage
     expected = {f"ctc.ctc_lo.heads.size5.{p}" for p in ("weight", "bias")}
     if stage == 2:
         expected = {"encoder.scores"}
+    expected |= {name for name in gradients if ".own." in name} - added_to_something(model)
     # Adding a constant to all keys changes no attention weight: no gradient.
-    silent = {n for n in silent if not n.endswith("linear_k.bias")}
+    silent, expected = ({n for n in names if not n.replace("/", ".").endswith("linear_k.bias")}
+                        for names in (silent, expected))  # fmt: skip
     assert silent == expected
+
+
+def added_to_something(model):
+    """Names of the weights of sizes' own that they compute with."""
+    encoder = model.encoder
+    shared = dict(encoder.encoders.named_parameters())
+    return {
+        f"encoder.own.of_sizes.size{size}.{name.replace('.', '/')}"
+        for size in encoder.sizes[:-1]
+        for name, p in encoder.blocks_for(size).named_parameters()
+        if p is not shared[name]
+    }
 
 
 def test_validation_draws_zeroes_and_advances_nothing():

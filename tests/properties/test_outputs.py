@@ -60,7 +60,9 @@ def masked(supernet: Supernet, size: int, batch: Batch, closed=()):
     gates = torch.zeros(encoder.num_layers)
     gates[encoder.kept_layers(size)] = 1.0
     front = model.features(batch.feats.clone(), batch.lengths)
-    out = encoder.run_layers(front, gates=gates, closed=closed)
+    out = encoder.run_layers(
+        front, gates=gates, closed=closed, blocks=encoder.blocks_for(size)
+    )
     return model.ctc.ctc_lo.of_size(size)(out).log_softmax(-1), front.mask.squeeze(1).sum(1)
 
 

@@ -79,6 +79,8 @@ class Bench:
 
     def _supernet(self, method: str) -> DESModel:
         sizes, conf = list(self.setting.sizes), self._conf(self.setting.num_blocks)
+        if self.setting.preset == "published":
+            conf["own_weights"] = False  # of the encoder, which presets leave alone
         encoder = SUPERNETS[self.setting.encoder](FEATURES, sizes=sizes, **conf)
         model = self._model(DESModel, encoder, method=method, preset=self.setting.preset)
         zeroed = model.options.zeroed_per_iteration(sizes[-1], sizes[0])
