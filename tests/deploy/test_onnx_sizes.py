@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from espnet_des.deploy.budget import export_within
+from espnet_des.deploy.onnx.export import Exported
 from espnet_des.deploy.onnx.graph import run, session
-from espnet_des.deploy.onnx.sizes import SMALLEST, WEIGHTS, share
+from espnet_des.deploy.onnx.sizes import SMALLEST, WEIGHTS, Shared, share, told
 from espnet_des.errors import ConfigError
 from tests.train import make_data, train_here
 
@@ -55,6 +56,14 @@ def test_each_is_its_own_export(supernet, tmp_path, capsys, quantize):
     # It is moved as a folder.
     (tmp_path / "sizes").rename(tmp_path / "moved")
     session(tmp_path / "moved/size8.onnx")
+
+
+@pytest.mark.parametrize("weights, pays", [(1_100_000, True), (1_700_000, False)])
+def test_where_sizes_share_little_the_reason_is_told(tmp_path, weights, pays):
+    alone = [Exported(tmp_path / "x", count, 0.0, 1.0, {}, "") for count in (8e5, 1e6)]
+    done = [Shared(size, tmp_path / "s.onnx", 9000, 1.0, 1.0, one)
+            for size, one in zip((3, 8), alone)]  # fmt: skip
+    assert any("own_weights: false" in line for line in told(done, weights)) != pays
 
 
 def test_outputs_that_would_differ_are_refused(tmp_path, monkeypatch):

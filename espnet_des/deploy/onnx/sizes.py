@@ -24,6 +24,7 @@ from espnet_des.utils.partial import partial_folder
 WEIGHTS = "weights.bin"
 SMALLEST = 256  # bytes of what is shared; saying where it stands takes a hundred
 ALIGNED = 64  # bytes, as onnxruntime wants tensors
+MOST = 0.8  # of the bytes of single files: above, a folder hardly pays
 LOADS = 5  # of which the median is told
 
 
@@ -173,9 +174,15 @@ def told(done: Sequence[Shared], weights: int) -> list[str]:
     total = weights + sum(one.graph_bytes for one in done)
     largest = max(one.alone.num_bytes for one in done)
     separate = sum(one.alone.num_bytes for one in done)
-    return [
+    lines = [
         *table(rows),
         f"{done[0].path.parent}: {total / 1e6:.2f} MB in all, {weights / 1e6:.2f} MB of them "
         f"weights: {total / largest:.2f} times the largest alone, {total / separate:.2f} times "
         "all as single files",
     ]
+    if total > MOST * separate:
+        lines.append(
+            "They share little, because each size has weights of its own. Those of a supernet "
+            "that is trained with encoder_conf: own_weights: false share nearly all."
+        )
+    return lines
