@@ -1,6 +1,13 @@
 """Settings of the method, one changed at a time (the authors' ablations and some more)."""
 
-from espnet_des.compare.systems import SHARED, Config, System, ranking_of, supernet
+from espnet_des.compare.systems import (
+    SHARED,
+    Config,
+    System,
+    has_own_weights,
+    ranking_of,
+    supernet,
+)
 
 STK, IZO = "simple_top_k", "iterative_zero_out"
 
@@ -49,7 +56,7 @@ def ablations(base: Config) -> list[System]:
         norm = "layer" if own == "batch_norm" else "batch"
         ask("norm in the convolution module", f"{norm} norm", f"{norm}_norm",
             {"conv_norm": f"{norm}_norm"})  # fmt: skip
-    if base["encoder_conf"].get("own_weights", True):
+    if has_own_weights(base):
         ask("weights of the smaller sizes", "all shared", "shared", SHARED)
     else:
         ask("weights of the smaller sizes", "each its own", "own", {"own_weights": True})

@@ -14,7 +14,7 @@ import numpy
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
-from espnet_des.nn.encoders import SUBNETS
+from espnet_des.nn.encoders import SUBNETS, SUPERNETS
 
 Config = dict
 # Keys of a config that are the recipe's, not ESPnet's. In place of a training config of its
@@ -22,8 +22,6 @@ Config = dict
 SHRINK = "of a trained model"
 # Options that make other tokens than the recipe's own.
 OTHER_TOKENS = "tokens of the recipe"
-
-
 # Of the encoder: all sizes share their weights, as published.
 SHARED = {"own_weights": False}
 
@@ -49,6 +47,12 @@ class System(NamedTuple):
     needs: str | None = None
     group: str | None = None
     against: str | None = None
+
+
+def has_own_weights(base: Config) -> bool:
+    """Whether the smaller sizes of its supernet own weights."""
+    default = inspect.signature(SUPERNETS[base["encoder"]]).parameters["own_weights"].default
+    return base["encoder_conf"].get("own_weights", default)
 
 
 def supernet(base: Config, encoder_conf: dict | None = None, **model_conf) -> Config:
@@ -161,7 +165,7 @@ def comparison(base: Config) -> list[System]:
         ]
 
     systems = of_both("", "", lambda b, method: supernet(b, method=method))
-    if base["encoder_conf"].get("own_weights", True):
+    if has_own_weights(base):
         systems += of_both("_shared", ", all weights shared",
                            lambda b, method: supernet(b, SHARED, method=method))  # fmt: skip
     systems += of_both("_published", ", as published", published)

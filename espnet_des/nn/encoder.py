@@ -383,7 +383,7 @@ class SupernetEncoder(LayeredEncoder):
         self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
         for norm in self._norms:
             norm.keep_apart(self.sizes[:-1])
-        self.own = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
+        self.own: Any = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
         # Of a layer each component costs the same.
@@ -441,7 +441,8 @@ class SupernetEncoder(LayeredEncoder):
 
     def set_size(self, size: int) -> None:
         """Run at this size from now on, until it is set again."""
-        self.blocks_for(self._known(size))  # fails now, not when it runs
+        if self._adds_own(self._known(size)):
+            self.own.check_visible(self.encoders)  # now, not when it runs
         self.size = size
 
     def use_statistics_of(self, size: int) -> None:
@@ -468,8 +469,7 @@ class SupernetEncoder(LayeredEncoder):
 
     def blocks_for(self, size: int) -> Any:
         """The blocks that a size computes with: from stage 2 on with what it owns."""
-        anchor = self.anchor_of(size)
-        if self.own is None or anchor == self.num_layers or not self.selection.is_frozen:
+        if not self._adds_own(size):
             return self.encoders
         runs = self.parts_of(set(self.kept_units(size)))
         lacking = (layer for q, layer in enumerate(self.layers) if q not in runs)
@@ -478,7 +478,11 @@ class SupernetEncoder(LayeredEncoder):
             for module in self.block_type.modules(self.encoders[layer.block], layer.kind)
         )  # fmt: skip
         unused = [p for module in modules for p in module.parameters()]
-        return self.own.added_to(self.encoders, anchor, unused)
+        return self.own.added_to(self.encoders, self.anchor_of(size), unused)
+
+    def _adds_own(self, size: int) -> bool:
+        is_full = self.anchor_of(size) == self.num_layers
+        return self.own is not None and not is_full and self.selection.is_frozen
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, size={self.size}, {super().extra_repr()}"

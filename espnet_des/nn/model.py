@@ -167,11 +167,12 @@ class DESModel(ESPnetASRModel):
         ESPnet's inference loads with strict=False: without this check, weights
         that are missing would silently stay random.
         """
+        mine = self.state_dict()
         if "encoder.selection.updates" in state_dict:
-            check_statistics(state_dict, self.state_dict())
-            check_own_weights(state_dict, self.state_dict())
+            check_statistics(state_dict, mine)
+            check_own_weights(state_dict, mine)
         # Sizes without statistics of their own, in an older file, have the full size's.
-        self.state.check_whole(state_dict, list(of_size(self.state_dict(), None)))
+        self.state.check_whole(state_dict, list(of_size(mine, None)))
         return super().load_state_dict(state_dict, strict, assign)
 
     # ---- one update -------------------------------------------------------

@@ -39,6 +39,19 @@ class OwnWeights(torch.nn.Module):
         for added in self.parameters():
             added.zero_()
 
+    def check_visible(self, blocks: torch.nn.Module) -> None:
+        """Refuse blocks without some of the parameters that sizes add to.
+
+        Raises:
+            ConfigError: where they are hidden.
+        """
+        needed: Any = next(iter(self.of_sizes.values()))  # the same ones of each size
+        if len(dict(blocks.named_parameters())) < len(needed):
+            raise ConfigError(
+                "encoder_conf: own_weights: a size of a quantised supernet cannot be run, because "
+                "torch hides its weights; extract the size, and quantise that"
+            )
+
     def added_to(
         self, blocks: torch.nn.Module, size: int, without: Collection[torch.nn.Parameter] = ()
     ) -> Any:
@@ -52,13 +65,9 @@ class OwnWeights(torch.nn.Module):
         Raises:
             ConfigError: where the parameters of the blocks are hidden.
         """
+        self.check_visible(blocks)
         shared: dict[str, torch.Tensor] = dict(blocks.named_parameters())
         added: Any = self.of_sizes[f"size{size}"]
-        if len(shared) < len(added):
-            raise ConfigError(
-                "encoder_conf: own_weights: a size of a quantised supernet cannot be run, because "
-                "torch hides its weights; extract the size, and quantise that"
-            )
         left = {id(parameter) for parameter in without}
         values = {
             name: value + added[_key(name)]

@@ -167,3 +167,5 @@ def test_a_quantised_supernet_is_refused():
     quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
     with pytest.raises(ConfigError, match="own_weights: .* quantise that"):
         quantised.set_size(model.encoder.sizes[0])
+    with pytest.raises(ConfigError, match="own_weights: .* quantise that"):
+        quantised.encoder.blocks_for(model.encoder.sizes[0])
