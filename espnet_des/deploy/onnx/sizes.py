@@ -24,7 +24,7 @@ from espnet_des.utils.partial import partial_folder
 WEIGHTS = "weights.bin"
 SMALLEST = 256  # bytes of what is shared; saying where it stands takes a hundred
 ALIGNED = 64  # bytes, as onnxruntime wants tensors
-MOST = 0.5  # of the smaller sizes' weights: so many stand once, where weights are shared
+MOST = 0.8  # of the smaller sizes' weights: so many stand once, where weights are shared
 LOADS = 5  # of which the median is told
 
 
