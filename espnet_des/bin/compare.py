@@ -10,7 +10,8 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
     parser.add_argument(
-        "--what", choices=("compare", "ablations", "budgets", "shrink", "front_ends"),
+        "--what",
+        choices=("compare", "ablations", "budgets", "shrink", "front_ends", "rates"),
         default="compare",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")

@@ -7,6 +7,7 @@ from pathlib import Path
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.front_ends import CONV2D, front_ends
+from espnet_des.compare.rates import rates
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.shrinks import ALONE, shrinks
@@ -20,7 +21,7 @@ from espnet_des.utils.files import alone_in, write_atomically
 
 PLANS = {
     "compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks,
-    "front_ends": front_ends,
+    "front_ends": front_ends, "rates": rates,
 }  # fmt: skip
 
 
@@ -39,7 +40,8 @@ def compare(
 
     Args:
         recipe: folder of the recipe.
-        what: ``compare``, ``ablations``, ``budgets``, ``shrink`` or ``front_ends``.
+        what: ``compare``, ``ablations``, ``budgets``, ``shrink``, ``front_ends`` or
+            ``rates``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -79,8 +81,8 @@ def compare(
 
 
 def _tag(what: str, system: System) -> str:
-    """The defaults of the ablations are the supernets of the comparison."""
-    return "compare" if system.name in OF_THE_PAPER else what
+    """The defaults of the ablations are the supernets of the comparison, which has the rates."""
+    return "compare" if what == "rates" or system.name in OF_THE_PAPER else what
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:
@@ -170,6 +172,8 @@ def sections(what: str, table: Table) -> str:
             "Parameters": table.parameters(),
             "Cost": table.costs(),
         }
+    elif what == "rates":
+        parts = {"Word error rates": table.error_rates(), "Cost": table.costs()}
     elif what == "shrink":
         parts = {
             "Word error rates": table.error_rates(),

@@ -15,6 +15,7 @@ from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_lin
 from espnet_des.compare.compare import compare, sections, write_results
 from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.front_ends import front_ends
+from espnet_des.compare.rates import rates
 from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data
 from espnet_des.compare.shrinks import original, shrinks
@@ -24,6 +25,7 @@ from espnet_des.compare.systems import OTHER_TOKENS, comparison, even_ranking, r
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.errors import ConfigError
+from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
 from tests.conftest import TINY, TOKENS, make_batch
@@ -83,6 +85,21 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
             assert [encoder.num_layers] == list(system.sizes)
     names = [system.name for system in comparison(base)]
     assert len(set(names)) == len(names)
+
+
+def test_only_the_learning_rate_differs_between_rates(base):
+    kept = {size: list(range(size)) for size in base["encoder_conf"]["sizes"]}
+    configs = {s.name: s.config(base, 0, kept) for s in rates(base)}
+    peak = base["optim_conf"]["lr"]
+    for name, config in configs.items():
+        stem, _, factor = name.partition("_lr_")
+        expected = copy.deepcopy(configs[stem])
+        expected["optim_conf"]["lr"] = expected["scheduler_conf"]["max_lr"] = (
+            float(factor or 1) * peak
+        )
+        assert config == expected
+    assert {f"{method}_alone_{min(kept)}_lr_2" for method in OF_THE_PAPER} < set(configs)
+    assert {"separate_" + str(size) for size in kept} < set(configs)
 
 
 def test_every_ablation_changes_something(base):

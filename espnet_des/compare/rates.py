@@ -1,0 +1,46 @@
+"""The learning rate: what decides the comparison, with several of them.
+
+With one rate for all, a system that it does not suit looks worse than it is: small models alone
+want a larger one than deep models do, so that each is to be compared at its best.
+"""
+
+import copy
+
+from espnet_des.compare.systems import Config, System, comparison
+from espnet_des.method.methods import OF_THE_PAPER
+
+# Times the peak of the config.
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+
+
+def rates(base: Config) -> list[System]:
+    """Supernets and models alone, each with several learning rates."""
+    peak = base["optim_conf"]["lr"]
+    groups = {name + ending for name in OF_THE_PAPER for ending in ("", "_shared", "_alone")}
+    return [
+        at(system, factor, peak)
+        for system in comparison(base)
+        if (system.group or system.name) in groups | {"separate"}
+        for factor in FACTORS
+    ]
+
+
+def at(system: System, factor: float, peak: float) -> System:
+    """A system of the comparison with another learning rate."""
+    title = f"{system.title}: {factor * peak:g}"
+    if factor == 1.0:
+        return system._replace(title=title)
+    ending = f"_lr_{factor:g}"
+    return system._replace(
+        name=system.name + ending, title=title, group=system.group and system.group + ending,
+        config=lambda b, s, k: system.config(scaled(b, factor), s, k),
+    )  # fmt: skip
+
+
+def scaled(base: Config, factor: float) -> Config:
+    """A training config with another learning rate."""
+    config = copy.deepcopy(base)
+    config["optim_conf"]["lr"] *= factor
+    if "max_lr" in (config.get("scheduler_conf") or {}):  # of a one-cycle schedule
+        config["scheduler_conf"]["max_lr"] *= factor
+    return config
