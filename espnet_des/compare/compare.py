@@ -10,8 +10,8 @@ from espnet_des.compare.front_ends import CONV2D, front_ends
 from espnet_des.compare.rates import rates
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
-from espnet_des.compare.shrinks import ALONE, shrinks
-from espnet_des.compare.systems import System, comparison
+from espnet_des.compare.shrinks import shrinks
+from espnet_des.compare.systems import Config, System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import seeds_of, take
 from espnet_des.errors import ConfigError
@@ -58,14 +58,14 @@ def compare(
     for key, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise ConfigError(f"{key}: {value} must be at least 1")
-    systems = PLANS[what](base_config(recipe))
+    systems = systems_of(what, base_config(recipe))
     names = [system.name for system in systems]
     for name in only or ():
         if name not in names:
             raise ConfigError(f"only: {name!r} must be one of {names}")
     # Seed by seed: what is there early on covers all systems. What is taken of further seeds
     # is in the tables, and is not trained.
-    runs = [Run(system.name, seed, recipe, system.sizes, _tag(what, system))
+    runs = [Run(system.name, seed, recipe, system.sizes, system.plan)
             for seed in range(max(seeds, seeds_of(taken or ()))) for system in systems]  # fmt: skip
     chosen = [run for run in runs if run.seed < seeds and (only is None or run.system in only)]
     with alone_in(recipe / "exp", "comparison"):
@@ -80,9 +80,13 @@ def compare(
     say(f"Results: {recipe / 'results' / what}.md")
 
 
-def _tag(what: str, system: System) -> str:
-    """The defaults of the ablations are the supernets of the comparison, which has the rates."""
-    return "compare" if what == "rates" or system.name in OF_THE_PAPER else what
+def systems_of(what: str, base: Config) -> list[System]:
+    """Those of a plan; one of the comparison's names is a training of the comparison."""
+    compared = {system.name for system in comparison(base)}
+    return [
+        system if system.name in compared else system._replace(plan=what)
+        for system in PLANS[what](base)
+    ]
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:
@@ -177,9 +181,9 @@ def sections(what: str, table: Table) -> str:
     elif what == "shrink":
         parts = {
             "Word error rates": table.error_rates(),
-            "Differences to models trained alone": table.differences(ALONE),
+            "Differences to models trained alone": table.differences("separate"),
             "Differences to a supernet from scratch": table.differences("simple_top_k"),
-            "Differences to random layers": table.differences("random"),
+            "Differences to random layers": table.differences("random_20"),
             "Differences to layers by the angle": table.differences("angle_20", ["shrunk_20"]),
             "Cost": table.costs(),
         }

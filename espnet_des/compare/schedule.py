@@ -10,7 +10,6 @@ import yaml
 from espnet_des.compare.defaults import changed
 from espnet_des.compare.run import Run, as_words, base_config, execute, quiet
 from espnet_des.compare.systems import OTHER_TOKENS, System
-from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.recipe.process import say
 from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
@@ -93,9 +92,7 @@ def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
     needs = systems[run.system].needs
     if needs is None:
         return None
-    # A supernet of the comparison, for ablations as well.
-    tag = "compare" if needs in OF_THE_PAPER else run.tag
-    return Run(needs, run.seed, run.recipe, systems[needs].sizes, tag)
+    return Run(needs, run.seed, run.recipe, systems[needs].sizes, systems[needs].plan)
 
 
 def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:

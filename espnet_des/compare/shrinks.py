@@ -7,53 +7,43 @@ from espnet_des.compare.systems import (
     SHRINK,
     Config,
     System,
-    layers_per_block,
+    comparison,
     random_ranking,
-    single,
     supernet,
+    whole_blocks,
 )
 from espnet_des.method.methods import METHODS
-from espnet_des.nn.front_end import is_own
 from espnet_des.shrink.config import KNOWN, LEARNING, fine_tune, length_of, peak_lr
 from espnet_des.shrink.options import BY, LEARNED
 
-ORIGINAL, ALONE = "original", "alone"
 # With so many of the updates, and shrunk with the rest of them.
 SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
 STK = "simple_top_k"
 
 
-def original(base: Config, share: float = 1.0, size: int | None = None) -> Config:
-    """ESPnet's own encoder and model, with BatchNorm and ESPnet's order of layers.
+def whole(base: Config) -> str:
+    """Name of the system of which the others are shrinks."""
+    return f"separate_{base['encoder_conf']['sizes'][-1]}"
 
-    With a front end that ESPnet does not have it is the plugin's form of that encoder.
 
-    Args:
-        base: see :mod:`espnet_des.compare.systems`.
-        share: of the epochs.
-        size: of a smaller one of whole blocks, its number of layers.
-    """
-    config = single(base)
-    if size is not None:
-        config["encoder_conf"]["num_blocks"] = size // layers_per_block(base)
+def original(base: Config, share: float = 1.0) -> Config:
+    """The full encoder trained by itself, in a part of the epochs."""
+    config = whole_blocks(base, base["encoder_conf"]["sizes"][-1])
     config["max_epoch"] = round(share * config["max_epoch"])
     if "total_steps" in (config.get("scheduler_conf") or {}):
         config["scheduler_conf"]["total_steps"] = (
             config["max_epoch"] * config["num_iters_per_epoch"] // config["accum_grad"]
         )
-    for key in ("conv_norm", "layer_order"):
-        config["encoder_conf"].pop(key, None)
-    if not is_own(config["encoder_conf"]):
-        config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
     return config
 
 
 def shrunk(
     base: Config, seed: int, share: float, words: str = "", asr_args: str = "",
-    of: str = ORIGINAL,
+    short: bool = False,
 ) -> Config:  # fmt: skip
     """Options of a shrink of an original with this seed, and how long it trains."""
-    config = original(base, SHORT_SHARE if of == SHORT else 1.0)
+    config = original(base, SHORT_SHARE if short else 1.0)
+    model = f"shrink_{SHORT}" if short else f"compare_{whole(base)}"
     length = length_of(share, config, config["num_iters_per_epoch"]) if share else None
     sizes = " ".join(map(str, base["encoder_conf"]["sizes"]))
     method = " ".join(
@@ -64,7 +54,7 @@ def shrunk(
         "max_epoch": length.max_epoch if length else 0,
         "num_iters_per_epoch": length.num_iters_per_epoch if length else 0,
         SHRINK: {
-            "shrink": f"exp/asr_shrink_{of}_seed{seed}",
+            "shrink": f"exp/asr_{model}_seed{seed}",
             "shrink_args": f"--sizes {sizes} --share {share} {words}".strip(),
             "asr_args": f"{method} {asr_args}".strip(),
         },
@@ -82,31 +72,28 @@ def cut(base: Config, seed: int, share: float, kept: list[int]) -> Config:
     config["encoder"] = f"{base['encoder']}_subnet"
     config["encoder_conf"] |= {"kept_layers": kept}
     # What was cut off has no place in the smaller one.
-    file = f"exp/asr_shrink_{ORIGINAL}_seed{seed}/{MODEL_FILE}"
+    file = f"exp/asr_compare_{whole(base)}_seed{seed}/{MODEL_FILE}"
     return config | {"init_param": [file], "ignore_init_mismatch": True}
 
 
 def shrinks(base: Config) -> list[System]:
     """The trained model, a supernet from scratch, and shrinks of the model."""
     sizes = base["encoder_conf"]["sizes"]
-    systems = [
-        System(ORIGINAL if size == sizes[-1] else f"{ORIGINAL}_{size}",
-               "trained alone, whole blocks", lambda b, s, k, n=size: original(b, size=n),
-               [size], group=ALONE)
-        for size in reversed(sizes)
-    ]  # fmt: skip
+    systems = [system for system in reversed(comparison(base)) if system.group == "separate"]
     systems += [
         System(STK, "supernet from scratch", lambda b, s, k: supernet(b), sizes),
         System(SHORT, "model with two thirds of the updates",
                lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
         System("equal_updates", "this one shrunk with a third: equal updates in all",
-               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, of=SHORT), sizes, needs=SHORT),
+               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, short=True), sizes,
+               needs=SHORT),
     ]  # fmt: skip
 
     def ask(name: str, title: str, share: float, words: str = "", **more) -> None:
         systems.append(
             System(name, title,
-                   lambda b, s, k: shrunk(b, s, share, words, **more), sizes, needs=ORIGINAL)
+                   lambda b, s, k: shrunk(b, s, share, words, **more), sizes,
+                   needs=whole(base))
         )  # fmt: skip
 
     for percent in (20, 50):
@@ -144,9 +131,9 @@ def shrinks(base: Config) -> list[System]:
         for size in sizes[:-1]
     ]  # fmt: skip
     systems.append(
-        System("random", "random layers, 20%",
+        System("random_20", "random layers, 20%",
                lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes, s)),
-               sizes, needs=ORIGINAL)
+               sizes, needs=whole(base))
     )  # fmt: skip
     return systems
 

@@ -15,6 +15,7 @@ from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS
+from espnet_des.nn.front_end import is_own
 
 Config = dict
 # Keys of a config that are the recipe's, not ESPnet's. In place of a training config of its
@@ -38,6 +39,7 @@ class System(NamedTuple):
         needs: system whose kept layers it is made of.
         group: systems of one group, each of other sizes, make one row of a table.
         against: of an ablation, the system with the defaults.
+        plan: that it is trained in, which is the name's first part.
     """
 
     name: str
@@ -47,6 +49,7 @@ class System(NamedTuple):
     needs: str | None = None
     group: str | None = None
     against: str | None = None
+    plan: str = "compare"
 
 
 def has_own_weights(base: Config) -> bool:
@@ -81,6 +84,17 @@ def single(base: Config, **encoder_conf) -> Config:
         k: v for k, v in config["encoder_conf"].items() if k not in KEYS_OF_SIZES
     } | encoder_conf
     config["model_conf"] = {k: v for k, v in config["model_conf"].items() if k not in own}
+    return config
+
+
+def whole_blocks(base: Config, size: int) -> Config:
+    """An encoder of so many layers by itself: ESPnet's own, where that has all its settings."""
+    config = single(base, num_blocks=size // layers_per_block(base))
+    conf = config["encoder_conf"]
+    stock = {"conv_norm": "batch_norm", "layer_order": "espnet"}
+    if not is_own(conf) and all(conf.get(key, value) == value for key, value in stock.items()):
+        config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
+        config["encoder_conf"] = {k: v for k, v in conf.items() if k not in stock}
     return config
 
 
@@ -152,8 +166,7 @@ def ranking_of(kept: dict[int, list[int]]) -> list[int]:
 def comparison(base: Config) -> list[System]:
     """The systems of the comparison, in the order in which they are trained."""
     sizes = base["encoder_conf"]["sizes"]
-    full, subnets, per_block = sizes[-1], sizes[:-1], layers_per_block(base)
-    blocks = [size // per_block for size in sizes]
+    full, subnets = sizes[-1], sizes[:-1]
     titles = {name: METHODS[name].title for name in OF_THE_PAPER}
 
     def of_both(
@@ -171,8 +184,8 @@ def comparison(base: Config) -> list[System]:
     systems += of_both("_published", ", as published", published)
     systems += [
         System(f"separate_{size}", "trained separately, whole blocks",
-               lambda b, s, k, n=number: single(b, num_blocks=n), [size], group="separate")
-        for size, number in zip(sizes, blocks)
+               lambda b, s, k, n=size: whole_blocks(b, n), [size], group="separate")
+        for size in sizes
     ]  # fmt: skip
     systems += [
         System("random", "random layers, same training",
@@ -181,7 +194,7 @@ def comparison(base: Config) -> list[System]:
         System("even", "evenly spaced layers, same training",
                lambda b, s, k: supernet(b, method="fixed", ranking=even_ranking(sizes)), sizes),
         System("aux_loss", "early exits (aux loss)",
-               lambda b, s, k: aux_loss(b, blocks[:-1]), sizes),
+               lambda b, s, k: aux_loss(b, [n // layers_per_block(b) for n in subnets]), sizes),
         System("own_exits", "early exits, an output layer each",
                lambda b, s, k: own_exits(b), sizes),
         System("layer_drop", "LayerDrop, every other block kept",

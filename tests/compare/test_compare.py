@@ -12,16 +12,22 @@ import yaml
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
-from espnet_des.compare.compare import compare, sections, write_results
+from espnet_des.compare.compare import PLANS, compare, sections, systems_of, write_results
 from espnet_des.compare.defaults import changed, defaults
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.rates import rates
-from espnet_des.compare.run import TEST_SETS, Run, base_config, summed_cost, train
+from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data
-from espnet_des.compare.shrinks import original, shrinks
+from espnet_des.compare.shrinks import original, shrinks, whole
 from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
-from espnet_des.compare.systems import OTHER_TOKENS, comparison, even_ranking, random_ranking
+from espnet_des.compare.systems import (
+    OTHER_TOKENS,
+    comparison,
+    even_ranking,
+    layers_per_block,
+    random_ranking,
+)
 from espnet_des.compare.tables import Table, interval
 from espnet_des.compare.taken import take
 from espnet_des.errors import ConfigError
@@ -45,9 +51,12 @@ def base(request):
     return base_config(ROOT / "egs2" / request.param / "asr1")
 
 
+STOCK = {name: kind.stock for name, kind in BLOCK_TYPES.items()}
+
+
 def build(config):
     """The encoder and the options of a training config, as ESPnet would make them."""
-    built = (SUPERNETS | SUBNETS)[config["encoder"]](
+    built = (SUPERNETS | SUBNETS | STOCK)[config["encoder"]](
         config["frontend_conf"]["n_mels"], **config["encoder_conf"]
     )
     own = {k: v for k, v in config["model_conf"].items() if k in SelectionOptions.keys()}
@@ -72,6 +81,9 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
             options.resolve(
                 sizes[-1], sizes[0], config["max_epoch"] * config["num_iters_per_epoch"]
             )
+        elif config["encoder"] in STOCK:
+            assert system.group == "separate"
+            assert [len(encoder.encoders) * layers_per_block(base)] == list(system.sizes)
         elif encoder.interctc_layer_idx:
             assert encoder.num_layers == sizes[-1]
             assert [4 * block for block in encoder.interctc_layer_idx] == sizes[:-1]
@@ -100,6 +112,19 @@ def test_only_the_learning_rate_differs_between_rates(base):
         assert config == expected
     assert {f"{method}_alone_{min(kept)}_lr_2" for method in OF_THE_PAPER} < set(configs)
     assert {"separate_" + str(size) for size in kept} < set(configs)
+
+
+def test_a_name_of_the_comparison_is_its_training_in_every_plan(base):
+    kept = {size: list(range(size)) for size in base["encoder_conf"]["sizes"]}
+    compared = {s.name: s for s in comparison(base)}
+    for what in PLANS:
+        systems = systems_of(what, base)
+        for system in systems:
+            assert (system.plan == "compare") == (system.name in compared)
+            if system.plan == "compare":
+                mine = system.config(base, 0, kept)
+                assert mine == compared[system.name].config(base, 0, kept)
+        assert len({system.name for system in systems}) == len(systems)
 
 
 def test_every_ablation_changes_something(base):
@@ -132,16 +157,16 @@ def test_what_is_cut_from_a_trained_model_starts_from_its_weights(base):
     (size,) = cut.sizes
     kept = sorted(random_ranking(base["encoder_conf"]["sizes"][-1], 0)[:size])
     config = cut.config(base, 3, {size: kept})
-    whole = original(base)
-    classes = SUBNETS | {name: kind.stock for name, kind in BLOCK_TYPES.items()}
-    trained = classes[whole["encoder"]](
-        whole["frontend_conf"]["n_mels"], **whole["encoder_conf"]
-    )
+    trained, _ = build(original(base))
     mine, theirs = build(config)[0].state_dict(), trained.state_dict()
+    full = next(s for s in systems_of("shrink", base) if s.name == whole(base))
+    run = Run(full.name, 3, Path(), full.sizes, full.plan)
+    assert config["init_param"] == [str(run.exp / MODEL_FILE)]
+    assert yaml.safe_dump(full.config(base, 3, None)) == yaml.safe_dump(original(base))
     # An E-Branchformer's block that has lost a branch has a smaller merge.
     anew = {k for k, v in mine.items() if v.shape != theirs[k].shape}
     assert all(".merge_proj." in k or ".depthwise_conv_fusion." in k for k in anew)
-    assert len(mine) < len(theirs) and config["init_param"][0].count("original_seed3") == 1
+    assert len(mine) < len(theirs)
     updates = config["max_epoch"] * config["num_iters_per_epoch"]
     assert updates == 0.2 * base["max_epoch"] * base["num_iters_per_epoch"]
 
