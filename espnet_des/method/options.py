@@ -77,9 +77,9 @@ class SelectionOptions:
     max_skipped_updates: int = 100
 
     # [DEVIATION] from 0.6: the smallest size's layers change until stage 1 ends, and only
-    # stage 2 trains what is left; short runs need more of it (RESULTS.md).
+    # stage 2 trains what is left; short runs need more of it (docs/earlier_results.md).
     DEFAULT_SHARE = 0.45
-    # [DEVIATION] from none: the larger sizes are much better for it (RESULTS.md).
+    # [DEVIATION] from none: the larger sizes are much better for it (docs/earlier_results.md).
     DEFAULT_EXITS = 0.3
 
     @classmethod

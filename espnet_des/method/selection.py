@@ -314,7 +314,7 @@ class IterativeZeroOut(Selector):
     initial_score = 10.0
     zeroed_score = -5.0
     # As published for LibriSpeech; with 8, as for TED-LIUM, the smallest size was worse in the
-    # mean of two seeds of spoken words, and on the digits (RESULTS.md).
+    # mean of two seeds of spoken words, and on the digits (docs/earlier_results.md).
     num_iterations = 16
     penalty_name = "loss_sparsity"
 

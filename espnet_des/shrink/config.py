@@ -19,7 +19,8 @@ EPOCHS = 10
 # Averaged at most, of the half of the epochs that lie in stage 2.
 AVERAGED = 5
 WARM_UP = 0.1
-# Of the method, where a short fine-tune wants other than a training from scratch (RESULTS.md).
+# Of the method, where a short fine-tune wants other than a training from scratch, see
+# docs/earlier_results.md.
 METHOD = {
     "loss_weight_small": 1.0,  # the full size knows its task, the smallest starts from a ruin
     "loss_weight_middle": 0.6,
@@ -28,7 +29,7 @@ METHOD = {
 # Of stage 1: most of the few updates are for what was chosen.
 LEARNING = {"selection_share": 0.25}
 # And where the order of the layers is known, so is what each size keeps: it has one update. The
-# sizes between are not trained on the way (RESULTS.md: every size is worse with that).
+# sizes between are not trained on the way (docs/earlier_results.md: every size is worse with that).
 KNOWN = {"updates_per_iteration": 1}
 
 

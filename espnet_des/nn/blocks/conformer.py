@@ -23,7 +23,8 @@ class Conformer(BlockType):
         "conv": ("norm_conv", "conv_module"),
         "ff": ("norm_ff", "feed_forward"),
     }
-    # [DEVIATION] from the authors' layer norm: every size is better with ESPnet's (RESULTS.md).
+    # [DEVIATION] from the authors' layer norm: every size is better with ESPnet's, see
+    # docs/earlier_results.md.
     own_keys = {"layer_order": "espnet", "conv_norm": "batch_norm"}
 
     def branch(self, block, kind, x, pos_emb, mask, with_bias=True):
