@@ -27,8 +27,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "selection_share": 0.6, "published_ranking": True, "middle_from_full": False,
         "exit_weight": 0.0,
     },
-    # A fifth less work than the default.
-    "fast": {"rows_stage_1": 0.5, "rows_small": 0.5, "rows_middle": 0.5},
+    # A sixth less work than the default, where the smallest size loses least: it has all
+    # utterances while it trains what it keeps.
+    "fast": {"rows_stage_1": 0.25, "rows_middle": 0.75},
 }  # fmt: skip
 
 # What float32 can hold; NaN is for the bounds of each key to refuse.
