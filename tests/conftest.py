@@ -155,8 +155,9 @@ def make_model(
             postencoder=None,
             ctc=CTC(len(tokens), dim),
             **parts,
-            # Without exits an update is what the method says, and nothing else.
-            **{"ctc_weight": 0.5 if decoder or transducer else 1.0, "exit_weight": 0.0}
+            # Without these an update is what the method says, and nothing else.
+            **{"ctc_weight": 0.5 if decoder or transducer else 1.0}
+            | {"exit_weight": 0.0, "distillation_weight": 0.0}
             | model_conf,
         )
     if schedule is not None:

@@ -79,7 +79,7 @@ def ablations(base: Config) -> list[System]:
     ask("small and middle size on", "half of the utterances", "rows_0.5", rows_stage_1=0.5,
         rows_small=0.5, rows_middle=0.5)  # fmt: skip
     ask("middle size on", "half of the utterances", "rows_middle_0.5", rows_middle=0.5)
-    for weight in (0.2, 1.0):
+    for weight in (0.0, 1.0):
         ask("distillation from the full size", f"{weight:g}", f"distillation_{weight:g}",
             distillation_weight=weight)  # fmt: skip
     ask("method", "OrthoSoftmax", "ortho_softmax", method="ortho_softmax")

@@ -28,6 +28,7 @@ def defaults(config: dict) -> dict[str, Any]:
     of_encoder = inspect.signature(SupernetEncoder).parameters
     found |= {key: of_encoder[key].default for key in OF_SUPERNETS}
     found["exit_weight"] = SelectionOptions.DEFAULT_EXITS
+    found["distillation_weight"] = SelectionOptions.DEFAULT_DISTILLATION
     found["selection_share"] = SelectionOptions.DEFAULT_SHARE
     found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
     given = {*config["model_conf"], *config["encoder_conf"]}

@@ -116,6 +116,7 @@ def own_exits(base: Config) -> Config:
     return supernet(
         base, SHARED, method="fixed", ranking=list(range(sizes[-1])), updates_per_iteration=1,
         reduction=sizes[-1] - sizes[0], stochastic_depth_p2=0.0, exit_weight=0.0,
+        distillation_weight=0.0,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The paper and its code, where the defaults differ from them.
     "published": {
         "selection_share": 0.6, "published_ranking": True, "middle_from_full": False,
-        "exit_weight": 0.0,
+        "exit_weight": 0.0, "distillation_weight": 0.0,
     },
     # A sixth less work than the default, where the smallest size loses least: it has all
     # utterances while it trains what it keeps.
@@ -64,7 +64,7 @@ class SelectionOptions:
     rows_small: float = 1.0
     rows_middle: float = 1.0
     exit_weight: float | None = None
-    distillation_weight: float = 0.0
+    distillation_weight: float | None = None
     teacher_config: str | None = None
     teacher_model_file: str | None = None
     sparsity_weight: float = 5.0
@@ -82,6 +82,8 @@ class SelectionOptions:
     DEFAULT_SHARE = 0.45
     # [DEVIATION] from none: the larger sizes are much better for it (docs/earlier_results.md).
     DEFAULT_EXITS = 0.3
+    # [DEVIATION] from none: the smaller sizes are better for it (RESULTS.md).
+    DEFAULT_DISTILLATION = 0.2
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -145,7 +147,8 @@ class SelectionOptions:
         temperature = number("temperature_final")
         need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
         for key in ("sparsity_weight", "orthogonality_weight", "distillation_weight"):
-            need(0.0 <= number(key) < float("inf"), key, ">= 0")
+            if getattr(self, key) is not None or key != "distillation_weight":
+                need(0.0 <= number(key) < float("inf"), key, ">= 0")
         teacher = ("teacher_config", "teacher_model_file")
         for key in teacher:
             value = getattr(self, key)
@@ -156,7 +159,7 @@ class SelectionOptions:
             is_given, is_other = (getattr(self, k) is not None for k in (key, other))
             need(is_given or not is_other, key, f"a path, too, with {other}: a model is both")
             need(
-                not is_given or self.distillation_weight > 0.0, key,
+                not is_given or self.distillation_weight != 0.0, key,
                 "left out where distillation_weight is 0: nothing would be learned from it",
             )  # fmt: skip
         if self.score_lr_factor is not None:
@@ -232,9 +235,10 @@ class SelectionOptions:
 
         Early on the full size has nothing to teach; a trained model has.
         """
+        weight = self.distillation_weight or 0.0
         if self.teacher_config is not None:
-            return self.distillation_weight
-        return self.distillation_weight * min(1.0, t / max(1, schedule.last_update))
+            return weight
+        return weight * min(1.0, t / max(1, schedule.last_update))
 
     def is_averaged(self, schedule: Schedule, t: int) -> bool:
         """True where the scores after update t count for the final choice."""

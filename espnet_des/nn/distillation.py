@@ -10,6 +10,7 @@ Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Tech
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +20,17 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import OtherTrainingError
 from espnet_des.espnet_api import attention_loss, without_exits
+from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
+
+
+def with_distillation(options: SelectionOptions, model: ESPnetASRModel) -> SelectionOptions:
+    """These settings, with the default where there are posteriors to learn from."""
+    if options.distillation_weight is not None:
+        return options
+    has_any = model.ctc is not None or not model.use_transducer_decoder
+    weight = options.DEFAULT_DISTILLATION if has_any else 0.0
+    return dataclasses.replace(options, distillation_weight=weight)
 
 
 class Logits(NamedTuple):

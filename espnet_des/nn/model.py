@@ -29,7 +29,7 @@ from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
 from espnet_des.nn.batch_norm import check_statistics, of_size
-from espnet_des.nn.distillation import Distillation, Logits, said_by
+from espnet_des.nn.distillation import Distillation, Logits, said_by, with_distillation
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
     CTC_BLANK,
@@ -88,7 +88,7 @@ class DESModel(ESPnetASRModel):
         check_arguments(kwargs)
         check_own_losses(own, kwargs)
         super().__init__(**kwargs)
-        self.options = SelectionOptions.of_preset(**own)
+        self.options = with_distillation(SelectionOptions.of_preset(**own), self)
         self.exits = list(self.encoder.interctc_layer_idx) if self.interctc_weight else []
         weight = self.options.exit_weight  # refused beside interctc_weight, and without CTC
         if weight is None and self.ctc is not None and not self.exits:

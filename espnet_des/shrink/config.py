@@ -25,6 +25,7 @@ METHOD = {
     "loss_weight_small": 1.0,  # the full size knows its task, the smallest starts from a ruin
     "loss_weight_middle": 0.6,
     "exit_weight": 0.0,  # the model has learned no exits, and would have to
+    "distillation_weight": 0.0,  # where the model does not teach, nor does its full size
 }
 # Of stage 1: most of the few updates are for what was chosen.
 LEARNING = {"selection_share": 0.25}
