@@ -31,7 +31,10 @@ from espnet_des.method.sizes import check_sizes
         ({"exit_weight": 1.0}, "below 1"),
         ({"distillation_weight": -0.1}, ">= 0"),
         ({"teacher_config": "c.yaml", "distillation_weight": 1.0}, "teacher_model_file: None"),
-        ({"teacher_config": "c", "teacher_model_file": "m"}, "distillation_weight is 0"),
+        (
+            {"teacher_config": "c", "teacher_model_file": "m", "distillation_weight": 0.0},
+            "distillation_weight is 0",
+        ),
         ({"teacher_model_file": 3, "distillation_weight": 1.0}, "the path of a file"),
         ({"zeroed": [4, 8]}, "belongs to method: iterative_zero_out"),
         ({"method": "iterative_zero_out", "reduction": 4}, "belongs to method: simple_top_k"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from espnet_des.errors import ConfigError, OtherTrainingError
+from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.distillation import Distillation, Logits, distillation_loss, said_by
@@ -136,3 +137,22 @@ def test_what_has_nothing_to_learn_from_is_refused(conf, says):
     exits = {"interctc_layer_idx": [1]} if "interctc_weight" in conf else {}
     with pytest.raises(ConfigError, match=f"model_conf: .*{says}"):
         make_model(exits, SCHEDULE, **conf)
+
+
+@pytest.mark.parametrize(
+    "conf, weight",
+    [
+        ({}, 0.2),
+        ({"decoder": True, "ctc_weight": 0.0}, 0.2),
+        ({"transducer": True, "ctc_weight": 0.3}, 0.2),
+        ({"transducer": True, "ctc_weight": 0.0}, 0.0),
+        ({"distillation_weight": 0.0}, 0.0),
+    ],
+)
+def test_the_full_size_teaches_by_default_where_it_has_posteriors(conf, weight):
+    model = make_model(None, SCHEDULE, **({"distillation_weight": None} | conf))
+    assert model.options.distillation_weight == weight
+
+
+def test_the_full_size_teaches_nobody_as_published():
+    assert SelectionOptions.of_preset(preset="published").distillation_weight == 0.0
