@@ -19,8 +19,8 @@ ASR = [p for p in TRAIN if p not in LM + ESPNETS]
 DECODE = sorted(ROOT.glob("conf/*/decode*.yaml"))
 # E, the last update of stage 1: the sum of the published updates per iteration.
 LAST_UPDATE = {
-    "mini_digits/train_des": 360,  # 45% of 800, the default
-    "mini_digits/train_des_e_branchformer": 360,
+    "mini_digits/train_des": 216,  # 45% of 480, the default
+    "mini_digits/train_des_e_branchformer": 216,
     "compare_digits/train_des": 8 * 39,
     "compare_digits_e_branchformer/train_des": 8 * 39,
     "compare_words/train_des": 8 * 135,
@@ -41,7 +41,7 @@ LAST_UPDATE = {
 OWN = {"mini_digits", "compare_digits", "compare_digits_e_branchformer", "compare_words",
        "compare_read", "compare_natural"}  # fmt: skip
 UPDATES = {
-    "mini_digits": 800, "compare_digits": 700, "compare_digits_e_branchformer": 700,
+    "mini_digits": 480, "compare_digits": 700, "compare_digits_e_branchformer": 700,
     "compare_words": 2400, "compare_read": 20000, "compare_natural": 4000,
     "librispeech": 732000, "tedlium2": 350000,
 }  # fmt: skip
