@@ -1,6 +1,6 @@
-# make demo    train a supernet on spoken digits and show every size (11 minutes)
+# make demo    train a supernet on spoken digits and show every size (8 minutes)
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
-# make demo-shrink   train a plain Conformer on spoken digits, and shrink it (10 minutes)
+# make demo-shrink   train a plain Conformer on spoken digits, and shrink it (9 minutes)
 # make demo-web [PORT=8000]   recognise with every size in a browser, on a local page; needs npm
 # make test    run the tests (11 minutes)
 # make lint    ruff and mypy (half a minute)
