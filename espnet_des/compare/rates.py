@@ -1,7 +1,7 @@
 """The learning rate: what decides the comparison, with several of them.
 
-With one rate for all, a system that it does not suit looks worse than it is: small models alone
-want a larger one than deep models do, so that each is to be compared at its best.
+With one rate for all, a system that it does not suit looks worse than it is: each is to be
+compared at its best.
 """
 
 import copy

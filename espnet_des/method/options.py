@@ -146,9 +146,9 @@ class SelectionOptions:
             need(0.0 <= number("exit_weight") < 1.0, "exit_weight", "at least 0 and below 1")
         temperature = number("temperature_final")
         need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
-        for key in ("sparsity_weight", "orthogonality_weight", "distillation_weight"):
-            if getattr(self, key) is not None or key != "distillation_weight":
-                need(0.0 <= number(key) < float("inf"), key, ">= 0")
+        weights = ["sparsity_weight", "orthogonality_weight"]
+        for key in weights + ["distillation_weight"] * (self.distillation_weight is not None):
+            need(0.0 <= number(key) < float("inf"), key, ">= 0")
         teacher = ("teacher_config", "teacher_model_file")
         for key in teacher:
             value = getattr(self, key)
