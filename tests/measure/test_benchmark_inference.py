@@ -18,7 +18,8 @@ from espnet_des.measure.benchmark.inference import (
     faster,
 )
 
-RESULTS = Path(__file__).parents[2] / "egs2/compare_words/asr1/results/layer_norm/compare.json"
+RECIPE = Path(__file__).parents[2] / "egs2/compare_words/asr1"
+RESULTS = RECIPE / "results/lr_002/layer_norm/compare.json"
 
 
 def test_the_layers_are_those_that_trainings_chose():

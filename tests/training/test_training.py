@@ -233,7 +233,7 @@ def test_every_key_is_in_every_epoch_that_has_it(whole_run):
     """Of training, the loss of a middle size begins with stage 2, here in epoch 2."""
     stats = load(whole_run / "checkpoint.pth")["reporter"]["stats"]
     for epoch in stats:
-        lacking = {"loss_ctc_size5"} if epoch == 1 else set()
+        lacking = {"loss_ctc_size5", "loss_distillation_size5"} if epoch == 1 else set()
         assert stats[epoch]["train"].keys() | lacking == stats[6]["train"].keys()
         assert not lacking & stats[epoch]["train"].keys()
         assert stats[epoch]["valid"].keys() == stats[1]["valid"].keys()

@@ -38,7 +38,7 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
 }
 LAYERS_OF_A_BLOCK = 4
 # A third of 24 layers, as Simple-Top-k chose them on spoken words with three seeds
-# (egs2/compare_words/asr1/results/layer_norm/compare.json).
+# (egs2/compare_words/asr1/results/lr_002/layer_norm/compare.json).
 CHOSEN_BLOCKS = 6
 CHOSEN = (
     (5, 6, 7, 10, 14, 18, 21, 22),
