@@ -4,13 +4,7 @@ With early exits, which a supernet has by default: a deep encoder begins to lear
 them, and behind a front end with a factor of 8 too late for few updates.
 """
 
-from espnet_des.compare.systems import (
-    OTHER_TOKENS,
-    Config,
-    System,
-    aux_loss,
-    layers_per_block,
-)
+from espnet_des.compare.systems import OTHER_TOKENS, Config, System, aux_loss
 from espnet_des.nn.front_end import KINDS_WITH
 
 # Eight times fewer frames than features are fewer than characters: CTC needs longer units.
@@ -21,12 +15,11 @@ CONV2D = "conv2d"
 def front_ends(base: Config) -> list[System]:
     """ESPnet's front ends and FastConformer's, with as many channels as conv2d has."""
     channels, sizes = base["encoder_conf"]["output_size"], base["encoder_conf"]["sizes"]
-    blocks = [size // layers_per_block(base) for size in sizes[:-1]]
     systems = []
 
     def ask(name: str, title: str, input_layer: str, **conf) -> None:
         def config(b: Config, seed: int, k: None) -> Config:
-            found = aux_loss(b, blocks) | {OTHER_TOKENS: PIECES}
+            found = aux_loss(b) | {OTHER_TOKENS: PIECES}
             kept = {k: v for k, v in found["encoder_conf"].items() if k not in KINDS_WITH}
             found["encoder_conf"] = kept | {"input_layer": input_layer} | conf
             return found

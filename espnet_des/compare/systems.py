@@ -14,7 +14,7 @@ import numpy
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
-from espnet_des.nn.encoders import SUBNETS, SUPERNETS
+from espnet_des.nn.encoders import SUBNETS, SUPERNETS, stock_name
 from espnet_des.nn.front_end import is_own
 
 Config = dict
@@ -91,20 +91,21 @@ def whole_blocks(base: Config, size: int) -> Config:
     """An encoder of so many layers by itself: ESPnet's own, where that has all its settings."""
     config = single(base, num_blocks=size // layers_per_block(base))
     conf = config["encoder_conf"]
-    stock = {"conv_norm": "batch_norm", "layer_order": "espnet"}
-    if not is_own(conf) and all(conf.get(key, value) == value for key, value in stock.items()):
-        config["encoder"] = config["encoder"].removeprefix("des_").removesuffix("_subnet")
-        config["encoder_conf"] = {k: v for k, v in conf.items() if k not in stock}
+    own = SUPERNETS[base["encoder"]].block_type.own_keys
+    if not is_own(conf) and all(conf.get(key, value) == value for key, value in own.items()):
+        config["encoder"] = stock_name(config["encoder"])
+        config["encoder_conf"] = {k: v for k, v in conf.items() if k not in own}
     return config
 
 
-def aux_loss(base: Config, blocks: Sequence[int]) -> Config:
-    """Early exits: the full encoder with CTC losses after some of its blocks.
+def aux_loss(base: Config) -> Config:
+    """Early exits: the full encoder with CTC losses after as many blocks as smaller sizes have.
 
     ESPnet's loss is (1 - w) * last + w * mean(exits): with this w it is that of
     the sizes, 1 * full + .3 * small + .3 * middle, times a constant that AdamW does not see.
     """
-    config = single(base, interctc_layer_idx=list(blocks))
+    blocks = [size // layers_per_block(base) for size in base["encoder_conf"]["sizes"][:-1]]
+    config = single(base, interctc_layer_idx=blocks)
     exits = 0.3 * len(blocks)
     config["model_conf"]["interctc_weight"] = exits / (1.0 + exits)
     return config
@@ -195,7 +196,7 @@ def comparison(base: Config) -> list[System]:
         System("even", "evenly spaced layers, same training",
                lambda b, s, k: supernet(b, method="fixed", ranking=even_ranking(sizes)), sizes),
         System("aux_loss", "early exits (aux loss)",
-               lambda b, s, k: aux_loss(b, [n // layers_per_block(b) for n in subnets]), sizes),
+               lambda b, s, k: aux_loss(b), sizes),
         System("own_exits", "early exits, an output layer each",
                lambda b, s, k: own_exits(b), sizes),
         System("layer_drop", "LayerDrop, every other block kept",

@@ -146,8 +146,10 @@ class SelectionOptions:
             need(0.0 <= number("exit_weight") < 1.0, "exit_weight", "at least 0 and below 1")
         temperature = number("temperature_final")
         need(0.0 < temperature <= 1.0, "temperature_final", "above 0 and at most 1")
-        weights = ["sparsity_weight", "orthogonality_weight"]
-        for key in weights + ["distillation_weight"] * (self.distillation_weight is not None):
+        of_losses = ["sparsity_weight", "orthogonality_weight"]
+        if self.distillation_weight is not None:
+            of_losses.append("distillation_weight")
+        for key in of_losses:
             need(0.0 <= number(key) < float("inf"), key, ">= 0")
         teacher = ("teacher_config", "teacher_model_file")
         for key in teacher:

@@ -24,12 +24,16 @@ from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
 
 
+def has_posteriors(model: ESPnetASRModel) -> bool:
+    """Whether there is something to teach with: not in a transducer without CTC."""
+    return model.ctc is not None or not model.use_transducer_decoder
+
+
 def with_distillation(options: SelectionOptions, model: ESPnetASRModel) -> SelectionOptions:
     """These settings, with the default where there are posteriors to learn from."""
     if options.distillation_weight is not None:
         return options
-    has_any = model.ctc is not None or not model.use_transducer_decoder
-    weight = options.DEFAULT_DISTILLATION if has_any else 0.0
+    weight = options.DEFAULT_DISTILLATION if has_posteriors(model) else 0.0
     return dataclasses.replace(options, distillation_weight=weight)
 
 

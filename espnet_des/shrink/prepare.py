@@ -17,6 +17,7 @@ from espnet_des.deploy.extract import write_state
 from espnet_des.errors import ConfigError
 from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.method.options import check_fits
+from espnet_des.nn.distillation import has_posteriors
 from espnet_des.nn.model import DESModel
 from espnet_des.shrink.config import (
     KNOWN,
@@ -151,8 +152,7 @@ def training_of(
         own, other = other, own
     if model_conf.get(other) is not None:
         model_conf.pop(own, None)
-    is_mute = original.model.use_transducer_decoder and original.model.ctc is None
-    if options.teacher and is_mute:
+    if options.teacher and not has_posteriors(original.model):
         logging.info(
             "The original teaches nothing: a transducer without CTC has no posteriors"
         )
