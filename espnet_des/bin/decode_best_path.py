@@ -39,7 +39,7 @@ def main() -> int:
     try:
         with as_command():
             # Here, so that --help does not wait for ESPnet.
-            from espnet_des.inference.best_path import decode_best_path
+            from espnet_des.inference.decode_best_path import decode_best_path
 
             failed = decode_best_path(**vars(args))
     except (RuntimeError, ValueError, OSError) as error:

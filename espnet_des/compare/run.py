@@ -166,9 +166,10 @@ def decode_sizes(run: Run):
     import torch
 
     from espnet_des.compare.smaller import smaller
-    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.best_path import BestPathDecoder
     from espnet_des.inference.loading import load_model
     from espnet_des.inference.scoring import count_errors
+    from espnet_des.inference.transcribe import decode_files
     from espnet_des.nn.costs import macs_of_sizes
     from espnet_des.nn.encoder import num_parameters
     from espnet_des.nn.sizes import is_supernet

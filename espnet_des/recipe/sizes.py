@@ -96,8 +96,9 @@ def decode_best_path(
     o: argparse.Namespace, at: Layout, exp: Path, tag: str, size: int
 ) -> None:
     """CTC best-path decoding of every test set, with the extracted model."""
-    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.best_path import BestPathDecoder
     from espnet_des.inference.loading import load_model
+    from espnet_des.inference.transcribe import decode_files
 
     decoder = BestPathDecoder(*load_model(exp / "config.yaml", asr_model(o, exp)))
     for name in decoded_sets(o):

@@ -42,6 +42,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_lines(path: Path, lines: list[str] | None) -> None:
+    """Write a file whole, or remove it where there are no lines to be (None)."""
+    if lines is None:
+        path.unlink(missing_ok=True)
+    else:
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def sync_folder(folder: Path) -> None:
     """Let the names in a folder outlast a machine that stops, where its file system can."""
     try:

@@ -15,7 +15,7 @@ import espnet_des
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.errors import ConfigError
-from espnet_des.inference.best_path import decode_best_path
+from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.inference.loading import load_model
 from tests.train import load
 

@@ -19,7 +19,7 @@ from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.deploy.onnx.graph import session
 from espnet_des.deploy.onnx.sherpa.recognise import recogniser
 from espnet_des.errors import ConfigError
-from espnet_des.inference.best_path import decode_best_path
+from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.measure.benchmark.runtimes import benchmark_runtimes
 from tests.train import let_it_talk, make_data, train_here
 

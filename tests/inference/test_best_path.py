@@ -16,14 +16,10 @@ import yaml
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
-from espnet_des.inference.best_path import (
-    BestPathDecoder,
-    Run,
-    decode_best_path,
-    decode_files,
-    transcribe,
-)
+from espnet_des.inference.best_path import BestPathDecoder, Run
+from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.inference.loading import load_model
+from espnet_des.inference.transcribe import decode_files, transcribe
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import AudioError, find_audio
 from tests.conftest import TOKENS, make_model

@@ -118,8 +118,9 @@ def test_best_path_decoding_does_not_depend_on_the_batch(recipe):
     import torch
 
     from espnet_des.corpus.kaldi import read_table
-    from espnet_des.inference.best_path import BestPathDecoder, decode_files
+    from espnet_des.inference.best_path import BestPathDecoder
     from espnet_des.inference.loading import load_model
+    from espnet_des.inference.transcribe import decode_files
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recipe)

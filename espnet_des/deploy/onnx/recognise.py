@@ -10,8 +10,9 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShort
 from espnet_des.corpus.kaldi import read_table
 from espnet_des.deploy.onnx.graph import run
 from espnet_des.errors import ConfigError
-from espnet_des.inference.best_path import BestPathDecoder, decode_files
+from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.scoring import count_errors, text_cleaner
+from espnet_des.inference.transcribe import decode_files
 from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.nn.waveforms import shortest_input
 

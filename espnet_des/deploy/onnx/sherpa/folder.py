@@ -7,7 +7,8 @@ from espnet_des.deploy.onnx.sherpa.graph import wrap
 from espnet_des.deploy.onnx.sherpa.readme import RATE, inexact, readme
 from espnet_des.deploy.onnx.sherpa.tokens import symbols, tokens_file, written_otherwise
 from espnet_des.errors import ConfigError
-from espnet_des.inference.best_path import BestPathDecoder, write_lines
+from espnet_des.inference.best_path import BestPathDecoder
+from espnet_des.utils.files import write_lines
 
 RUNTIME = "sherpa-onnx"
 MODEL = {"none": "model.onnx", "int8": "model.int8.onnx"}
