@@ -25,16 +25,7 @@ def main() -> int:
     parser.add_argument("--quantize", default="none", help="none or int8")
     parser.add_argument("--wav_scp", type=Path, help="audio to check with: real speech")
     parser.add_argument("--text", type=Path, help="its transcriptions: shows what int8 costs")
-    parser.add_argument("--macs", help="the largest size within it, such as 150M per second")
-    parser.add_argument("--params", help="the largest size within it, such as 2M")
-    parser.add_argument("--rtf", help="the largest size within it, such as 0.005")
-    parser.add_argument("--ms", help="the same in milliseconds, for the table's audio")
-    parser.add_argument(
-        "--cost_table", type=Path, help="for --rtf and --ms: what bin.cost_table wrote"
-    )
-    parser.add_argument(
-        "--slices", type=Path, help="slices.json of a recipe: only its sizes and costs count"
-    )
+    parser.add_budgets()
     return call("espnet_des.deploy.budget:export_within", vars(parser.parse_args()))
 
 

@@ -16,19 +16,10 @@ def main() -> int:
         "--recalibrate_scp", type=Path,
         help="audio to estimate this size's BatchNorm statistics with",
     )  # fmt: skip
-    parser.add_argument("--macs", help="the largest size within it, such as 150M per second")
-    parser.add_argument("--params", help="the largest size within it, such as 2M")
     parser.add_argument(
         "--file_size", help="the largest size whose model file is within it, such as 4MB"
     )
-    parser.add_argument("--rtf", help="the largest size within it, such as 0.005")
-    parser.add_argument("--ms", help="the same in milliseconds, for the table's audio")
-    parser.add_argument(
-        "--cost_table", type=Path, help="for --rtf and --ms: what bin.cost_table wrote"
-    )
-    parser.add_argument(
-        "--slices", type=Path, help="slices.json of a recipe: only its sizes and costs count"
-    )
+    parser.add_budgets()
     return call("espnet_des.deploy.budget:extract_within", vars(parser.parse_args()))
 
 

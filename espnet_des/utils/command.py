@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from espnet_des.utils.processes import end_with_parent, stopped_by_signals
@@ -34,6 +35,20 @@ class CommandParser(argparse.ArgumentParser):
         elif message.startswith(("unrecognized", "the following arguments")):
             message += "; --help lists all options"
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def add_budgets(self) -> None:
+        """Options that choose a size by what it costs (espnet_des.inference.budget)."""
+        self.add_argument("--macs", help="the largest size within it, such as 150M per second")
+        self.add_argument("--params", help="the largest size within it, such as 2M")
+        self.add_argument("--rtf", help="the largest size within it, such as 0.005")
+        self.add_argument("--ms", help="the same in milliseconds, for the table's audio")
+        self.add_argument(
+            "--cost_table", type=Path, help="for --rtf and --ms: what bin.cost_table wrote"
+        )
+        self.add_argument(
+            "--slices", type=Path,
+            help="slices.json of a recipe: only its sizes and costs count",
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
