@@ -16,10 +16,10 @@ def main() -> int:
         "--recalibrate_scp", type=Path,
         help="audio to estimate this size's BatchNorm statistics with",
     )  # fmt: skip
+    parser.add_budgets()
     parser.add_argument(
         "--file_size", help="the largest size whose model file is within it, such as 4MB"
     )
-    parser.add_budgets()
     return call("espnet_des.deploy.budget:extract_within", vars(parser.parse_args()))
 
 
