@@ -144,13 +144,14 @@ def assert_same(one: dict, two: dict) -> None:
     assert not different, different
 
 
-def let_it_talk(config: Path, file: Path) -> None:
-    """Give the sizes of a model file random output layers.
+def let_it_talk(config: Path, file: Path, audio: torch.Tensor | None = None) -> None:
+    """Give the sizes of a model file random output layers, for audio ``(samples,)`` like this.
 
     After so short a training as those of tests it says nothing but blank.
     """
     model, _ = load_model(config, file)
-    noise, lengths = 0.1 * torch.randn(1, 16000), torch.tensor([16000])
+    noise = 0.1 * torch.randn(1, 16000) if audio is None else audio[None]
+    lengths = torch.tensor([noise.size(1)])
     for size in model.encoder.sizes:
         model.set_size(size)
         head = model.ctc.ctc_lo.of_size(size)

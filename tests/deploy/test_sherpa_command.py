@@ -135,7 +135,8 @@ def test_the_text_is_that_of_decode_best_path(supernet, tmp_path, size, normaliz
     model = tmp_path / MODEL
     shutil.copy(supernet / MODEL, model)
     torch.manual_seed(1)
-    let_it_talk(config, model)  # of features that are normalised in this way
+    heard = torch.from_numpy(np.concatenate(list(waves(supernet).values())))
+    let_it_talk(config, model, heard)  # with features that are normalised in this way
     done = export_onnx(
         config, model, tmp_path / "out", size, runtime="sherpa-onnx",
         wav_scp=supernet.parent / "audio.scp",
