@@ -11,7 +11,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
     parser.add_argument(
         "--what",
-        choices=("compare", "ablations", "budgets", "shrink", "front_ends", "rates"),
+        choices=("compare", "ablations", "budgets", "shrink", "front_ends", "rates", "fast"),
         default="compare",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")

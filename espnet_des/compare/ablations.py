@@ -75,7 +75,6 @@ def ablations(base: Config) -> list[System]:
     for weight in (0.0, 0.5):
         ask("exits of the full size", f"{weight:g} of its loss", f"exits_{weight:g}",
             exit_weight=weight)  # fmt: skip
-    ask("stage 1 and middle size on", "a part of the utterances (fast)", "fast", preset="fast")
     ask("small and middle size on", "half of the utterances", "rows_0.5", rows_stage_1=0.5,
         rows_small=0.5, rows_middle=0.5)  # fmt: skip
     ask("middle size on", "half of the utterances", "rows_middle_0.5", rows_middle=0.5)
@@ -91,8 +90,6 @@ def ablations(base: Config) -> list[System]:
     ask("Iterative-Zero-Out", "default", IZO, method=IZO)
     ask("Iterative-Zero-Out: ranking", "published", "published_ranking", method=IZO,
         published_ranking=True)  # fmt: skip
-    ask("Iterative-Zero-Out: stage 1 and middle size on", "a part of the utterances (fast)",
-        "zero_out_fast", method=IZO, preset="fast")  # fmt: skip
     for share in (0.3, 0.6):
         ask("Iterative-Zero-Out: share of stage 1", f"{share:g}", f"zero_out_share_{share:g}",
             method=IZO, selection_share=share)  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
+from espnet_des.compare.fast import fast
 from espnet_des.compare.front_ends import CONV2D, front_ends
 from espnet_des.compare.rates import rates
 from espnet_des.compare.run import Run, base_config
@@ -21,7 +22,7 @@ from espnet_des.utils.files import alone_in, write_atomically
 
 PLANS = {
     "compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks,
-    "front_ends": front_ends, "rates": rates,
+    "front_ends": front_ends, "rates": rates, "fast": fast,
 }  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def compare(
 
     Args:
         recipe: folder of the recipe.
-        what: ``compare``, ``ablations``, ``budgets``, ``shrink``, ``front_ends`` or
-            ``rates``.
+        what: ``compare``, ``ablations``, ``budgets``, ``shrink``, ``front_ends``,
+            ``rates`` or ``fast``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -178,6 +179,21 @@ def sections(what: str, table: Table) -> str:
         }
     elif what == "rates":
         parts = {"Word error rates": table.error_rates(), "Cost": table.costs()}
+    elif what == "fast":
+        parts = {
+            "Word error rates": table.error_rates(),
+            "Differences to separately trained models": table.differences(
+                "separate", [f"{name}_fast" for name in OF_THE_PAPER]
+            ),
+            "Differences to the same layers, trained separately": "\n".join(
+                table.differences(f"{name}_alone_fast", [f"{name}_fast"])
+                for name in OF_THE_PAPER
+            ),
+            "Differences to the defaults": "\n".join(
+                table.differences(name, [f"{name}_fast"]) for name in OF_THE_PAPER
+            ),
+            "Cost": table.costs(),
+        }
     elif what == "shrink":
         parts = {
             "Word error rates": table.error_rates(),

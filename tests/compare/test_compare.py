@@ -14,6 +14,7 @@ from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.compare import PLANS, compare, sections, systems_of, write_results
 from espnet_des.compare.defaults import changed, defaults
+from espnet_des.compare.fast import fast
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.rates import rates
 from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
@@ -66,7 +67,8 @@ def build(config):
 def test_all_systems_train_alike_and_have_their_sizes(base):
     sizes = base["encoder_conf"]["sizes"]
     kept = {size: list(range(size)) for size in sizes}
-    for system in comparison(base) + ablations(base) + budgets(base) + front_ends(base):
+    systems = comparison(base) + ablations(base) + budgets(base) + front_ends(base)
+    for system in systems + fast(base):
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
         assert base == before
@@ -112,6 +114,21 @@ def test_only_the_learning_rate_differs_between_rates(base):
         assert config == expected
     assert {f"{method}_alone_{min(kept)}_lr_2" for method in OF_THE_PAPER} < set(configs)
     assert {"separate_" + str(size) for size in kept} < set(configs)
+
+
+def test_only_the_preset_differs_where_updates_cost_less(base):
+    kept = {size: list(range(size)) for size in base["encoder_conf"]["sizes"]}
+    systems = {s.name: s for s in fast(base)}
+    for system in comparison(base):
+        if system.name not in OF_THE_PAPER and system.needs not in OF_THE_PAPER:
+            continue
+        cheaper, expected = systems[f"{system.name}_fast"], system.config(base, 0, kept)
+        if system.needs:  # its layers by themselves, which no setting of a supernet is left of
+            assert cheaper.needs == f"{system.needs}_fast"
+        else:
+            expected["model_conf"]["preset"] = "fast"
+        assert cheaper.config(base, 0, kept) == expected
+    assert {"separate_" + str(size) for size in kept} | set(OF_THE_PAPER) < set(systems)
 
 
 def test_a_name_of_the_comparison_is_its_training_in_every_plan(base):

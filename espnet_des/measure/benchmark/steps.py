@@ -100,8 +100,9 @@ class Bench:
                 "use_ffn": True, "macaron_ffn": True, "linear_units": 2 * dim,
                 "cgmlp_linear_units": 6 * dim, "cgmlp_conv_kernel": 31, "merge_conv_kernel": 31,
             }  # fmt: skip
-        own = {"cnn_module_kernel": 31, "macaron_style": True, "conv_norm": "layer_norm"}
-        return conf | own
+        if self.setting.preset == "published":  # of the encoder, too
+            conf["conv_norm"] = "layer_norm"
+        return conf | {"cnn_module_kernel": 31, "macaron_style": True}
 
     def _model(self, kind: type, encoder: torch.nn.Module, **conf) -> ESPnetASRModel:
         model = kind(
