@@ -12,11 +12,11 @@
 # make test-natural            natural voices from packages; needs npm
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
-# make compare-hard [SEEDS=3]   the same on a harder corpus (about 4 hours)
+# make compare-hard [SEEDS=3]   the same on a harder corpus (about 7 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
 # make compare-natural [SEEDS=2]   the same with 48 layers and natural voices (days); needs npm
-# make ablations [SEEDS=3]      other settings of the method (about 8 hours)
-# The last five go on where they stopped; JOBS=n trainings run side by side (2).
+# make ablations [SEEDS=3]      other settings of the method (a day)
+# The last five go on where they stopped; JOBS=n trainings run side by side (2; compare-scale: 1).
 # All set up .venv themselves (.venv-oldest, .venv-latest); nothing is installed elsewhere.
 # PYTHON=python3.13 is tried before python3, where an environment is made.
 

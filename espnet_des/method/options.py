@@ -190,7 +190,9 @@ class SelectionOptions:
         for key, unset, owners in (
             ("reduction", None, ("simple_top_k", "fixed")),
             ("averaged_iterations", 0, ("simple_top_k",)),
+            ("hard_gates", True, ("simple_top_k",)),
             ("zeroed", None, ("iterative_zero_out",)),
+            ("sparsity_weight", type(self).sparsity_weight, ("iterative_zero_out",)),
             ("ranking", None, ("fixed",)),
             ("rank_per_cost", False, ("simple_top_k", "iterative_zero_out", "ortho_softmax")),
             ("temperature_final", type(self).temperature_final, ("ortho_softmax",)),

@@ -38,6 +38,8 @@ from espnet_des.method.sizes import check_sizes
         ({"teacher_model_file": 3, "distillation_weight": 1.0}, "the path of a file"),
         ({"zeroed": [4, 8]}, "belongs to method: iterative_zero_out"),
         ({"method": "iterative_zero_out", "reduction": 4}, "belongs to method: simple_top_k"),
+        ({"method": "fixed", "hard_gates": False}, "belongs to method: simple_top_k, not to"),
+        ({"sparsity_weight": 2.0}, "belongs to method: iterative_zero_out, not to"),
     ],
 )
 def test_bad_options(conf, says):

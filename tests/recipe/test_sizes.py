@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.inference import loading
 from espnet_des.measure import report
 from espnet_des.recipe import sizes as stage_16
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
+from espnet_des.recipe.process import StageError
 from espnet_des.recipe.sizes import write_sizes
 from espnet_des.recipe.slices import write_slices
 from tests.train import train_here
@@ -112,16 +115,20 @@ def fake_measure(candidates, seconds, rounds):
     ]  # fmt: skip
 
 
+OPTIONS = [
+    "--train_set", "train", "--valid_set", "dev", "--test_sets", "test", "--token_type", "char",
+    "--use_lm", "false", "--asr_exp", "exp/exp", "--skip_packing", "false",
+    "--inference_asr_model", "valid.cer_ctc.ave.pth",
+]  # fmt: skip
+
+
 @pytest.fixture
 def run_stage(any_size, monkeypatch):
     """Run stage 16 with these options; returns slices.json and the experiments it packed."""
     packed = []
 
     def stage(*options):
-        o = parse(["--train_set", "train", "--valid_set", "dev", "--test_sets", "test",
-                   "--token_type", "char", "--use_lm", "false", "--asr_exp", "exp/exp",
-                   "--inference_asr_model", "valid.cer_ctc.ave.pth", "--skip_packing", "false",
-                   *options])  # fmt: skip
+        o = parse([*OPTIONS, *options])
         stage_16.score_sizes(o, layout(o))
         return json.loads(Path("exp/slices.json").read_text()), packed
 
@@ -158,3 +165,17 @@ def test_of_any_size_as_many_are_measured_as_asked_for(any_size, run_stage, caps
 def test_of_any_size_all_are_measured_where_they_are_few(run_stage):
     found, _ = run_stage()
     assert [piece["size"] for piece in found["slices"]] == list(range(2, 9))
+
+
+def test_a_baseline_has_no_table_of_sizes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp/exp").mkdir(parents=True)
+    (tmp_path / "exp/exp/valid.cer_ctc.ave.pth").touch()
+    baseline = torch.nn.Linear(1, 1), argparse.Namespace(encoder="conformer")
+    monkeypatch.setattr(loading, "load_model", lambda config, file: baseline)
+    o = parse([*OPTIONS, "--stage", "16"])
+    with pytest.raises(StageError, match="conformer has one size only; stage 16 is for"):
+        stage_16.score_sizes(o, layout(o))
+    o = parse(OPTIONS)  # of all stages it is the last, which must not fail
+    stage_16.score_sizes(o, layout(o))
+    assert "conformer has one size only: there is no table" in capsys.readouterr().out
