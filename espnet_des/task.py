@@ -17,6 +17,7 @@ from espnet2.tasks import asr
 from espnet2.train.distributed_utils import get_rank
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
+from espnet_des.nn.distillation import teaches
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS, check_swap
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.model_conf import check_multi_blank
@@ -98,6 +99,8 @@ class SupernetTask(ASRTask):
 
         The last that ESPnet asks for before it writes config.yaml.
         """
+        if model.encoder.own is not None:
+            model.encoder.own.freeze_with(model.encoder.encoders)
         (optimizer,) = super().build_optimizers(args, model)
         scores = model.encoder.scores
         if not scores.requires_grad:
@@ -131,6 +134,12 @@ def learn_from_file(model: DESModel) -> None:
         raise ConfigError(
             f"model_conf: teacher_config: {options.teacher_config} has another token list than "
             "this training: its posteriors would be of other tokens"
+        )
+    if not teaches(teacher, model):
+        raise ConfigError(
+            f"model_conf: teacher_config: {options.teacher_config} is of a model that has none of "
+            "the posteriors that this one learns from: both need CTC (ctc_weight above 0), or "
+            "both an attention decoder"
         )
     model.learn_from(teacher)
 

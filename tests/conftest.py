@@ -123,24 +123,30 @@ def transducer_parts(dim, vocabulary):
 
 
 def make_model(
-    encoder_conf=None, schedule=None, decoder=False, transducer=False, **model_conf
-):
-    """A ``des`` model over features of dimension 12; scheduled if asked for."""
+    encoder_conf=None, schedule=None, decoder=False, transducer=False, postencoder=None,
+    **model_conf,
+):  # fmt: skip
+    """A ``des`` model over features of dimension 12; scheduled if asked for.
+
+    Args:
+        decoder: True for one with attention; or a module.
+    """
     from espnet2.asr.ctc import CTC
     from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
     from espnet_des.nn.model import DESModel
     from espnet_des.nn.transducer import trainable_transducers
 
     encoder = make_encoder(**(encoder_conf or {}))
-    dim = encoder.output_size()
+    dim = (postencoder or encoder).output_size()
     # As ESPnet's task inserts them.
     durations = model_conf.get("transducer_multi_blank_durations", [])
     tokens = [f"<blank{n}>" for n in reversed(durations)] + TOKENS
     parts = {"decoder": None, "joint_network": None}
     if decoder:
-        parts["decoder"] = TransformerDecoder(
+        is_module = isinstance(decoder, torch.nn.Module)
+        parts["decoder"] = decoder if is_module else TransformerDecoder(
             len(TOKENS), dim, attention_heads=2, linear_units=8, num_blocks=1
-        )
+        )  # fmt: skip
     if transducer:
         parts = transducer_parts(dim, len(tokens))
     with trainable_transducers():
@@ -152,7 +158,7 @@ def make_model(
             normalize=None,
             preencoder=None,
             encoder=encoder,
-            postencoder=None,
+            postencoder=postencoder,
             ctc=CTC(len(tokens), dim),
             **parts,
             # Without these an update is what the method says, and nothing else.

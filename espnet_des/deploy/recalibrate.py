@@ -5,6 +5,7 @@ that is extracted is better off with those of itself alone (docs/method.md, trap
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,17 +77,18 @@ def recalibrate(
     model.eval()
     frames = dict.fromkeys(norms, 0)
 
-    def weigh(norm, inputs):
+    def weigh(norm, running, inputs):
+        """Before ``running`` runs, the norm or a copy of it in a block with weights of its own."""
         (x,) = inputs  # (batch, dim, time)
         new = x.size(0) * x.size(2)
         if not frames[norm]:  # the encoder has just said of which size they are
-            for statistic, start in zip(norm.statistics(), STATISTICS.values()):
+            for statistic, start in zip(running.statistics(), STATISTICS.values()):
                 statistic.fill_(start)
         frames[norm] += new
-        norm.momentum = new / frames[norm]
+        running.momentum = new / frames[norm]
 
     momenta = [norm.momentum for norm in norms]
-    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(partial(weigh, norm)) for norm in norms]
     try:
         for norm in norms:
             norm.train()

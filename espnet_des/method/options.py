@@ -3,6 +3,7 @@
 These are the keys of ``model_conf`` that ``model: des`` adds to ESPnet's own.
 """
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -104,6 +105,14 @@ class SelectionOptions:
         own = {} if preset is None else dict(PRESETS[preset])
         if given.get("updates_per_iteration") is not None:
             own.pop("selection_share", None)  # they say the same thing
+        # What ESPnet's --print_config writes where nothing is given is not given.
+        given = {k: v for k, v in given.items() if v is not None or k not in own}
+        for key in own.keys() & given.keys():
+            if given[key] != own[key]:
+                logging.warning(
+                    f"model_conf: {key}: {given[key]!r} is given, and counts more than "
+                    f"preset: {preset}, which has {own[key]!r}"
+                )
         return cls(**(own | given))
 
     def __post_init__(self):

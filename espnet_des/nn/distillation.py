@@ -18,6 +18,7 @@ import torch
 
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet_des.errors import OtherTrainingError
 from espnet_des.espnet_api import attention_loss, without_exits
 from espnet_des.method.options import SelectionOptions
@@ -27,6 +28,13 @@ from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
 def has_posteriors(model: ESPnetASRModel) -> bool:
     """Whether there is something to teach with: not in a transducer without CTC."""
     return model.ctc is not None or not model.use_transducer_decoder
+
+
+def teaches(teacher: ESPnetASRModel, pupil: ESPnetASRModel) -> bool:
+    """Whether both have CTC, or both an attention decoder."""
+    both = (teacher, pupil)
+    with_decoder = (m.decoder is not None and not m.use_transducer_decoder for m in both)
+    return all(m.ctc is not None for m in both) or all(with_decoder)
 
 
 def with_distillation(options: SelectionOptions, model: ESPnetASRModel) -> SelectionOptions:
@@ -44,10 +52,12 @@ class Logits(NamedTuple):
         ctc: ``(batch, time, vocab)``; None of a model without CTC.
         decoder: of the decoder with attention, told the right tokens before,
             ``(batch, length + 1, vocab)``; None without one.
+        frames: lengths of the former, ``(batch,)``; None where nothing was said.
     """
 
-    ctc: torch.Tensor | None
-    decoder: torch.Tensor | None
+    ctc: torch.Tensor | None = None
+    decoder: torch.Tensor | None = None
+    frames: torch.Tensor | None = None
 
     def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Logits":
         """Each part that there is, changed."""
@@ -64,6 +74,7 @@ class Distillation:
 
     def __init__(self, weight: float, teacher: Logits | None = None):
         self.weight, self.teacher = weight, teacher
+        self._has_begun = False
 
     def losses_of_pass(
         self,
@@ -88,7 +99,12 @@ class Distillation:
         teacher = self.teacher
         if rows is not None:
             teacher = teacher.changed(lambda part: part[rows])
-        more = distillation_loss(teacher, said, targets, model.ctc_weight)
+        if teacher.frames is not None and not self._has_begun:
+            check_frames(teacher.frames, targets.frames)
+        self._has_begun = True
+        per_token = getattr(model, "criterion_att", None)  # a transducer has none
+        per_token = per_token is not None and per_token.normalize_length
+        more = distillation_loss(teacher, said, targets, model.ctc_weight, per_token)
         stats["loss_distillation"] = more.detach()
         return loss + self.weight * more, stats
 
@@ -119,24 +135,35 @@ def said_by(
         speech_lengths: ``(batch,)``.
         targets: of the batch.
 
-    Raises:
-        OtherTrainingError: where its frames are not those of the pupil.
+    Returns:
+        Nothing of a batch in which every utterance is too short for a frame.
     """
-    encoded, lengths = teacher.encode(speech, speech_lengths)
+    try:
+        encoded, lengths = teacher.encode(speech, speech_lengths)
+    except TooShortUttError:  # the pupil learns nothing from its labels either
+        return Logits()
     out = without_exits(encoded)
-    frames = targets.frames.to(lengths.device)
-    if not torch.equal(lengths, frames):
-        raise OtherTrainingError(
-            "model_conf: teacher_model_file: the teacher gives other numbers of frames than "
-            f"the encoder, such as {int(lengths[0])} and {int(frames[0])}: both need the same "
-            "frontend_conf and input_layer"
-        )
     ctc = None if teacher.ctc is None else teacher.ctc.ctc_lo(out)
     if teacher.use_transducer_decoder or teacher.decoder is None:
-        return Logits(ctc, None)
+        return Logits(ctc, None, lengths)
     with first_outputs(teacher.decoder) as outs:
         attention_loss(teacher, out, lengths, targets.text, targets.text_lengths)
-    return Logits(ctc, outs[0][0])
+    return Logits(ctc, outs[0][0], lengths)
+
+
+def check_frames(of_teacher: torch.Tensor, of_pupil: torch.Tensor) -> None:
+    """Refuse a teacher whose frames ``(batch,)`` are not those of the pupil.
+
+    Raises:
+        OtherTrainingError: with an example.
+    """
+    of_pupil = of_pupil.to(of_teacher.device)
+    if not torch.equal(of_teacher, of_pupil):
+        raise OtherTrainingError(
+            "model_conf: teacher_model_file: the teacher gives other numbers of frames than "
+            f"the encoder, such as {int(of_teacher[0])} and {int(of_pupil[0])}: both need the "
+            "same frontend_conf and input_layer"
+        )
 
 
 @contextlib.contextmanager
@@ -157,7 +184,11 @@ def first_outputs(*modules: torch.nn.Module | None) -> Iterator[list]:
 
 
 def distillation_loss(
-    teacher: Logits, pupil: Logits, targets: Targets, ctc_weight: float
+    teacher: Logits,
+    pupil: Logits,
+    targets: Targets,
+    ctc_weight: float,
+    per_token: bool = False,
 ) -> torch.Tensor:
     """KL(teacher || pupil), summed over frames or tokens, mean over utterances: ``()``.
 
@@ -166,15 +197,20 @@ def distillation_loss(
         pupil: of a smaller size, on the same utterances.
         targets: of these utterances.
         ctc_weight: with it the parts are weighted as those of the loss are.
+        per_token: the decoder's loss, and so what it learns here, is a mean over tokens.
     """
     total = torch.zeros((), device=targets.frames.device)
     if teacher.ctc is not None and pupil.ctc is not None:
         is_real = _first(targets.frames, pupil.ctc.size(1))
         total = total + ctc_weight * _divergence(teacher.ctc, pupil.ctc, is_real)
     if teacher.decoder is not None and pupil.decoder is not None:
-        # One more than labels: the end of the sentence.
-        is_real = _first(targets.text_lengths + 1, pupil.decoder.size(1))
-        part = _divergence(teacher.decoder, pupil.decoder, is_real)
+        # More than labels: the end of the sentence, with lang_token_id a language before them.
+        length = pupil.decoder.size(1)
+        is_real = _first(targets.text_lengths + length - targets.text.size(1), length)
+        # Of a part of the batch all may be shorter than what the teacher was told.
+        part = _divergence(teacher.decoder[:, :length], pupil.decoder, is_real)
+        if per_token:
+            part = part * is_real.size(0) / is_real.sum()
         total = total + (1.0 - ctc_weight) * part
     return total
 

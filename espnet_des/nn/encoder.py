@@ -471,14 +471,27 @@ class SupernetEncoder(LayeredEncoder):
         """The blocks that a size computes with: from stage 2 on with what it owns."""
         if not self._adds_own(size):
             return self.encoders
+        lacking = self._lacking(size)
+        return self.own.added_to(self.encoders, self.anchor_of(size), lacking)
+
+    def idle_own_weights(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
+        """What no size owns, in an update of these: of other sizes, and of layers they lack."""
+        if self.own is None:
+            return []
+        active = {self.anchor_of(size): size for size in sizes if self._adds_own(size)}
+        idle = self.own.parameters_of_others(active)
+        for anchor, size in active.items():
+            idle += self.own.added_by(anchor, self.encoders, self._lacking(size))
+        return idle
+
+    def _lacking(self, size: int) -> list[torch.nn.Parameter]:
+        """Parameters of the layers that a size has nothing of."""
         runs = self.parts_of(set(self.kept_units(size)))
-        lacking = (layer for q, layer in enumerate(self.layers) if q not in runs)
         modules = (
-            module for layer in lacking
+            module for q, layer in enumerate(self.layers) if q not in runs
             for module in self.block_type.modules(self.encoders[layer.block], layer.kind)
         )  # fmt: skip
-        unused = [p for module in modules for p in module.parameters()]
-        return self.own.added_to(self.encoders, self.anchor_of(size), unused)
+        return [p for module in modules for p in module.parameters()]
 
     def _adds_own(self, size: int) -> bool:
         is_full = self.anchor_of(size) == self.num_layers

@@ -25,7 +25,7 @@ class Targets(NamedTuple):
     Attributes:
         text: token ids ``(batch, length)``.
         text_lengths: ``(batch,)``.
-        frames: lengths of the encoder's output ``(batch,)``.
+        frames: lengths of the encoder's output ``(batch,)``, or of the post-encoder's.
         text_lengths_cpu, frames_cpu: the same on the CPU.
         of_exits: labels of exits that say something else, by the number of their block.
     """
@@ -92,14 +92,11 @@ def losses_of_pass(
         Loss ``()``; statistics, :func:`names_of_losses` says which.
     """
     out, lengths, lengths_cpu = outputs.last, targets.frames, targets.frames_cpu
-    if model.postencoder is not None:
-        out, lengths = model.postencoder(out, lengths)
-        lengths_cpu = lengths.cpu() if model.use_transducer_decoder else lengths
     stats: dict[str, Any] = {}
     loss_ctc = None
     if ctc is not None:
         # ESPnet and torch read lengths on the CPU, and would wait for each of them.
-        on_cpu = ctc.ctc_type == "builtin" and model.postencoder is None
+        on_cpu = ctc.ctc_type == "builtin"
         ctc_lengths = lengths_cpu if on_cpu else lengths
         text_lengths = targets.text_lengths_cpu if on_cpu else targets.text_lengths
         labels = Labels(targets.text, text_lengths)
@@ -121,7 +118,9 @@ def losses_of_pass(
         stats |= rates_of(model, found.cer, found.wer)
         loss = found.loss if loss_ctc is None else found.loss + model.ctc_weight * loss_ctc
     elif model.ctc_weight != 1.0:
-        att = attention_loss(model, out, lengths, targets.text, targets.text_lengths)
+        # Of a part of a batch all may be shorter, which some decoders of ESPnet do not take.
+        longest = out[:, : max(1, int(lengths_cpu.max()))]
+        att = attention_loss(model, longest, lengths, targets.text, targets.text_lengths)
         stats |= {"loss_att": att.loss.detach(), "acc": att.accuracy}
         stats |= rates_of(model, att.cer, att.wer)
         loss = att.loss

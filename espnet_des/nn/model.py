@@ -40,7 +40,7 @@ from espnet_des.nn.losses import (
     losses_of_pass,
     names_of_losses,
 )
-from espnet_des.nn.model_conf import check_arguments, check_own_losses
+from espnet_des.nn.model_conf import can_have_exits, check_arguments, check_own_losses
 from espnet_des.nn.output_layers import SizedLinear, ctc_of_size
 from espnet_des.nn.own_weights import check_own_weights
 from espnet_des.nn.unusable import UnusableUtterances, frames_of_ctc
@@ -90,8 +90,8 @@ class DESModel(ESPnetASRModel):
         super().__init__(**kwargs)
         self.options = with_distillation(SelectionOptions.of_preset(**own), self)
         self.exits = list(self.encoder.interctc_layer_idx) if self.interctc_weight else []
-        weight = self.options.exit_weight  # refused beside interctc_weight, and without CTC
-        if weight is None and self.ctc is not None and not self.exits:
+        weight = self.options.exit_weight  # refused where there are none
+        if weight is None and can_have_exits(self) and not self.exits:
             weight = self.options.DEFAULT_EXITS
         if weight:
             self.exits = self.encoder.blocks_at_thirds()
@@ -242,7 +242,8 @@ class DESModel(ESPnetASRModel):
             speech, speech_lengths, text, text_lengths, utt_id, loss_scale, kwargs
         )
         if self.training:
-            said = [said_by(t, speech, speech_lengths, targets) for t in self._teacher]
+            heard = self._as_long_as_the_stft_needs(speech, speech_lengths)
+            said = [said_by(teacher, *heard, targets) for teacher in self._teacher]
             loss, stats = self._training_loss(front, targets, scores, scale, *said)
         else:
             loss, stats = self._evaluation_loss(front, targets)
@@ -409,9 +410,7 @@ class DESModel(ESPnetASRModel):
             trained.append(self.middle_size(t))
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
-        if self.encoder.own is not None:
-            anchors = [self.encoder.anchor_of(z) for z in trained if z is not None]
-            idle += self.encoder.own.parameters_of_others(anchors if self.stage == 2 else [])
+        idle += self.encoder.idle_own_weights([z for z in trained if z is not None])
         return (
             idle if self.ctc is None else idle + self.ctc.ctc_lo.parameters_of_others(trained)
         )
@@ -429,7 +428,8 @@ class DESModel(ESPnetASRModel):
             loss_of_size, size_stats = self._loss_of_pass(
                 front, Pass(size, weight, kept), targets
             )
-            loss = loss + weight * loss_of_size
+            if self.stage == 2 or size in (full, small):  # as in training
+                loss = loss + weight * loss_of_size
             stats.update(size_stats)
         return loss, stats
 
@@ -460,6 +460,9 @@ class DESModel(ESPnetASRModel):
             ctc=ctc, blocks=self.encoder.blocks_for(p.size),
         )  # fmt: skip
         exits = self.encoder.exits(hidden, self.exits) if hidden else []
+        if self.postencoder is not None:
+            out, frames = self.postencoder(out, targets.frames)
+            targets = targets._replace(frames=frames, frames_cpu=frames.cpu())
         outputs = Outputs(out, exits)
         if lesson is None:
             loss, stats = losses_of_pass(self, ctc, outputs, targets)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet2.asr.decoder.linear_decoder import LinearDecoder
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError, is_number
 from espnet_des.nn.encoder import SupernetEncoder
 
@@ -55,11 +56,18 @@ def check_own_losses(own: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         values: as for :func:`check_arguments`.
     """
     without_ctc = values.get("ctc_weight", 0.5) == 0.0
+    postencoder = values.get("postencoder")
     exits, interctc = own.get("exit_weight"), values.get("interctc_weight")
     if exits and without_ctc:
         raise ConfigError(
             f"model_conf: exit_weight: {exits!r} is a part of the CTC loss, and "
             "ctc_weight: 0.0 leaves none: leave one of them out"
+        )
+    if exits and postencoder is not None:
+        raise ConfigError(
+            f"model_conf: exit_weight: {exits!r} is of exits before the postencoder "
+            f"({type(postencoder).__name__}), which the output layer comes after: leave one of "
+            "them out"
         )
     if exits and interctc:
         raise ConfigError(
@@ -73,6 +81,11 @@ def check_own_losses(own: Mapping[str, Any], values: Mapping[str, Any]) -> None:
             "attention decoder, and a transducer with ctc_weight: 0.0 has neither: leave it "
             "out, or give ctc_weight, such as 0.3"
         )
+
+
+def can_have_exits(model: ESPnetASRModel) -> bool:
+    """Whether the full size's output layer can read what its blocks give."""
+    return model.ctc is not None and model.postencoder is None
 
 
 def check_exits(values: Mapping[str, Any], ctc_weight: float) -> None:

@@ -32,6 +32,7 @@ from espnet_des.shrink.options import LEARNED, ShrinkOptions
 from espnet_des.shrink.original import Original
 from espnet_des.shrink.ranking import rank_units, scores_of
 from espnet_des.shrink.weights import weights_of
+from espnet_des.training.costs import set_costs
 from espnet_des.training.trainer import count_updates
 from espnet_des.utils.files import write_atomically
 
@@ -120,6 +121,7 @@ def prepare(
         config["model_conf"] |= {"method": "fixed", "ranking": orders[options.rank_by]}
         supernet = built(config, training)
     if not options.share:
+        set_costs(supernet)
         supernet.state.freeze(torch.tensor(orders[options.rank_by]))
         weights = supernet.state_dict() | weights
         whole = vars(args) | config | {"output_dir": str(output_dir), "config": None}

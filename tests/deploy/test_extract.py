@@ -185,6 +185,28 @@ def test_batchnorm_statistics_are_of_the_size_itself():
         recalibrate(make_model({"conv_norm": "layer_norm"}), batches)
 
 
+@torch.no_grad()
+def test_with_weights_of_its_own_a_size_has_statistics_of_what_they_give():
+    from espnet_des.deploy.recalibrate import recalibrate
+
+    model = make_model({"conv_norm": "batch_norm", "own_weights": True})
+    model.state.freeze(torch.arange(8))
+    for added in model.encoder.own.parameters():
+        added.normal_(std=0.3)
+    model.set_size(5)
+    seen = []
+    norm = model.encoder.encoders[0].conv_module.norm
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    batches = [(torch.randn(n, 40, 12), torch.full((n,), 40)) for n in (3, 1)]
+    recalibrate(model, batches)
+    expected = (3 * seen[0].mean((0, 2)) + seen[1].mean((0, 2))) / 4
+    torch.testing.assert_close(norm.running_mean_size5, expected)
+    assert norm.momentum == 0.1 and not norm.training
+    model.encoder.own.start()
+    model.eval().encode(*batches[0])
+    assert not torch.allclose(seen[-1], seen[0])
+
+
 @pytest.mark.thorough
 def test_extraction_recalibrates_with_audio(tmp_path):
     from espnet_des.inference.loading import load_model

@@ -86,12 +86,26 @@ def test_a_share_of_a_run_too_short_or_of_unknown_length_is_refused():
         SelectionOptions(selection_share=0.5).resolve(48, 16, None)
 
 
+def test_what_counts_more_than_a_preset_is_told(caplog):
+    SelectionOptions.of_preset(preset="published", exit_weight=0.3, published_ranking=True)
+    (record,) = caplog.records
+    assert record.message == (
+        "model_conf: exit_weight: 0.3 is given, and counts more than preset: published, "
+        "which has 0.0"
+    )
+
+
 def test_a_preset_sets_what_is_not_given():
     published = SelectionOptions.of_preset(preset="published", middle_from_full=True)
     assert published.published_ranking and published.middle_from_full
     assert published.resolve(48, 16, 1000).last_update == 600
     in_updates = SelectionOptions.of_preset(preset="published", updates_per_iteration=10)
     assert in_updates.selection_share is None
+    # As ESPnet's --print_config writes what nobody has given.
+    unset = dict.fromkeys(["exit_weight", "distillation_weight", "selection_share"])
+    assert SelectionOptions.of_preset(preset="published", **unset) == (
+        SelectionOptions.of_preset(preset="published")
+    )
     assert SelectionOptions.of_preset() == SelectionOptions()
     for wrong in ("best", 1, ["published"]):
         with pytest.raises(ConfigError, match=r"preset: .* one of \['fast', 'published'\]"):

@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+import espnet_des.task
+from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from espnet_des.errors import ConfigError, OtherTrainingError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.distillation import Distillation, Logits, distillation_loss, said_by
 from espnet_des.nn.losses import Targets
+from espnet_des.task import learn_from_file
 from tests.conftest import make_batch, make_model, without_dropout
 
 SCHEDULE = Schedule((4, 4), (3, 5))
@@ -123,6 +126,108 @@ def test_a_teacher_with_other_frames_is_refused():
     pupil.learn_from(make_model({"input_layer": "conv2d"}))
     with pytest.raises(OtherTrainingError, match="other numbers of frames"):
         gradients(pupil)
+
+
+def test_a_teacher_with_nothing_in_common_is_refused(monkeypatch):
+    conf = {"teacher_config": "c.yaml", "teacher_model_file": "m.pth"}
+    attention = {"decoder": True, "ctc_weight": 0.0}
+    for ours, theirs, fits in (
+        ({}, attention, False),
+        ({"decoder": True}, attention, True),
+        (attention, {}, False),
+        ({}, {"transducer": True, "ctc_weight": 0.0}, False),
+        ({}, {"transducer": True, "ctc_weight": 0.3}, True),
+    ):
+        teacher, pupil = (
+            make_model(**theirs),
+            make_model(**ours, distillation_weight=1, **conf),
+        )
+        monkeypatch.setattr(espnet_des.task, "load_model", lambda *_, t=teacher: (t, None))
+        if fits:
+            learn_from_file(pupil)
+        else:
+            with pytest.raises(
+                ConfigError, match="teacher_config: c.yaml is of a model that has"
+            ):
+                learn_from_file(pupil)
+
+
+def test_of_a_batch_without_a_frame_a_teacher_says_nothing():
+    conf = {"teacher_config": "c.yaml", "teacher_model_file": "m.pth"}
+    pupil = at_stage_2(distillation_weight=1.0, **conf)
+    pupil.learn_from(at_stage_2())
+    batch = make_batch(frames=6)
+    batch = {k: v[:, :2] if k == "speech" else v for k, v in batch.items()}
+    batch["speech_lengths"].fill_(2)
+    loss, stats, _ = pupil(**batch)
+    assert float(stats["loss_distillation"]) == 0.0 and loss.isfinite()
+    loss.backward()
+
+
+def test_a_loss_per_token_has_a_lesson_per_token():
+    teacher = Logits(None, torch.randn(2, 4, 4))
+    pupil = Logits(None, torch.randn(2, 4, 4))
+    of_utterances, of_tokens = (
+        float(distillation_loss(teacher, pupil, targets([5, 3], [3, 1]), 0.0, per_token))
+        for per_token in (False, True)
+    )
+    assert of_tokens == pytest.approx(of_utterances * 2 / (4 + 2), rel=1e-5)
+    model = at_stage_2(distillation_weight=1.0, decoder=True, length_normalized_loss=True)
+    plain = at_stage_2(distillation_weight=1.0, decoder=True)
+    plain.load_state_dict(model.state_dict())
+    (_, of_tokens), (_, of_utterances) = map(gradients, (model, plain))
+    name = "loss_distillation_size3"
+    assert 0 < float(of_tokens[name]) < float(of_utterances[name])
+
+
+def test_with_a_language_before_the_labels_the_end_of_the_sentence_is_learned_too():
+    of_labels = targets([9], [3])
+    counts = []
+    for length in (4, 5):  # the labels and the end; before them the language
+        for position in range(length):
+            teacher, pupil = torch.zeros(1, length, 4), torch.zeros(1, length, 4)
+            pupil[0, position, 0] = 1.0
+            logits = Logits(None, teacher), Logits(None, pupil)
+            counts.append(float(distillation_loss(*logits, of_labels, 0.0)) > 0)
+    assert all(counts)
+
+
+class Projection(AbsPostEncoder):
+    """A postencoder of another dimension, which halves the frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 6)
+
+    def forward(self, x, lengths):
+        return self.linear(x[:, ::2]), (lengths + 1) // 2
+
+    def output_size(self):
+        return 6
+
+
+def test_behind_a_postencoder_lessons_have_its_frames_and_there_are_no_exits():
+    conf = {"exit_weight": None, "distillation_weight": None, "stochastic_depth_p2": 0.0}
+    model = make_model(None, SCHEDULE, postencoder=Projection(), **conf)
+    without_dropout(model).train()
+    model.state.updates.fill_(20)
+    model.state.freeze(torch.randperm(8))
+    assert model.exits == []
+    _, stats = gradients(model)
+    assert float(stats["loss_distillation_size3"]) > 0
+    seen = []
+
+    class Seeing(Distillation):
+        def losses_of_pass(self, model, ctc, outputs, targets, rows):
+            seen.append((outputs.last.size(1), targets.frames.tolist()))
+            return super().losses_of_pass(model, ctc, outputs, targets, rows)
+
+    front, targets, *_ = model._read(*make_batch().values(), (), None, {})
+    model._loss_of_pass(front, Pass(8, 1.0), targets, Seeing(1.0))
+    frames = [(n + 1) // 2 for n in targets.frames.tolist()]
+    assert seen == [(max(frames), frames)]
+    with pytest.raises(ConfigError, match="exit_weight: 0.3 .* postencoder .Projection"):
+        make_model(None, SCHEDULE, postencoder=Projection(), exit_weight=0.3)
 
 
 @pytest.mark.parametrize(

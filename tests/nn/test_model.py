@@ -143,6 +143,7 @@ def test_losses_are_weighted_as_recorded(row, monkeypatch):
 
 def test_the_loss_is_the_weighted_sum_of_espnets_losses():
     model = make_model(schedule=SCHEDULE, stochastic_depth_p2=0.0).eval()
+    model.state.freeze(torch.arange(8))
     batch = make_batch()
     loss, stats, weight = model(**batch)
     by_hand = {}
@@ -260,6 +261,18 @@ def test_validation_draws_zeroes_and_advances_nothing():
     assert torch.equal(torch.get_rng_state(), after_batch)
     assert torch.equal(first[0], second[0])
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_the_loss_of_an_evaluation_is_of_the_sizes_that_the_stage_trains():
+    model = make_model(schedule=SCHEDULE).eval()
+    for stage, sizes in ((1, (3,)), (2, (3, 5))):
+        loss, stats, _ = model(**make_batch())
+        expected = stats["loss_ctc"] + sum(0.3 * stats[f"loss_ctc_size{z}"] for z in sizes)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+        assert model.stage == stage and "loss_ctc_size5" in stats
+        if stage == 1:
+            model.state.freeze(torch.arange(8))
 
 
 def test_batch_order_and_company_do_not_matter_in_evaluation():

@@ -169,3 +169,44 @@ def test_a_quantised_supernet_is_refused():
         quantised.set_size(model.encoder.sizes[0])
     with pytest.raises(ConfigError, match="own_weights: .* quantise that"):
         quantised.encoder.blocks_for(model.encoder.sizes[0])
+
+
+def test_of_layers_that_an_update_lacks_a_size_moves_nothing():
+    """Sizes of one anchor share what they own, and momentum would move all of it."""
+    model = make_model({"sizes": "any", "smallest_size": 2} | OWN, SCHEDULE).train()
+    model.state.freeze(torch.arange(8))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    anchor = model.encoder.anchor_of(5)
+    own, lacked = model.encoder.own.of_sizes[f"size{anchor}"], set()
+    for t in range(10):
+        model.state.updates.fill_(20 + t)
+        optimizer.zero_grad()
+        model(**make_batch())[0].backward()
+        model.before_step()
+        before = {name: value.clone() for name, value in own.items()}
+        optimizer.step()
+        moved = {name for name in before if not torch.equal(before[name], own[name])}
+        size = model.middle_size(20 + t)
+        runs = model.encoder.parts_of(set(model.encoder.kept_units(size)))
+        for q, layer in enumerate(model.encoder.layers):
+            block = model.encoder.encoders[layer.block]
+            modules = model.encoder.block_type.modules(block, layer.kind)
+            mine = {id(p) for module in modules for p in module.parameters()}
+            names = {
+                name.replace(".", "/")
+                for name, p in model.encoder.encoders.named_parameters()
+                if id(p) in mine
+            }
+            assert q in runs or not names & moved
+            lacked |= names - moved
+        assert moved
+    assert lacked
+
+
+def test_what_is_frozen_is_frozen_at_every_size():
+    encoder = make_model(OWN, SCHEDULE).encoder
+    encoder.encoders[0].requires_grad_(False)
+    encoder.own.freeze_with(encoder.encoders)
+    for added in encoder.own.of_sizes.values():
+        for name, parameter in added.items():
+            assert parameter.requires_grad == name.startswith("1/")

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import espnet_des.nn.model
+from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from espnet_des.method.passes import Pass, on_part_of_batch
 from espnet_des.method.selection import Schedule
-from tests.conftest import make_batch, make_model, without_dropout
+from espnet_des.nn.distillation import Distillation
+from tests.conftest import TOKENS, make_batch, make_model, without_dropout
 
 SCHEDULE = Schedule((4, 4), (3, 5))
 
@@ -81,6 +83,30 @@ def test_the_gradients_are_those_of_the_whole_batch_on_the_average(
         mean = sum(found[name] for found in pairs) / 3
         torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-5)
     assert any(not torch.allclose(pairs[0][n], whole[n], rtol=1e-3) for n in whole)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rnn"])
+@torch.no_grad()
+def test_an_utterance_counts_the_same_beside_which_others_it_is_drawn(kind):
+    """Also where the longest audio and text are not among them."""
+    decoder = RNNDecoder(len(TOKENS), 8, hidden_size=8) if kind == "rnn" else True
+    model = make_model(None, SCHEDULE, decoder=decoder).double().eval()
+    batch = make_batch()  # the first utterance is the longest, in both
+    batch["speech"] = batch["speech"].double()
+    batch["speech_lengths"][0] += 4
+    batch["speech"] = torch.nn.functional.pad(batch["speech"], (0, 0, 0, 4))
+    front, targets, *_ = model._read(*batch.values(), (), None, {})
+    lesson = Distillation(0.2)
+    model._loss_of_pass(front, Pass(8, 1.0), targets, lesson)
+
+    def of(*rows):
+        some = Pass(3, 1.0, rows=torch.tensor(rows), kept=[0, 1, 2])
+        loss, stats = model._loss_of_pass(front, some, targets, lesson)
+        return torch.stack([loss, stats["loss_distillation_size3"]])
+
+    each = [of(row) for row in range(3)]
+    for rows in ((1, 2), (0, 2), (0, 1, 2)):
+        torch.testing.assert_close(of(*rows), sum(each[row] for row in rows) / len(rows))
 
 
 def test_a_resume_draws_the_same():

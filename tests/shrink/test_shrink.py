@@ -132,6 +132,16 @@ def test_without_training_the_sizes_are_layers_of_the_original(
     assert config["encoder_conf"]["kept_layers"] == model.encoder.kept_layers(3)
 
 
+def test_without_training_a_budget_counts_what_it_says(original, tmp_path):
+    files, options = read_original(*of(original).values()), ShrinkOptions([3, 8], share=0.0)
+    config = prepare(files, tmp_path / "ranked", options, ["--model_conf", "budget=params"])
+    model, _ = load_model(config, tmp_path / "ranked/ranked.pth")
+    encoder, counted = model.encoder, torch.tensor(model.encoder.parameters_of_layers())
+    shares = encoder.selection.costs / encoder.selection.costs.sum()
+    torch.testing.assert_close(shares, (counted / counted.sum()).to(shares.dtype))
+    assert counted[encoder.kept_layers(3)].sum() <= counted.sum() * 3 / 8
+
+
 @pytest.mark.parametrize("by", ["angle", "loss", "greedy"])
 def test_the_ranking_is_of_the_original_whatever_norm_the_supernet_has(original, tmp_path, by):
     files = read_original(*of(original).values())
