@@ -73,6 +73,7 @@ def compare(
         if taken:
             take(taken, runs, systems)
         check_finished(runs, systems)
+        set_aside(recipe / "results", what, runs)
         write_results(recipe, what, systems, runs)
         try:
             run_all(chosen, systems, jobs, lambda: write_results(recipe, what, systems, runs))
@@ -88,6 +89,28 @@ def systems_of(what: str, base: Config) -> list[System]:
         system if system.name in compared else system._replace(plan=what)
         for system in PLANS[what](base)
     ]
+
+
+def set_aside(folder: Path, what: str, runs: list[Run]) -> None:
+    """Keep tables of trainings that are not here, once, under another name.
+
+    They came with the recipe, or from another machine, and are not among ``--taken``.
+    """
+    table = folder / f"{what}.json"
+    if not table.exists():
+        return
+    here = {(run.system, run.seed) for run in runs if run.result() is not None}
+    found = {(run["system"], run["seed"]) for run in json.loads(table.read_text())["runs"]}
+    kept = table.with_stem(f"{what}.before")
+    if found <= here or kept.exists():
+        return
+    say(
+        f"{table} has {len(found - here)} trainings that are not in exp/: it is {kept.name} now. "
+        f"To go on from it: --taken {kept}"
+    )
+    for file in (table, table.with_suffix(".md")):
+        if file.exists():
+            file.replace(file.with_stem(f"{what}.before"))
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:

@@ -59,11 +59,15 @@ def run_all(
                     )
                     waiting.remove(run)
                 elif needed is None or needed.result() is not None:
-                    config = config_of(run, base, of_name)
-                    if OTHER_TOKENS in config:
-                        prepare_data(run.recipe, config[OTHER_TOKENS])
-                    running[pool.submit(execute, run, config)] = run
                     waiting.remove(run)
+                    try:
+                        config = config_of(run, base, of_name)
+                        if OTHER_TOKENS in config:
+                            prepare_data(run.recipe, config[OTHER_TOKENS])
+                    except (RuntimeError, ValueError) as why:  # the others go on
+                        failed[run.name] = why
+                        continue
+                    running[pool.submit(execute, run, config)] = run
             ended, _ = concurrent.futures.wait(
                 running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED
             )

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_des.deploy.extract import extract_subnet, file_size
-from espnet_des.deploy.onnx.export import Exported, export_onnx
-from espnet_des.deploy.onnx.sizes import Shared, export_sizes
 from espnet_des.deploy.slices import read_slices
 from espnet_des.errors import ConfigError
 from espnet_des.inference.budget import (
@@ -22,6 +20,11 @@ from espnet_des.inference.budget import (
     told,
 )
 from espnet_des.inference.loading import load_model
+from espnet_des.nn.costs import parameters_of_sizes
+
+if TYPE_CHECKING:
+    from espnet_des.deploy.onnx.export import Exported
+    from espnet_des.deploy.onnx.sizes import Shared
 
 # What may stand in place of a size.
 CHOICES = (*KINDS, "cost_table", "slices")
@@ -36,10 +39,10 @@ def extract_within(**arguments: Any) -> Path:
     Raises:
         ConfigError: where no size is within it, or as in extract_subnet.
     """
-    return extract_subnet(**_with_size(arguments, needs_size=True))
+    return extract_subnet(**_with_size(arguments, needs_size=True, runtime=None))
 
 
-def export_within(**arguments: Any) -> Exported | list[Shared]:
+def export_within(**arguments: Any) -> "Exported | list[Shared]":
     """:func:`export_onnx` of a size, or of the largest one within a budget, or of several.
 
     Args:
@@ -49,23 +52,30 @@ def export_within(**arguments: Any) -> Exported | list[Shared]:
     Raises:
         ConfigError: where no size is within it, or as in export_onnx.
     """
+    # Here: to extract needs no ONNX, which is an extra.
+    from espnet_des.deploy.onnx.export import export_onnx
+    from espnet_des.deploy.onnx.sizes import export_sizes
+
     sizes = arguments.pop("sizes", None)
     if sizes is None:
-        return export_onnx(**_with_size(arguments, needs_size=False))
+        runtime = "onnx-int8" if arguments.get("quantize") == "int8" else "onnx"
+        return export_onnx(**_with_size(arguments, needs_size=False, runtime=runtime))
     for key in ("size", *CHOICES):
         if arguments.pop(key, None) is not None:
             raise ConfigError(f"{key}: is given beside sizes: {sizes}; give one of the two")
     return export_sizes(sizes=sizes, **arguments)
 
 
-def _with_size(arguments: Mapping[str, Any], needs_size: bool) -> dict[str, Any]:
+def _with_size(
+    arguments: Mapping[str, Any], needs_size: bool, runtime: str | None
+) -> dict[str, Any]:
     """The arguments with a size in place of what chooses it, where something does."""
     asked = {key: value for key, value in arguments.items() if key in CHOICES}
     given = {key: value for key, value in arguments.items() if key not in CHOICES}
     size = given.get("size")
     if is_asked(asked) or (needs_size and size is None):
         files = given["asr_train_config"], given["asr_model_file"]
-        given["size"] = chosen_size(*files, size=size, **asked)
+        given["size"] = chosen_size(*files, size=size, runtime=runtime, **asked)
     return given
 
 
@@ -79,6 +89,7 @@ def chosen_size(
     asr_model_file: Path,
     *,
     size: int | None = None,
+    runtime: str | None = None,
     cost_table: Path | None = None,
     slices: Path | None = None,
     **budgets: float | str | None,
@@ -89,6 +100,7 @@ def chosen_size(
         asr_train_config: ``config.yaml`` of the supernet.
         asr_model_file: its parameters, of stage 2.
         size: must not be given beside a budget.
+        runtime: that the cost table must be of; None for any.
         cost_table: for ``rtf`` and ``ms``, see :mod:`espnet_des.measure.cost_table`.
         slices: measured sizes, which alone count then, see :func:`read_slices`. If several
             are within the budget, that of the lowest mean word error rate is taken.
@@ -112,13 +124,15 @@ def chosen_size(
         )
     needs_table = budget.key in TIMES and slices is None
     table = table_for(budget.key, cost_table) if needs_table else None
+    if table is not None and runtime is not None:
+        table.check_runtime(runtime)
     model: Any
     model, train_args = load_model(asr_train_config, asr_model_file)
     check_can_choose(model, budget.key)
     wers: Mapping[int, float] = {}
     costs: Mapping[int, float]
     if slices is not None:
-        costs, wers = read_slices(slices, budget.key, model.encoder.all_sizes)
+        costs, wers = read_slices(slices, budget.key, parameters_of_sizes(model))
     elif table is not None:
         costs = timed_costs(model, budget.key, table)
     elif budget.key == "file_size":

@@ -160,7 +160,8 @@ def extract_subnet(
             "not chosen yet; use a file of a stage-2 epoch (valid.*.ave.pth is one)"
         )
     if recalibrate_scp is not None:
-        frames = recalibrate(model, read_batches(recalibrate_scp, sampling_rate(train_args)))
+        rate = sampling_rate(train_args)
+        frames = recalibrate(model, read_batches(recalibrate_scp, model, rate))
         logging.info(f"BatchNorm statistics of size {size} are of {frames} frames")
     output_dir.mkdir(parents=True, exist_ok=True)
     target = output_dir / (name or Path(asr_model_file).name)

@@ -4,6 +4,7 @@ With ``sizes: any`` several sizes share the running statistics of one that has i
 that is extracted is better off with those of itself alone (docs/method.md, trap 9).
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,20 +13,25 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet_des.errors import ConfigError
 from espnet_des.nn.batch_norm import STATISTICS, FiniteBatchNorm1d
+from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.utils.progress import progress
 
 BATCH_SIZE = 16
 
 
-def read_batches(source: Path, rate: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Audio in batches of similar length.
+def read_batches(
+    source: Path, model: ESPnetASRModel, rate: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Audio in batches of similar length, without what is too short for the front end.
 
     Args:
         source: see :func:`find_audio`.
-        rate: samples per second that the model takes.
+        model: that hears it.
+        rate: samples per second that it takes.
 
     Yields:
         Speech ``(batch, samples)`` and its lengths ``(batch,)``.
@@ -37,6 +43,9 @@ def read_batches(source: Path, rate: int) -> Iterator[tuple[torch.Tensor, torch.
     batches = [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
     for utts in progress(batches, desc="BatchNorm statistics", unit="batch"):
         waves = [torch.from_numpy(read_mono(wavs[utt], rate)) for utt in utts]
+        waves = [wave for wave in waves if can_have_speech(model, wave)]
+        if not waves:
+            continue
         yield pad_sequence(waves, batch_first=True), torch.tensor([len(w) for w in waves])
 
 
@@ -93,12 +102,15 @@ def recalibrate(
         for norm in norms:
             norm.train()
         for speech, lengths in batches:
-            model.encode(speech, lengths)
+            with contextlib.suppress(TooShortUttError):  # all of them: they have no frame
+                model.encode(speech, lengths)
     finally:
         for norm, momentum, hook in zip(norms, momenta, hooks):
             norm.momentum = momentum
             norm.eval()
             hook.remove()
     if not all(frames.values()):
-        raise ConfigError("recalibrate_scp: it has no audio to take statistics of")
+        raise ConfigError(
+            "recalibrate_scp: it has no audio to take statistics of, or none that is long enough"
+        )
     return frames[norms[0]]

@@ -24,13 +24,13 @@ class Slices(NamedTuple):
     wers: dict[int, float]
 
 
-def read_slices(path: Path, budget: str, sizes: list[int]) -> Slices:
+def read_slices(path: Path, budget: str, sizes: Mapping[int, int]) -> Slices:
     """Read a file of measured sizes.
 
     Args:
         path: of the file: ``{"slices": [{"size": 16, "params": ..., "wer": {...}}, ...]}``.
         budget: for which of ``KEYS``, or ``ms``, costs are wanted.
-        sizes: those that the model has.
+        sizes: those that the model has, and their parameters.
 
     Raises:
         ConfigError: names the file, the entry and the key that is wrong.
@@ -62,7 +62,13 @@ def read_slices(path: Path, budget: str, sizes: list[int]) -> Slices:
         size = entry.get("size")
         if type(size) is not int or size not in sizes or size in costs:
             raise ConfigError(
-                f"{where}: size: {size!r} must be one of {sizes}, those of the model, each once"
+                f"{where}: size: {size!r} must be one of {list(sizes)}, those of the model, each "
+                "once"
+            )
+        if entry.get("params", sizes[size]) != sizes[size]:
+            raise ConfigError(
+                f"{where}: params: {entry['params']!r}: size {size} of this model has "
+                f"{sizes[size]}; the file is of another training"
             )
         cost: Any = entry.get(key)
         if not _is_positive(cost):

@@ -54,6 +54,9 @@ def prepare_web(
     if num_samples < 1:
         raise ConfigError(f"num_samples: {num_samples} must be at least 1, such as 3")
     check_ours(output, SIZES)
+    names = [folder.name for folder in test_sets]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"test_sets: {names} must be folders of different names")
     tables = [folder / name for folder in test_sets for name in ("wav.scp", "text")]
     made_of = fingerprint(
         [asr_train_config, asr_model_file, *tables], [sizes, quantize, num_samples]

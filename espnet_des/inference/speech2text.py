@@ -148,7 +148,9 @@ class Speech2Text(stock.Speech2Text):
         check_can_choose(model, key)
         costs: Mapping[int, float]
         if key in TIMES:
-            costs = timed_costs(model, key, table_for(key, cost_table))
+            table = table_for(key, cost_table)
+            table.check_runtime("pytorch")
+            costs = timed_costs(model, key, table)
         elif cost_table is not None:
             raise ConfigError(
                 f"cost_table: {cost_table} has times only, and {key} is asked for"

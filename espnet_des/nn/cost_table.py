@@ -28,6 +28,7 @@ class CostTable(NamedTuple):
         rest: milliseconds of all but the layers.
         layers: milliseconds of a layer, by its kind.
         shared: of these, what a layer of several components takes with any of them.
+        runtime: ``pytorch``, ``onnx`` or ``onnx-int8``.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class CostTable(NamedTuple):
     rest: float
     layers: dict[str, float]
     shared: dict[str, float]
+    runtime: str
 
     def milliseconds(self, encoder: SupernetEncoder, kept: Sequence[int]) -> float:
         """What a model with these units of the supernet takes for the audio.
@@ -50,6 +52,18 @@ class CostTable(NamedTuple):
             share = len(components) / len(encoder.units_of[q])
             total += shared + share * (self.layers[kind] - shared)
         return total
+
+    def check_runtime(self, runtime: str) -> None:
+        """Refuse times of another runtime than the model will run in.
+
+        Raises:
+            ConfigError: says how to measure that one.
+        """
+        if self.runtime != runtime:
+            raise ConfigError(
+                f"cost_table: {self.path} has the times of runtime {self.runtime}, and the model "
+                f"is for {runtime}: make one of that ({WRITE} --runtime {runtime})"
+            )
 
     def check_model(self, model: DESModel) -> None:
         """Refuse a model whose parts are others than those that were timed.
@@ -101,6 +115,7 @@ def read_cost_table(path: Path | str) -> CostTable:
             times["rest"],
             times["layers"],
             times.get("shared", {}),
+            about["runtime"],
         )
         numbers = [table.seconds, table.rest, *table.layers.values(), *table.shared.values()]
         if table.layers.keys() != model["parameters_of_layers"].keys():

@@ -126,6 +126,5 @@ def _count_kinds(axes, layers, found, kinds, sizes) -> None:
 def _labels(sizes: list[int], counts: list[int]) -> list[str]:
     more = [b - a for a, b in zip(counts, counts[1:])]
     labels = [f"kept by size {sizes[0]} and larger: {counts[0]}"]
-    labels += [f"from size {size} on: {n} more" for size, n in zip(sizes[1:], more)]
-    labels[-1] = f"only by size {sizes[-1]}: {more[-1]} more"
-    return labels
+    # With sizes between these, some are theirs already.
+    return labels + [f"by size {size}: {n} more" for size, n in zip(sizes[1:], more)]

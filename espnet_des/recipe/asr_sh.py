@@ -41,6 +41,8 @@ NOT_FOLLOWED = {
     "asr_task", "use_lightning", "use_maskctc", "num_ref", "num_inf", "download_model",
     "multi_columns_output_wav_scp",
 }  # fmt: skip
+# What the training of a shrink does without.
+IGNORED_BY_STAGE_11 = LEFT_OUT.keys() - NOT_FOLLOWED
 # What changes stage 12 alone, and so the beam search of stage 16, too.
 NOT_IN_BEAM_SEARCH = ("use_ngram", "use_k2", "use_streaming")
 WITHOUT_SIZES = "or leave stage 16, the table of sizes, out with --skip_sizes true"

@@ -48,7 +48,8 @@ def layout(o: argparse.Namespace) -> Layout:
     language = "" if o.lang == "noinfo" else f"_{o.lang}"
     units = language + "_" + o.token_type + (str(o.nbpe) if o.token_type == "bpe" else "")
     perturbed = "_sp" if o.speed_perturb_factors else ""
-    shrunk = f"{Path(o.shrink).stem.removeprefix('asr_')}_shrunk" if o.shrink else ""
+    original = Path(o.shrink).name.removesuffix(".zip").removeprefix("asr_")
+    shrunk = f"{original}_shrunk" if o.shrink else ""
     asr_tag = (
         o.asr_tag
         or shrunk

@@ -13,6 +13,7 @@ from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
 from espnet_des.inference.scoring import text_cleaner
 from espnet_des.recipe.asr_sh import (
+    IGNORED_BY_STAGE_11,
     LEFT_OUT,
     OF_STAGE_16,
     WITHOUT_SIZES,
@@ -27,20 +28,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line; of an option given twice the last value counts.
 
     Names may have hyphens, as in Kaldi's and ESPnet's scripts. With ``--asr_sh`` the options
-    are ESPnet's, and what comes back is for stage 16 alone.
+    are ESPnet's, and what comes back is for stage 16 alone, or for stage 11 of a shrink.
     """
     parser = make_parser()
     values = read_values(parser, argv)
     follows = bool(values.get("asr_sh"))
     if follows:
         check_known(parser, list(values), Path(values["asr_sh"]))
-        check_followed(parser, values)
-        values = {name: value for name, value in values.items() if name in OF_STAGE_16}
+        is_shrink = bool(values.get("shrink"))
+        is_shrink &= values.get("stage") == values.get("stop_stage") == "11"
+        if is_shrink:
+            stage, needed = 11, vars(parser.parse_args([])).keys() - IGNORED_BY_STAGE_11
+        else:
+            check_followed(parser, values)
+            stage, needed = 16, OF_STAGE_16
+        values = {name: value for name, value in values.items() if name in needed}
     else:
         check_names_of(parser, list(values))
     opts = parser.parse_args([f"--{name}={value}" for name, value in values.items()])
     if follows:
-        opts.stage = 16
+        opts.stage = stage
     check(parser, opts)
     return opts
 
@@ -209,7 +216,7 @@ def check(parser: argparse.ArgumentParser, opts: argparse.Namespace) -> None:
     right = {
         "feats_type": ["raw", "raw_copy"] if follows else ["raw"],
         "token_type": ["char", "bpe", "word"],
-        "audio_format": ["flac", "wav"],
+        "audio_format": ["flac", "wav", *(["flac.ark"] if follows else [])],
         "feats_normalize": ["global_mvn", "utterance_mvn"],
         "sizes_decoding": ["best_path", "beam"],
     }

@@ -16,6 +16,10 @@ from espnet_des.utils.threads import wait_asleep
 # What argparse calls a type, and what a user does.
 TYPES = {"int": "a whole number", "float": "a number", "str2bool": "true or false",
          "size": "a number of layers, or any"}  # fmt: skip
+# Packages that only some commands need, and what installs them.
+OF_EXTRAS = {
+    "onnx": "onnx", "onnxruntime": "onnx", "onnxscript": "onnx", "sherpa_onnx": "sherpa",
+}  # fmt: skip
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -80,5 +84,11 @@ def call(target: str, arguments: dict) -> int:
             getattr(importlib.import_module(module), function)(**arguments)
     except (RuntimeError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        extra = OF_EXTRAS.get(str(error.name).split(".")[0])
+        if extra is None:
+            raise
+        print(f"{error}: pip install 'espnet_des[{extra}]'", file=sys.stderr)
         return 1
     return 0

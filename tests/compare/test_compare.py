@@ -1,5 +1,7 @@
 """The comparison: what its systems are, its statistics and its tables."""
 
+import concurrent.futures
+import contextlib
 import copy
 import json
 import re
@@ -18,7 +20,7 @@ from espnet_des.compare.fast import fast
 from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.rates import rates
 from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
-from espnet_des.compare.schedule import check_finished, prepare_data
+from espnet_des.compare.schedule import check_finished, prepare_data, run_all
 from espnet_des.compare.shrinks import original, shrinks, whole
 from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
@@ -453,6 +455,56 @@ def test_further_seeds_of_another_machine_are_told_and_not_trained(own_recipe, m
     compare(own_recipe, seeds=1, only=["random"], taken=[as_file(own_recipe, theirs)])
     assert [(run.system, run.seed) for run in trained] == [("random", 0)]
     assert told == {(name, 2) for name in ("simple_top_k", "simple_top_k_alone_8", "random")}
+
+
+def test_tables_of_trainings_that_are_not_here_are_kept(own_recipe, monkeypatch, capsys):
+    monkeypatch.setattr("espnet_des.compare.compare.run_all", lambda *_: None)
+    monkeypatch.setattr("espnet_des.compare.compare.describe", lambda *_: "")
+    monkeypatch.setattr("espnet_des.compare.compare.sections", lambda *_: "")
+    systems = comparison(base_config(own_recipe))
+    written = [another_machine(own_recipe, systems)[1][-1]]  # of random layers
+    folder = own_recipe / "results"
+    folder.mkdir()
+    as_file(folder, written).rename(folder / "compare.json")
+    (folder / "compare.md").write_text("theirs")
+    compare(own_recipe, seeds=1)
+    assert json.loads((folder / "compare.before.json").read_text())["runs"] == written
+    assert (folder / "compare.before.md").read_text() == "theirs"
+    assert (
+        "1 trainings that are not in exp/: it is compare.before.json"
+        in capsys.readouterr().out
+    )
+    compare(own_recipe, seeds=1, taken=[folder / "compare.before.json"])
+    assert json.loads((folder / "compare.json").read_text())["runs"] == written
+    compare(own_recipe, seeds=1)  # now they are in exp/
+    assert json.loads((folder / "compare.json").read_text())["runs"] == written
+
+
+def test_a_system_whose_config_cannot_be_made_does_not_end_the_others(own_recipe, monkeypatch):
+    systems = comparison(base_config(own_recipe))
+    runs = [Run(name, 0, own_recipe, [8]) for name in ("random", "even", "layer_drop")]
+
+    def config_of(run, *_):
+        if run.system == "even":
+            raise ConfigError("share: 0.01 is too short")
+        return {}
+
+    class Pool:
+        def submit(self, execute, run, config):
+            future = concurrent.futures.Future()
+            run.exp.mkdir(parents=True)
+            run.result_file.write_text(json.dumps(result_of([1, 2, 3])))
+            future.set_result(None)
+            return future
+
+    module = "espnet_des.compare.schedule."
+    monkeypatch.setattr(f"{module}config_of", config_of)
+    monkeypatch.setattr(f"{module}prepare_data", lambda *_: None)
+    monkeypatch.setattr(f"{module}spawned", lambda *_, **__: contextlib.nullcontext(Pool()))
+    monkeypatch.setattr(f"{module}_describe", lambda run: "done")
+    with pytest.raises(RuntimeError, match="failed:\ncompare_even_seed0: share: 0.01 is too"):
+        run_all(runs, systems, 1, lambda: None)
+    assert [run.result() is None for run in runs] == [False, True, False]
 
 
 def test_layers_that_a_supernet_kept_are_not_taken_without_it(own_recipe):

@@ -1,6 +1,7 @@
 """A budget in place of a size: extraction and export, tables, measured sizes, refusals."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -41,15 +42,20 @@ def table(model, tmp_path_factory):
     kinds = [layer.kind for layer in model.encoder.layers[:4]]
     path = tmp_path_factory.mktemp("table") / "table.json"
     times = {"rest": 10.0, "layers": {kind: i + 1.0 for i, kind in enumerate(kinds)}}
-    content = {"about": {"seconds": 2.0}, "model": about_model(model), "milliseconds": times}
+    content = {
+        "about": {"seconds": 2.0, "runtime": "onnx"},
+        "model": about_model(model),
+        "milliseconds": times,
+    }
     path.write_text(json.dumps(content))
     return path
 
 
-def slices(folder, **changes):
+def slices(folder, model, **changes):
     """A file of three measured sizes; returns its path."""
+    params = parameters_of_sizes(model)
     entries = [
-        {"size": size, "params": 10 * size, "macs_per_second": 1e3 * size, "rtf": size / 1e3,
+        {"size": size, "params": params[size], "macs_per_second": 1e3 * size, "rtf": size / 1e3,
          "file_bytes": 100 * size, "wer": {"a": wer, "b": wer + 1}, "pareto": True}
         for size, wer in ((3, 9.0), (5, 6.0), (8, 7.0))
     ]  # fmt: skip
@@ -136,18 +142,22 @@ def test_a_size_is_still_a_size(supernet, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("budget, size", [
-    ({"macs": "4k"}, 3), ({"macs": "5k"}, 5), ({"macs": "1M"}, 5), ({"params": 49}, 3),
+    ({"macs": "4k"}, 3), ({"macs": "5k"}, 5), ({"macs": "1M"}, 5), ({"params": "one less"}, 3),
     ({"file_size": "0.5kB"}, 5), ({"rtf": 0.0031}, 3), ({"ms": "50"}, 5),
 ])  # fmt: skip
-def test_of_measured_sizes_the_best_one_is_taken(supernet, tmp_path, budget, size, capsys):
-    assert chosen_size(*supernet, **budget, slices=slices(tmp_path)) == size
+def test_of_measured_sizes_the_best_one_is_taken(
+    supernet, model, tmp_path, budget, size, capsys
+):
+    if "params" in budget:
+        budget = {"params": parameters_of_sizes(model)[5] - 1}
+    assert chosen_size(*supernet, **budget, slices=slices(tmp_path, model)) == size
     told = capsys.readouterr().out
     not_the_largest = "size 8, whose mean WER is higher: 7.50%, and 6.50% at size 5"
     assert (not_the_largest in told) == (budget == {"macs": "1M"})
 
 
-def test_without_word_error_rates_the_largest_is_taken(supernet, tmp_path):
-    path = slices(tmp_path)
+def test_without_word_error_rates_the_largest_is_taken(supernet, model, tmp_path):
+    path = slices(tmp_path, model)
     content = json.loads(path.read_text())
     for entry in content["slices"]:
         del entry["wer"]
@@ -165,10 +175,11 @@ def test_without_word_error_rates_the_largest_is_taken(supernet, tmp_path):
     ({"wer": {"a": "5"}}, r"slices\[1\]: wer: .* must be percent by test set"),
     ({"wer": [5.0]}, r"slices\[1\]: wer: "),
     ({"wer": {"a": 5.0}}, r"slices\[1\]: wer: .* same test sets"),
+    ({"params": 7}, r"slices\[1\]: params: 7: size 5 of this model has [0-9]+; .* another"),
 ])  # fmt: skip
-def test_wrong_entries_are_named(supernet, tmp_path, changes, says):
+def test_wrong_entries_are_named(supernet, model, tmp_path, changes, says):
     with pytest.raises(ConfigError, match=f"slices: .*slices.json: {says}"):
-        chosen_size(*supernet, macs="1M", slices=slices(tmp_path, **changes))
+        chosen_size(*supernet, macs="1M", slices=slices(tmp_path, model, **changes))
 
 
 @pytest.mark.parametrize("content", ["[", "[]", "{}", '{"slices": []}', '{"slices": 3}'])
@@ -183,6 +194,32 @@ def test_files_that_are_none_are_named(supernet, tmp_path, content):
         chosen_size(*supernet, macs=1, slices=path)
     with pytest.raises(ConfigError, match="about: seconds: None; give rtf"):
         chosen_size(*supernet, ms=1, slices=path)
+
+
+def test_times_of_another_runtime_are_refused(supernet, table, tmp_path, monkeypatch, capsys):
+    options = ("--ms", 50, "--cost_table", table, "--output", tmp_path / "x.onnx")
+    assert run(export_command, monkeypatch, supernet, *options, "--quantize", "int8") == 1
+    says = "has the times of runtime onnx, and the model is for onnx-int8"
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_extraction_needs_no_onnx(supernet, tmp_path):
+    """Which is an extra; the command that needs it names that."""
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('onnx', 'onnxruntime', 'onnxscript')));"
+        "from espnet_des.bin.{} import main; sys.exit(main())"
+    )
+    files = ("--asr_train_config", supernet[0], "--asr_model_file", supernet[1], "--size", "3")
+    for command, *options in (
+        ("extract_subnet", "--output_dir", tmp_path / "x"),
+        ("export_onnx", "--output", tmp_path / "x.onnx"),
+    ):
+        words = [sys.executable, "-c", script.format(command), *files, *options]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+        is_extraction = command == "extract_subnet"
+        assert done.returncode == (not is_extraction), done.stderr
+        assert ("pip install 'espnet_des[onnx]'" in done.stderr) != is_extraction
+        assert "Traceback" not in done.stderr
 
 
 # ---- refusals ---------------------------------------------------------------

@@ -4,13 +4,16 @@ import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from espnet_des.deploy.extract import extract_subnet, subnet_state
 from espnet_des.errors import ConfigError
 from espnet_des.nn.encoders import SubnetConformerEncoder
+from espnet_des.utils.audio import AudioError
 from tests.conftest import TINY, make_model
 from tests.train import CONFIG, load, make_data, train_here
 
@@ -228,6 +231,18 @@ def test_extraction_recalibrates_with_audio(tmp_path):
     load_model(
         tmp_path / "recalibrated/config.yaml", tmp_path / "recalibrated/valid.cer_ctc.ave.pth"
     )
+
+
+def test_audio_without_a_frame_is_no_audio_to_recalibrate_with(supernet, tmp_path):
+    for number, samples in enumerate((0, 50, 300)):
+        soundfile.write(tmp_path / f"{number}.wav", np.ones(samples) / 2, 8000)
+        (tmp_path / "wav.scp").write_text(f"u {tmp_path / f'{number}.wav'}\n")
+        with pytest.raises((ConfigError, AudioError), match="recalibrate_scp|no samples"):
+            extract_subnet(
+                supernet / "config.yaml", supernet / "valid.cer_ctc.ave.pth", 5,
+                tmp_path / "out", recalibrate_scp=tmp_path / "wav.scp",
+            )  # fmt: skip
+        assert not (tmp_path / "out").exists()
 
 
 def test_an_extracted_size_fine_tunes_with_stock_training(supernet, tmp_path, caplog):

@@ -86,6 +86,9 @@ def test_what_cannot_be_is_said(supernet, tmp_path):
         prepare_web(
             **arguments(supernet, output=tmp_path / "x", test_sets=[tmp_path / "gone"])
         )
+    two = [tmp_path / "a/dev", tmp_path / "b/dev"]
+    with pytest.raises(ConfigError, match="must be folders of different names"):
+        prepare_web(**arguments(supernet, output=tmp_path / "x", test_sets=two))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
     with pytest.raises(DataError, match="holds something else"):

@@ -98,7 +98,13 @@ def test_a_size_of_components_has_the_time_of_its_components():
     encoder = make_encoder(granularity="component")
     assert [len(own) for own in encoder.units_of[:4]] == [4, 2, 1, 4]
     table = CostTable(
-        "t", 1.0, {}, 10.0, dict(zip(KINDS, (4.0, 3.0, 2.0, 8.0))), {"mhsa": 1.0}
+        "t",
+        1.0,
+        {},
+        10.0,
+        dict(zip(KINDS, (4.0, 3.0, 2.0, 8.0))),
+        {"mhsa": 1.0},
+        "pytorch",
     )
     everything = range(encoder.num_units)
     assert table.milliseconds(encoder, everything) == pytest.approx(10 + 2 * 17)

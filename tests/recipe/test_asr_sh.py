@@ -165,14 +165,30 @@ def test_a_trained_model_is_shrunk_between_espnets_stages(asr_sh, tmp_path):
     assert lines == [
         f"{ours} --asr_sh {asr_sh} --only_check true {shrink} {tag}",
         f"{theirs} {tag} --stop_stage 10",
-        f"{ours} {shrink} {tag} --stage 11 --stop_stage 11",
+        f"{ours} --asr_sh {asr_sh} {shrink} {tag} --stage 11 --stop_stage 11",
         f"{theirs} {tag} --stage 12",
         f"{ours} --asr_sh {asr_sh} {shrink} {tag}",
     ]
     done, lines = run(tmp_path, "--espnet_root", str(tmp_path / "espnet"), *given,
                       "--asr_tag", "mine", "--stage", "11", "--stop_stage", "11")  # fmt: skip
-    assert lines == [f"{ours} {shrink} --asr_tag mine --stage 11 --stop_stage 11 --stage 11 "
-                     "--stop_stage 11"]  # fmt: skip
+    assert lines == [f"{ours} --asr_sh {asr_sh} {shrink} --asr_tag mine --stage 11 "
+                     "--stop_stage 11 --stage 11 --stop_stage 11"]  # fmt: skip
+
+
+def test_options_of_espnet_alone_reach_no_shrink(asr_sh, tmp_path, monkeypatch, capsys):
+    """What the check before stage 1 has accepted must not be refused by stage 11."""
+    monkeypatch.chdir(tmp_path)
+    Path("exp").mkdir()
+    Path("exp/asr_x.zip").touch()
+    given = ["--asr_sh", str(asr_sh), *SETS, "--shrink", "exp/asr_x.zip", "--num_nodes", "2",
+             "--audio_format", "flac.ark", "--gpu_inference", "true"]  # fmt: skip
+    asr_sh.write_text("num_nodes=1\ngpu_inference=false\n")
+    assert parse(given).stage == 16
+    now = parse([*given, "--stage", "11", "--stop_stage", "11", "--ngpu", "4"])
+    assert (now.stage, now.stop_stage, now.ngpu) == (11, 11, 4)
+    with pytest.raises(SystemExit):
+        parse([*given, "--use_lightning", "true", "--stage", "11", "--stop_stage", "11"])
+    assert "--use_lightning true: this driver leaves that out" in capsys.readouterr().err
 
 
 def test_without_a_checkout_names_with_hyphens_reach_the_driver(tmp_path):

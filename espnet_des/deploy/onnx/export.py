@@ -104,8 +104,9 @@ def write_onnx(
         if runtime == sherpa.RUNTIME:
             sherpa.check(model, args)
         rate = sampling_rate(args)
-        about = metadata(model, args, source) | {"sampling_rate": rate}
+        # First what cannot be exported is refused.
         graph = CTCGraph(copy.deepcopy(model), source, int8=quantize == "int8")
+        about = metadata(model, args, source) | {"sampling_rate": rate}
         pairs = references(model, checking_audio(model, wav_scp, rate), source)
         logging.info(f"Exporting {model.encoder.num_layers} layers of {asr_model_file}")
         result = partial / "float.onnx"

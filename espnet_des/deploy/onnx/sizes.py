@@ -2,6 +2,7 @@
 each, which points into it (ONNX's external data)."""
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,6 +98,9 @@ def export_sizes(
         made.mkdir()
         share(alone, made)
         done = [_measured(size, one, made / one.path.name) for size, one in exported.items()]
+        for file in made.iterdir():  # else a machine that stops may keep names without content
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
         made.rename(output)
         sync_folder(output.parent)
     done = [one._replace(path=output / one.path.name) for one in done]
@@ -185,7 +189,8 @@ def told(done: Sequence[Shared], weights: int) -> list[str]:
     could_be_common = sum(of_sizes) - max(of_sizes)
     if len(done) > 1 and sum(of_sizes) - weights < MOST * could_be_common:
         lines.append(
-            "They share little, because each size has weights of its own. Those of a supernet "
-            "that is trained with encoder_conf: own_weights: false share nearly all."
+            "They share little: by default each size has weights of its own, and with components "
+            "parts of matrices. Sizes of whole layers of a supernet that is trained with "
+            "encoder_conf: own_weights: false share nearly all."
         )
     return lines
