@@ -18,7 +18,7 @@ CONF = {"sizes": "any", "smallest_size": 2}
 
 
 def table_of(model, path, layers):
-    content = {"about": {"seconds": 10.0}, "model": about_model(model),
+    content = {"about": {"seconds": 10.0, "runtime": "pytorch"}, "model": about_model(model),
                "milliseconds": {"rest": 5.0, "layers": layers}}  # fmt: skip
     path.write_text(json.dumps(content))
     return str(path)
