@@ -475,7 +475,7 @@ class SupernetEncoder(LayeredEncoder):
         return self.own.added_to(self.encoders, self.anchor_of(size), lacking)
 
     def idle_own_weights(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
-        """What no size owns, in an update of these: of other sizes, and of layers they lack."""
+        """Own weights without use in an update of these sizes: others', and of lacking layers."""
         if self.own is None:
             return []
         active = {self.anchor_of(size): size for size in sizes if self._adds_own(size)}
