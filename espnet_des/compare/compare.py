@@ -179,6 +179,12 @@ def describe(what: str, runs: list[Run], results: Results) -> str:
     )
 
 
+def of_methods(table: Table, to: str, of: str) -> str:
+    """Differences of one system to another of each method, whose name stands at ``{}``."""
+    names = [name for name in OF_THE_PAPER if to.format(name) in table.groups]
+    return "\n".join(table.differences(to.format(n), [of.format(n)]) for n in names)
+
+
 def sections(what: str, table: Table) -> str:
     if what == "ablations":
         parts = {METHODS[name].title: table.ablations(name) for name in OF_THE_PAPER}
@@ -208,13 +214,10 @@ def sections(what: str, table: Table) -> str:
             "Differences to separately trained models": table.differences(
                 "separate", [f"{name}_fast" for name in OF_THE_PAPER]
             ),
-            "Differences to the same layers, trained separately": "\n".join(
-                table.differences(f"{name}_alone_fast", [f"{name}_fast"])
-                for name in OF_THE_PAPER
+            "Differences to the same layers, trained separately": (
+                of_methods(table, "{}_alone_fast", "{}_fast")
             ),
-            "Differences to the defaults": "\n".join(
-                table.differences(name, [f"{name}_fast"]) for name in OF_THE_PAPER
-            ),
+            "Differences to the defaults": of_methods(table, "{}", "{}_fast"),
             "Cost": table.costs(),
         }
     elif what == "shrink":
@@ -233,17 +236,11 @@ def sections(what: str, table: Table) -> str:
             "Differences to early exits (their full size is one alone, with exits)": (
                 table.differences("aux_loss", [*OF_THE_PAPER, "random"])
             ),
-            "Differences to the settings as published": "\n".join(
-                table.differences(f"{name}_published", [name]) for name in OF_THE_PAPER
-            ),
-            "Differences to all weights shared": "\n".join(
-                table.differences(f"{name}_shared", [name])
-                for name in OF_THE_PAPER if f"{name}_shared" in table.groups
-            ),
+            "Differences to the settings as published": of_methods(table, "{}_published", "{}"),
+            "Differences to all weights shared": of_methods(table, "{}_shared", "{}"),
             "Differences to random layers": table.differences("random"),
-            "Differences to the same layers, trained separately": "\n".join(
-                table.differences(f"{name}_alone", [name])
-                for name in OF_THE_PAPER
+            "Differences to the same layers, trained separately": (
+                of_methods(table, "{}_alone", "{}")
             ),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),

@@ -1,6 +1,6 @@
 """Cheaper updates: what the comparison says of supernets that train on parts of each batch."""
 
-from espnet_des.compare.systems import Config, System, comparison, supernet
+from espnet_des.compare.systems import Config, System, comparison, supernet, variant
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 
 
@@ -24,9 +24,6 @@ def cheaper(system: System, method: str) -> System:
         system: a supernet, or its layers alone.
         method: as the title has it.
     """
-    return system._replace(
-        name=f"{system.name}_fast", title=system.title.replace(method, f"{method}, fast"),
-        group=system.group and f"{system.group}_fast",
-        needs=system.needs and f"{system.needs}_fast",
-        config=lambda b, s, k: system.config(supernet(b, preset="fast"), s, k),
-    )  # fmt: skip
+    title = system.title.replace(method, f"{method}, fast")
+    found = variant(system, "_fast", title, lambda b: supernet(b, preset="fast"))
+    return found._replace(needs=system.needs and f"{system.needs}_fast")

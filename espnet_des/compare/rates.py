@@ -6,7 +6,7 @@ compared at its best.
 
 import copy
 
-from espnet_des.compare.systems import Config, System, comparison
+from espnet_des.compare.systems import Config, System, comparison, variant
 from espnet_des.method.methods import OF_THE_PAPER
 
 # Times the peak of the config.
@@ -30,11 +30,7 @@ def at(system: System, factor: float, peak: float) -> System:
     title = f"{system.title}: {factor * peak:g}"
     if factor == 1.0:
         return system._replace(title=title)
-    ending = f"_lr_{factor:g}"
-    return system._replace(
-        name=system.name + ending, title=title, group=system.group and system.group + ending,
-        config=lambda b, s, k: system.config(scaled(b, factor), s, k),
-    )  # fmt: skip
+    return variant(system, f"_lr_{factor:g}", title, lambda b: scaled(b, factor))
 
 
 def scaled(base: Config, factor: float) -> Config:

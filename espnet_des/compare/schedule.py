@@ -49,24 +49,19 @@ def run_all(
                 if len(running) == jobs:
                     break
                 needed = needed_run(run, of_name)
-                if (
-                    needed is not None
-                    and needed.result() is None
-                    and (needed.name in failed or needed not in runs)
-                ):
-                    failed[run.name] = RuntimeError(
-                        f"it needs {needed.name}, which is missing"
-                    )
-                    waiting.remove(run)
-                elif needed is None or needed.result() is not None:
-                    waiting.remove(run)
-                    try:
-                        config = config_of(run, base, of_name)
-                        if OTHER_TOKENS in config:
-                            prepare_data(run.recipe, config[OTHER_TOKENS])
-                    except (RuntimeError, ValueError) as why:  # the others go on
-                        failed[run.name] = why
-                        continue
+                lacks = None if needed is None or needed.result() else needed.name
+                if lacks and needed in runs and lacks not in failed:
+                    continue  # until that one has ended
+                waiting.remove(run)
+                try:
+                    if lacks:
+                        raise RuntimeError(f"it needs {lacks}, which is missing")
+                    config = config_of(run, base, of_name)
+                    if OTHER_TOKENS in config:
+                        prepare_data(run.recipe, config[OTHER_TOKENS])
+                except (RuntimeError, ValueError) as why:  # the others go on
+                    failed[run.name] = why
+                else:
                     running[pool.submit(execute, run, config)] = run
             ended, _ = concurrent.futures.wait(
                 running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED

@@ -52,6 +52,23 @@ class System(NamedTuple):
     plan: str = "compare"
 
 
+def variant(
+    system: System, ending: str, title: str, change: Callable[[Config], Config]
+) -> System:
+    """A system of the comparison whose base config is changed first.
+
+    Args:
+        system: which.
+        ending: of its name, and of its group's.
+        title: what readers see.
+        change: makes another base config.
+    """
+    return system._replace(
+        name=system.name + ending, title=title, group=system.group and system.group + ending,
+        config=lambda b, s, k: system.config(change(b), s, k),
+    )  # fmt: skip
+
+
 def has_own_weights(base: Config) -> bool:
     """Whether the smaller sizes of its supernet own weights."""
     default = inspect.signature(SUPERNETS[base["encoder"]]).parameters["own_weights"].default

@@ -27,14 +27,20 @@ from espnet_des.nn.losses import Outputs, Targets, losses_of_pass
 
 def has_posteriors(model: ESPnetASRModel) -> bool:
     """Whether there is something to teach with: not in a transducer without CTC."""
-    return model.ctc is not None or not model.use_transducer_decoder
+    return model.ctc is not None or attention_decoder(model) is not None
 
 
 def teaches(teacher: ESPnetASRModel, pupil: ESPnetASRModel) -> bool:
     """Whether both have CTC, or both an attention decoder."""
-    both = (teacher, pupil)
-    with_decoder = (m.decoder is not None and not m.use_transducer_decoder for m in both)
-    return all(m.ctc is not None for m in both) or all(with_decoder)
+    return any(
+        part(teacher) is not None and part(pupil) is not None
+        for part in (lambda model: model.ctc, attention_decoder)
+    )
+
+
+def attention_decoder(model: ESPnetASRModel) -> torch.nn.Module | None:
+    """The decoder that says tokens one by one; None in a transducer, and with CTC alone."""
+    return None if model.use_transducer_decoder else model.decoder
 
 
 def with_distillation(options: SelectionOptions, model: ESPnetASRModel) -> SelectionOptions:
@@ -52,7 +58,7 @@ class Logits(NamedTuple):
         ctc: ``(batch, time, vocab)``; None of a model without CTC.
         decoder: of the decoder with attention, told the right tokens before,
             ``(batch, length + 1, vocab)``; None without one.
-        frames: lengths of the former, ``(batch,)``; None where nothing was said.
+        frames: lengths of the former, ``(batch,)``; None where they are those of the pupil.
     """
 
     ctc: torch.Tensor | None = None
@@ -74,7 +80,6 @@ class Distillation:
 
     def __init__(self, weight: float, teacher: Logits | None = None):
         self.weight, self.teacher = weight, teacher
-        self._has_begun = False
 
     def losses_of_pass(
         self,
@@ -96,14 +101,15 @@ class Distillation:
         if self.teacher is None:
             self.teacher = said.changed(torch.Tensor.detach)
             return loss, stats
+        if (
+            self.teacher.frames is not None
+        ):  # in the full size's pass, which has the whole batch
+            check_frames(self.teacher.frames, targets.frames)
+            self.teacher = self.teacher._replace(frames=None)
         teacher = self.teacher
         if rows is not None:
             teacher = teacher.changed(lambda part: part[rows])
-        if teacher.frames is not None and not self._has_begun:
-            check_frames(teacher.frames, targets.frames)
-        self._has_begun = True
-        per_token = getattr(model, "criterion_att", None)  # a transducer has none
-        per_token = per_token is not None and per_token.normalize_length
+        per_token = not model.use_transducer_decoder and model.criterion_att.normalize_length
         more = distillation_loss(teacher, said, targets, model.ctc_weight, per_token)
         stats["loss_distillation"] = more.detach()
         return loss + self.weight * more, stats
@@ -113,7 +119,7 @@ def _heard(
     model: Any, ctc: CTC | None, outputs: Outputs, targets: Targets
 ) -> tuple[torch.Tensor, dict[str, Any], Logits]:
     """What :func:`losses_of_pass` gives, and what the model says in it."""
-    decoder = None if model.use_transducer_decoder else model.decoder
+    decoder = attention_decoder(model)
     ctc_lo = None if ctc is None else ctc.ctc_lo
     with first_outputs(ctc_lo, decoder) as outs:
         loss, stats = losses_of_pass(model, ctc, outputs, targets)
@@ -144,9 +150,10 @@ def said_by(
         return Logits()
     out = without_exits(encoded)
     ctc = None if teacher.ctc is None else teacher.ctc.ctc_lo(out)
-    if teacher.use_transducer_decoder or teacher.decoder is None:
+    decoder = attention_decoder(teacher)
+    if decoder is None:
         return Logits(ctc, None, lengths)
-    with first_outputs(teacher.decoder) as outs:
+    with first_outputs(decoder) as outs:
         attention_loss(teacher, out, lengths, targets.text, targets.text_lengths)
     return Logits(ctc, outs[0][0], lengths)
 

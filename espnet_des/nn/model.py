@@ -242,8 +242,12 @@ class DESModel(ESPnetASRModel):
             speech, speech_lengths, text, text_lengths, utt_id, loss_scale, kwargs
         )
         if self.training:
-            heard = self._as_long_as_the_stft_needs(speech, speech_lengths)
-            said = [said_by(teacher, *heard, targets) for teacher in self._teacher]
+            said = [
+                said_by(
+                    teacher, *self._as_long_as_the_stft_needs(speech, speech_lengths), targets
+                )
+                for teacher in self._teacher
+            ]
             loss, stats = self._training_loss(front, targets, scores, scale, *said)
         else:
             loss, stats = self._evaluation_loss(front, targets)

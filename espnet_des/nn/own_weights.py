@@ -42,9 +42,10 @@ class OwnWeights(torch.nn.Module):
     def freeze_with(self, blocks: torch.nn.Module) -> None:
         """Let no size add to parameters that ``freeze_param`` keeps as they are."""
         frozen = [n for n, p in blocks.named_parameters() if not p.requires_grad]
+        added: Any
         for added in self.of_sizes.values():
             for name in frozen:
-                added[_key(name)].requires_grad_(False)  # type: ignore[index]
+                added[_key(name)].requires_grad_(False)
 
     def check_visible(self, blocks: torch.nn.Module) -> None:
         """Refuse blocks without some of the parameters that sizes add to.
@@ -87,12 +88,9 @@ class OwnWeights(torch.nn.Module):
         self, size: int, blocks: torch.nn.Module, to: Collection[torch.nn.Parameter]
     ) -> list[torch.nn.Parameter]:
         """What a size adds to these parameters of the blocks."""
-        asked, added = {id(p) for p in to}, self.of_sizes[f"size{size}"]
-        return [
-            added[_key(name)]  # type: ignore[index]
-            for name, p in blocks.named_parameters()
-            if id(p) in asked
-        ]
+        added: Any = self.of_sizes[f"size{size}"]
+        asked = {id(p) for p in to}
+        return [added[_key(name)] for name, p in blocks.named_parameters() if id(p) in asked]
 
     def parameters_of_others(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
         """Parameters of the sizes that are not listed."""

@@ -31,21 +31,28 @@ def sampling_rate(train_args: argparse.Namespace) -> int:
 
 def mirrored_samples(model: torch.nn.Module) -> int:
     """Samples that ESPnet's STFT mirrors at the ends; audio must have more."""
-    stft = model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
+    stft = _stft(model)
     return stft.n_fft // 2 if stft is not None and stft.center else 0
 
 
+def _stft(model):
+    """That of ESPnet's default front end; None of another."""
+    return model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
+
+
 def shortest_input(model, source: str = "waveform") -> int:
-    """The fewest samples with which there is a frame of output.
+    """The fewest samples with which there is a frame of output; 0 where that is not known.
 
     Args:
-        model: with ESPnet's default front end.
+        model: it is known of ESPnet's default front end.
         source: ``features``: the fewest frames of features.
     """
     frames = fewest_frames(model.encoder.embed)
     if source == "features":
         return frames
-    stft = model.frontend.stft
+    stft = _stft(model)
+    if stft is None:
+        return 0
     if stft.center:
         return max((frames - 1) * stft.hop_length, mirrored_samples(model) + 1)
     return stft.n_fft + (frames - 1) * stft.hop_length

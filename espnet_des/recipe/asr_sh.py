@@ -41,8 +41,6 @@ NOT_FOLLOWED = {
     "asr_task", "use_lightning", "use_maskctc", "num_ref", "num_inf", "download_model",
     "multi_columns_output_wav_scp",
 }  # fmt: skip
-# What the training of a shrink does without.
-IGNORED_BY_STAGE_11 = LEFT_OUT.keys() - NOT_FOLLOWED
 # What changes stage 12 alone, and so the beam search of stage 16, too.
 NOT_IN_BEAM_SEARCH = ("use_ngram", "use_k2", "use_streaming")
 WITHOUT_SIZES = "or leave stage 16, the table of sizes, out with --skip_sizes true"
@@ -58,6 +56,19 @@ def check_known(parser: argparse.ArgumentParser, names: list[str], asr_sh: Path)
     for name in names:
         if name not in found:
             parser.error(f"--{name}: unknown here and to {asr_sh}")
+
+
+def following_stage(values: dict[str, str]) -> int:
+    """11 where a shrink is to be trained, and no more; else 16."""
+    is_11 = values.get("stage") == values.get("stop_stage") == "11"
+    return 11 if is_11 and values.get("shrink") else 16
+
+
+def needed_by(parser: argparse.ArgumentParser, stage: int) -> set[str]:
+    """Options that a stage takes; the training of a shrink does without what is left out here."""
+    if stage == 16:
+        return OF_STAGE_16
+    return vars(parser.parse_args([])).keys() - (LEFT_OUT.keys() - NOT_FOLLOWED)
 
 
 def check_followed(parser: argparse.ArgumentParser, values: dict[str, str]) -> None:

@@ -13,12 +13,12 @@ from espnet2.utils.types import humanfriendly_parse_size_or_none as parse_size
 from espnet2.utils.types import str2bool, str_or_none
 from espnet_des.inference.scoring import text_cleaner
 from espnet_des.recipe.asr_sh import (
-    IGNORED_BY_STAGE_11,
     LEFT_OUT,
-    OF_STAGE_16,
     WITHOUT_SIZES,
     check_followed,
     check_known,
+    following_stage,
+    needed_by,
 )
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.utils.command import CommandParser
@@ -35,14 +35,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     follows = bool(values.get("asr_sh"))
     if follows:
         check_known(parser, list(values), Path(values["asr_sh"]))
-        is_shrink = bool(values.get("shrink"))
-        is_shrink &= values.get("stage") == values.get("stop_stage") == "11"
-        if is_shrink:
-            stage, needed = 11, vars(parser.parse_args([])).keys() - IGNORED_BY_STAGE_11
-        else:
+        stage = following_stage(values)
+        if stage == 16:
             check_followed(parser, values)
-            stage, needed = 16, OF_STAGE_16
-        values = {name: value for name, value in values.items() if name in needed}
+        values = {name: values[name] for name in needed_by(parser, stage) & values.keys()}
     else:
         check_names_of(parser, list(values))
     opts = parser.parse_args([f"--{name}={value}" for name, value in values.items()])

@@ -33,9 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(partial)
         if not partial.is_symlink():
-            # Else a machine that stops may keep the new name without the content.
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(partial)
         partial.replace(path)
         sync_folder(path.parent)
     finally:
@@ -49,6 +47,12 @@ def write_lines(path: Path, lines: list[str] | None) -> None:
     else:
         text = "".join(f"{line}\n" for line in lines)
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def sync_file(path: Path) -> None:
+    """Else a machine that stops may keep a file's new name without the content."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -98,7 +98,8 @@ if [ -n "${shrink}" ] && [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; th
     if [ "${stage}" -le 10 ]; then
         "${template}/asr.sh" --python "python3 -m espnet_des" "${theirs[@]}" --stop_stage 10
     fi
-    (. ./path.sh && "${driver[@]}" --asr_sh "${template}/asr.sh" "${ours[@]}" --stage 11 --stop_stage 11)
+    (. ./path.sh && "${driver[@]}" --asr_sh "${template}/asr.sh" "${ours[@]}" \
+        --stage 11 --stop_stage 11)
     stage=12 theirs+=(--stage 12)
 fi
 # ESPnet's stages, with the plugin's classes; then the sizes, which asr.sh has not.

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy
 import torch
 
-from espnet2.asr.frontend.default import DefaultFrontend
 from espnet_des.deploy.onnx.graph import run
 from espnet_des.errors import ConfigError
 from espnet_des.espnet_api import without_exits
@@ -24,8 +23,7 @@ def checking_audio(model, wav_scp: Path | None, rate: int) -> list[torch.Tensor]
     if wav_scp is None:
         logging.warning("Checked with noise: give wav_scp to check with real audio")
         return [torch.randn(int(rate * seconds)) / 10 for seconds in (7.3, 3.1, 1.0, 0.6)]
-    is_known = isinstance(model.frontend, DefaultFrontend)  # features may be of any other
-    shortest = shortest_input(model, "waveform") / rate if is_known else 0.0
+    shortest = shortest_input(model, "waveform") / rate
     seconds = {}
     for path in find_audio(wav_scp).values():
         header = read_header(path)

@@ -2,7 +2,6 @@
 each, which points into it (ONNX's external data)."""
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from espnet_des.deploy.onnx.export import Exported, write_onnx
 from espnet_des.deploy.onnx.graph import run, session
 from espnet_des.errors import ConfigError
-from espnet_des.utils.files import sync_folder
+from espnet_des.utils.files import sync_file, sync_folder
 from espnet_des.utils.markdown import table
 from espnet_des.utils.partial import partial_folder
 
@@ -98,9 +97,8 @@ def export_sizes(
         made.mkdir()
         share(alone, made)
         done = [_measured(size, one, made / one.path.name) for size, one in exported.items()]
-        for file in made.iterdir():  # else a machine that stops may keep names without content
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+        for file in made.iterdir():
+            sync_file(file)
         made.rename(output)
         sync_folder(output.parent)
     done = [one._replace(path=output / one.path.name) for one in done]
