@@ -171,7 +171,7 @@ def decode_sizes(run: Run):
     from espnet_des.inference.scoring import count_errors
     from espnet_des.inference.transcribe import decode_files
     from espnet_des.nn.costs import macs_of_sizes
-    from espnet_des.nn.encoder import num_parameters
+    from espnet_des.nn.layered import num_parameters
     from espnet_des.nn.sizes import is_supernet
     from espnet_des.nn.waveforms import sampling_rate
 

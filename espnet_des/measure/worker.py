@@ -104,7 +104,7 @@ def load_and_measure(config: Path, model_file: Path, seconds: float) -> dict:
         importlib.import_module("espnet2.tasks.asr")
         from espnet_des.inference.best_path import BestPathDecoder
         from espnet_des.inference.loading import load_model
-        from espnet_des.nn.encoder import num_parameters
+        from espnet_des.nn.layered import num_parameters
         from espnet_des.nn.macs import count_macs
         from espnet_des.nn.sizes import layers_of
 

@@ -3,7 +3,7 @@
 import torch
 
 from espnet_des.errors import ConfigError
-from espnet_des.nn.encoder import num_parameters
+from espnet_des.nn.layered import num_parameters
 from espnet_des.nn.macs import count_macs_of_layers
 from espnet_des.nn.model import DESModel
 

@@ -16,8 +16,9 @@ from espnet_des.nn.blocks.conformer import Conformer
 from espnet_des.nn.blocks.e_branchformer import EBranchformer
 from espnet_des.nn.blocks.multiconv_conformer import MultiConvConformer
 from espnet_des.nn.blocks.transformer import Transformer
-from espnet_des.nn.encoder import LayeredEncoder, SupernetEncoder
+from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.front_end import OWN_KEYS
+from espnet_des.nn.layered import LayeredEncoder
 from espnet_des.nn.subnet import SubnetEncoder
 from espnet_des.utils.signature import combined
 

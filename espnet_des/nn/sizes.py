@@ -6,8 +6,8 @@ from typing import Any
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer
-from espnet_des.nn.encoder import LayeredEncoder
 from espnet_des.nn.encoders import BLOCK_TYPES
+from espnet_des.nn.layered import LayeredEncoder
 from espnet_des.nn.model import DESModel
 
 

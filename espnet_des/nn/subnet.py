@@ -7,8 +7,8 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer
 from espnet_des.nn.batch_norm import check_statistics
 from espnet_des.nn.components import count_components, shrink
-from espnet_des.nn.encoder import LayeredEncoder
 from espnet_des.nn.encoder_conf import PER_BLOCK, check_values
+from espnet_des.nn.layered import LayeredEncoder
 
 
 class SubnetEncoder(LayeredEncoder):

@@ -6,7 +6,7 @@ import torch
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.costs import parameters_of_sizes
-from espnet_des.nn.encoder import num_parameters
+from espnet_des.nn.layered import num_parameters
 from tests.conftest import (
     TINY_OF,
     check_sum_of_plain_losses,

@@ -20,8 +20,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.deploy.onnx import modules
 from espnet_des.deploy.onnx.front_ends import front_end
 from espnet_des.errors import ConfigError
-from espnet_des.nn.encoder import LayeredEncoder
 from espnet_des.nn.front_end import Subsampled
+from espnet_des.nn.layered import LayeredEncoder
 from espnet_des.utils.files import write_atomically
 
 INPUTS, OUTPUTS = ("speech", "speech_lengths"), ("log_probs", "lengths")
