@@ -4,9 +4,7 @@ Parameters, MACs per second of audio, peak memory, real-time factor and size of
 the file, of the models that would be deployed: each size is extracted first.
 """
 
-import argparse
 import contextlib
-import inspect
 import json
 import os
 import platform
@@ -17,19 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-import yaml
-
-import espnet2.tasks.asr as asr
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config
-from espnet_des.inference.named_files import with_files_for
+from espnet_des.measure.stock import save_stock
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
-from espnet_des.method.options import SelectionOptions
-from espnet_des.nn.encoders import BLOCK_TYPES, SUPERNETS, stock_name
-from espnet_des.nn.front_end import is_own
+from espnet_des.nn.encoders import SUPERNETS, stock_name
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
@@ -303,61 +295,3 @@ def millions(number: int | None) -> str:
         return "-"
     value = number / 1e6
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def stock_config(config: dict, num_blocks: int) -> tuple[dict, str]:
-    """``config.yaml`` of the stock model, and what of it could not be kept.
-
-    Keys of the plugin are left out. Stock blocks have BatchNorm and ESPnet's
-    order of modules; a front end that stock lacks becomes conv2d.
-    """
-    name = stock_name(config["encoder"])
-    assert name is not None  # only such are measured
-    known = inspect.signature(BLOCK_TYPES[name].stock).parameters
-    conf = {k: v for k, v in config["encoder_conf"].items() if k in known}
-    # A rate per block would not fit another number of blocks.
-    conf.pop("stochastic_depth_rate", None)
-    note = ""
-    if is_own(config["encoder_conf"]):
-        conf["input_layer"], note = "conv2d", " (conv2d front end)"
-    own = SelectionOptions.keys()
-    stock = config | {
-        "encoder": name,
-        "encoder_conf": conf | {"num_blocks": num_blocks},
-        "model": "espnet",
-        "model_conf": {k: v for k, v in config["model_conf"].items() if k not in own},
-        "init": None,
-        "init_param": [],
-    }
-    return stock, note
-
-
-def save_stock(config: Path, num_blocks: int, folder: Path) -> tuple[Path, str]:
-    """Write a stock encoder's model with random weights: config.yaml and model.pth.
-
-    Args:
-        config: ``config.yaml`` of a supernet, or of another model with such an encoder.
-        num_blocks: its number of blocks.
-        folder: where the two files go.
-
-    Returns:
-        Path of the model file, and a remark for its name, or "".
-
-    Raises:
-        ConfigError: where ESPnet cannot build it.
-    """
-    content, note = stock_config(read_config(config), num_blocks)
-    content = with_files_for(content, config, folder)
-    try:
-        # A copy: building changes the arguments.
-        args = argparse.Namespace(**yaml.safe_load(yaml.safe_dump(content)))
-        model = asr.ASRTask.build_model(args)
-    except Exception as error:  # ESPnet's checks of types raise nothing narrower
-        raise ConfigError(
-            f"stock_blocks: {num_blocks}: ESPnet's encoder cannot be built with the "
-            f"settings of {config} ({type(error).__name__}: {error}); leave stock_blocks out"
-        ) from error
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
-    torch.save(model.state_dict(), folder / "model.pth")
-    return folder / "model.pth", note

@@ -20,7 +20,8 @@ from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.inference.loading import load_model
 from espnet_des.inference.named_files import with_found_files
 from espnet_des.measure.pictures import plot_all
-from espnet_des.measure.report import report, save_stock
+from espnet_des.measure.report import report
+from espnet_des.measure.stock import save_stock
 from tests.train import make_data, train_here
 
 STATS = "exp/asr_stats/feats_stats.npz"

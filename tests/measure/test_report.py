@@ -257,7 +257,7 @@ def test_extracted_sizes_can_be_handed_over_and_reported_alone(supernet, rows, t
 def test_stock_settings_are_those_of_the_supernet(supernet, tmp_path):
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
     from espnet_des.inference.loading import load_model
-    from espnet_des.measure.report import save_stock, stock_config
+    from espnet_des.measure.stock import save_stock, stock_config
 
     config = yaml.safe_load(files(supernet)[0].read_text())
     config["encoder_conf"] |= {"input_layer": "vgg", "conv_norm": "layer_norm",
