@@ -113,7 +113,7 @@ class SupernetEncoder(LayeredEncoder):
 
     def described(self, kept: Sequence[int]) -> dict[str, Any]:
         """Keys of ``encoder_conf`` that say which units an encoder of one size keeps."""
-        runs, some = self._layers_that_run(kept)
+        runs, some = self.layers_that_run(kept)
         return {"kept_layers": sorted(runs)} | ({"kept_components": some} if some else {})
 
     def anchor_of(self, size: int) -> int:
@@ -201,7 +201,7 @@ class SupernetEncoder(LayeredEncoder):
         tensors = [*source.parameters(), *source.buffers()]
         tensors += [value for value in parts if isinstance(value, torch.Tensor)]
         blocks = copy.deepcopy(source, {id(t): t for t in tensors})
-        runs, some = self._layers_that_run(kept)
+        runs, some = self.layers_that_run(kept)
         for q, layer in enumerate(self.layers):
             block = blocks[layer.block]
             if q not in runs:

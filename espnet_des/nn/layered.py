@@ -246,7 +246,7 @@ class LayeredEncoder(torch.nn.Module):
             Output ``(batch, time, dim)``.
         """
         x = front.x
-        runs, some = self._layers_that_run(kept)
+        runs, some = self.layers_that_run(kept)
         keep_rows = {}
         if self.training and drop_rate > 0.0 and dropped:
             gone = set(dropped)
@@ -274,7 +274,7 @@ class LayeredEncoder(torch.nn.Module):
                 x = x + self.conditioning_layer(ctc.softmax(self._exit(x)))
         return self.after_norm(x)
 
-    def _layers_that_run(
+    def layers_that_run(
         self, kept: Sequence[int] | None
     ) -> tuple[set[int], dict[int, list[int]]]:
         """Layers that have one of these units; of those that lack some, what they have."""
