@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from espnet_des.espnet_api import add_to_all, multiply_all
+from espnet_des.utils.ranks import is_in_group
 
 
 class _Computed(torch.autograd.Function):
@@ -31,7 +32,9 @@ class _Computed(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("a supernet's loss can be back-propagated only once")
         # At once: divided by the scale first, small ones would be 0 in fp16.
-        multiply_all(gradients, incoming / ctx.scale)
+        factor = incoming / ctx.scale
+        if not (factor.is_cpu and factor == 1.0):  # a GPU's number would be waited for
+            multiply_all([g for g in gradients if g is not None], factor)
         return (None, None, None, *gradients)
 
 
@@ -46,8 +49,8 @@ class BackwardPerPass:
     Args:
         front: output of the front end, ``(batch, time, dim)``; what made it gets
             its gradients in the backward of the sum.
-        parameters: all that come after it. DDP waits for a gradient of each, so
-            those that took no part get zeros.
+        parameters: all that come after it. Those that took no part get no gradient, but
+            zeros under DDP, which waits for one of each.
         scale: of the losses while their gradients are computed: fp16 needs the
             GradScaler's here, because its own comes only afterwards.
     """
@@ -85,10 +88,10 @@ class BackwardPerPass:
             last: one more loss, of the front end's output itself, whose graph is kept
                 until then.
         """
-        gradients = [
-            torch.zeros_like(leaf) if gradient is None else gradient
-            for leaf, gradient in zip(self._leaves, self._gradients)
-        ]
+        gradients = list(self._gradients)
+        if is_in_group():
+            known = zip(self._leaves, self._gradients)
+            gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in known]
         sum_so_far = torch.zeros_like(last) if self._loss is None else self._loss
         return last + _Computed.apply(sum_so_far, gradients, self.scale, *self._inputs)
 

@@ -5,10 +5,14 @@ import logging
 import torch
 
 
+def is_in_group() -> bool:
+    """True within a training by torch.distributed, be it of one process."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def rank() -> int:
     """Number of this process; 0 where there is one only."""
-    dist = torch.distributed
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return torch.distributed.get_rank() if is_in_group() else 0
 
 
 def device_of_group() -> torch.device:
@@ -18,8 +22,7 @@ def device_of_group() -> torch.device:
 
 def are_several() -> bool:
     """True within a training of several processes."""
-    dist = torch.distributed
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return is_in_group() and torch.distributed.get_world_size() > 1
 
 
 def as_the_first_has_it(*tensors: torch.Tensor) -> list[torch.Tensor]:

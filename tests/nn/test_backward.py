@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+import espnet_des.nn.backward
 import espnet_des.nn.model
 import espnet_des.nn.residual
 from espnet_des.measure.benchmark.saved import count_saved
@@ -22,13 +23,13 @@ class PlainSum:
     """What :class:`BackwardPerPass` must equal: one graph of everything."""
 
     def __init__(self, front, parameters, scale=1.0):
-        self.front, self.total, self.parameters = front, 0.0, parameters
+        self.front, self.total = front, 0.0
 
     def add(self, loss):
         self.total = self.total + loss
 
     def loss(self, last):
-        return self.total + last + sum(0.0 * p.sum() for p in self.parameters)
+        return self.total + last
 
 
 def gradients(model, plainly: bool, monkeypatch, factor=1.0):
@@ -49,7 +50,8 @@ def gradients(model, plainly: bool, monkeypatch, factor=1.0):
         batch["speech"] = batch["speech"].to(model.encoder.scores.dtype)
         loss, stats, _ = model(**batch)
         (factor * loss).backward()
-    return loss.detach(), stats, {n: p.grad for n, p in model.named_parameters()}
+    learned = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return loss.detach(), stats, learned
 
 
 DROPOUT = {
@@ -97,6 +99,7 @@ def test_gradients_are_those_of_the_plain_sum(stage, method, decoder, conf, monk
     loss, stats, ours = gradients(model, False, monkeypatch, factor=0.5)
     torch.testing.assert_close(loss, plain_loss)
     assert stats.keys() == plain_stats.keys()
+    assert ours.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-13, rtol=1e-9, msg=name)
     for (name, mine), theirs in zip(model.named_buffers(), twin.buffers()):
@@ -203,6 +206,28 @@ def test_gradients_may_be_one_tensor():
     (5 * loss).backward()
     assert a.grad.tolist() == [15.0] * 3 and b.grad.tolist() == [5.0] * 3
     assert front.grad.tolist() == [10.0] * 3
+
+
+def test_zeros_are_made_for_ddp_alone(monkeypatch):
+    """Those of what smaller sizes own would be twice the model, in every update."""
+    model = at(1)
+    twin = copy.deepcopy(model)
+    idle = {id(p) for p in model._idle_parameters(5)}
+    model(**make_batch())[0].backward()
+    assert {id(p) for p in model.parameters() if p.grad is None} == idle != set()
+    monkeypatch.setattr(espnet_des.nn.backward, "is_in_group", lambda: True)
+    twin(**make_batch())[0].backward()
+    assert all(p.grad is not None for p in twin.parameters())
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_the_loss_may_be_weighted(factor):
+    """By 1, which is not multiplied with, and by less, as where gradients are accumulated."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    sums = BackwardPerPass(torch.ones(1), [weight])
+    sums.add((3 * weight).sum())
+    (factor * sums.loss(torch.zeros(()))).backward()
+    assert weight.grad.tolist() == [3 * factor] * 2
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, 0.0), (2.0**16, 2.0**-26)])
