@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import espnet_des  # noqa: F401  (registers the plugin)
+import espnet_des  # (registers the plugin)
+import espnet_des.nn.backward
 
 DATA = Path(__file__).parent / "data"
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<space>", "<sos/eos>"]
@@ -81,6 +82,12 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_data(folder)
     return folder
+
+
+@pytest.fixture
+def under_ddp(monkeypatch):
+    """Every parameter gets a gradient, as in a training of several processes."""
+    monkeypatch.setattr(espnet_des.nn.backward, "is_in_group", lambda: True)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from espnet_des.nn.residual import (
     Run,
     add_branch,
     draw_rows,
-    has_batch_norm,
     touch,
 )
 
@@ -81,7 +80,7 @@ class LayeredEncoder(torch.nn.Module):
         self.with_batch_norm = {
             q
             for q, layer in enumerate(self.layers)
-            if has_batch_norm(self.block_type.modules(self.encoders[layer.block], layer.kind))
+            if self.block_type.has_batch_norm(self.encoders[layer.block], layer.kind)
         }
 
     def divide(self, counts: Sequence[int]) -> None:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import cut
 from espnet_des.nn.copies import with_module
@@ -48,6 +47,13 @@ class Branch(NamedTuple):
         name = self.type.parts[self.kind][1]
         return self._replace(block=with_module(self.block, name, module))
 
+    def of_rows_behind_norm(self, rows: torch.Tensor) -> "Branch":
+        """The branch whose BatchNorm sees all utterances, and hands on these alone."""
+        name, norm = self.type.parts[self.kind][1], self.type.batch_norms[self.kind]
+        module = self.type.module(self.block, self.kind)
+        module = with_module(module, norm, _HandsOn(getattr(module, norm), rows))
+        return self._replace(block=with_module(self.block, name, module))
+
     def modules(self) -> list[torch.nn.Module]:
         return self.type.modules(self.block, self.kind)
 
@@ -59,6 +65,18 @@ class Branch(NamedTuple):
         if self.is_group:
             return self.type.together(self.block, x, self.pos_emb, mask)
         return self.type.branch(self.block, self.kind, x, self.pos_emb, mask, self.with_bias)
+
+
+class _HandsOn(torch.nn.Module):
+    """A norm that is given the whole batch, and gives some utterances of it."""
+
+    def __init__(self, norm: torch.nn.Module, rows: torch.Tensor):
+        super().__init__()
+        self.norm, self.rows = norm, rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(batch, dim, time)`` to ``(rows, dim, time)``."""
+        return self.norm(x)[self.rows]
 
 
 def add_branch(
@@ -151,29 +169,19 @@ def add_branch_to_rows(
 ) -> torch.Tensor:
     """Stochastic depth: the branch is added to the kept utterances only.
 
-    Dropped rows are not computed, except where BatchNorm would then see other
-    statistics.
+    Dropped rows are not computed, but for BatchNorm's statistics, which would be others.
 
     Args:
         keep: the rows that keep the layer.
         factor: what the kept branch is multiplied with, 1 / (1 - p).
-        needs_all: see :func:`has_batch_norm`.
+        needs_all: of a layer with BatchNorm.
     """
     if keep.number == x.size(0):
         return add_branch(x, branch, factor)
-    if needs_all:
-        rows = torch.zeros(x.size(0), 1, 1, dtype=x.dtype, device=x.device)
-        rows[keep.rows] = factor
-        return add_branch(x, branch, rows)
-    if not keep.number:
+    if not keep.number and not needs_all:
         return touch(x, [p for module in branch.modules() for p in module.parameters()])
-    out = branch.out(keep.rows)
+    out = branch.of_rows_behind_norm(keep.rows).out() if needs_all else branch.out(keep.rows)
     return x.index_add(0, keep.rows, (factor * branch.scale) * out.to(x.dtype))
-
-
-def has_batch_norm(modules: Sequence[torch.nn.Module]) -> bool:
-    """True of a layer whose statistics are those of all utterances of the batch."""
-    return any(isinstance(m, BATCH_NORMS) for module in modules for m in module.modules())
 
 
 def draw_rows(
@@ -230,7 +238,7 @@ class Run(NamedTuple):
         faint: those whose gate is below ``passes.FAINT``, and not 0.
         keep_rows: of layers with stochastic depth, the utterances that keep them.
         more: what the branch is multiplied with for these, 1 / (1 - p).
-        need_all: layers with BatchNorm, which run on all utterances even so.
+        need_all: layers with BatchNorm, whose statistics are of all utterances even so.
         watch: told of each layer, what its branch was added to, and the sum.
     """
 

@@ -268,6 +268,8 @@ def test_stochastic_depth_drops_rows_as_the_plain_formulation(norm):
         for (name, a), b in zip(encoder.named_parameters(), plain.parameters()):
             if name != "scores":
                 torch.testing.assert_close(a.grad, b.grad, atol=2e-4, rtol=2e-4, msg=name)
+        for (name, a), b in zip(encoder.named_buffers(), plain.buffers()):
+            torch.testing.assert_close(a, b, msg=name)  # BatchNorm's statistics
 
 
 def test_stochastic_depth_as_recorded():

@@ -305,7 +305,7 @@ def test_a_name_swapped_for_the_wrong_one_is_told(caplog):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_supernet_of_each_trains_in_both_stages(name):
+def test_a_supernet_of_each_trains_in_both_stages(name, under_ddp):
     model = make_model({"encoder": name})
     smallest, *_, full = model.encoder.sizes
     zeroed = model.options.zeroed_per_iteration(full, smallest)

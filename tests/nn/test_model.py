@@ -97,7 +97,7 @@ def test_passes_run_the_recorded_layers(case, monkeypatch):
             )
     gradient = model.encoder.scores.grad
     if case["gates_grad"] is None:
-        assert not gradient.any()
+        assert gradient is None
     else:
         assert gradient.any()
 
@@ -210,7 +210,9 @@ def test_momentum_and_weight_decay_leave_scores_and_idle_output_layers_alone():
 @pytest.mark.parametrize("decoder", [False, True])
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_every_parameter_takes_part_and_those_that_should_learn_do(method, stage, decoder):
+def test_every_parameter_takes_part_and_those_that_should_learn_do(
+    method, stage, decoder, under_ddp
+):
     model = make_model(schedule=SCHEDULE, method=method, decoder=decoder)
     if stage == 2:
         model.state.freeze(torch.arange(8))

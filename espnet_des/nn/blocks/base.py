@@ -13,6 +13,7 @@ import torch
 
 from espnet2.asr.layers.fastformer import FastSelfAttention
 from espnet_des.method.layers import Layer
+from espnet_des.nn.batch_norm import BATCH_NORMS
 
 Order = tuple[str | tuple[str, ...], ...]
 
@@ -26,6 +27,8 @@ class BlockType:
             Kinds within a tuple stand side by side: they read the same input.
         parts: what a block calls the norm, the module and whatever else belongs to a
             kind of layer. A block has that layer where it has the module.
+        batch_norms: what the module of a kind of layer calls its BatchNorm, where it may have
+            one; all that it does behind that is done to each frame by itself.
         own_keys: keys of ``encoder_conf`` that ESPnet does not have, and their defaults.
         refused: ESPnet's keys that cannot be meant: values that are accepted, and why.
         exits_are_normalised: whether ESPnet applies ``after_norm`` to the outputs of the
@@ -35,6 +38,7 @@ class BlockType:
     stock: type[torch.nn.Module]
     orders: ClassVar[dict[str, Order]]
     parts: ClassVar[dict[str, tuple[str, ...]]]
+    batch_norms: ClassVar[dict[str, str]] = {}
     own_keys: ClassVar[dict[str, Any]] = {}
     refused: ClassVar[dict[str, tuple[Any, str]]] = {
         "normalize_before": (
@@ -91,6 +95,13 @@ class BlockType:
         """Modules that are the layer's alone: they go where it goes."""
         parts = [getattr(block, name, None) for name in self.parts[kind]]
         return [part for part in parts if part is not None]
+
+    def has_batch_norm(self, block: torch.nn.Module, kind: str) -> bool:
+        """True of a layer whose statistics are those of all utterances of the batch."""
+        name = self.batch_norms.get(kind)
+        return name is not None and isinstance(
+            getattr(self.module(block, kind), name), BATCH_NORMS
+        )
 
     def remove(self, block: torch.nn.Module, kind: str) -> None:
         """Take a layer with its pre-norm out of a block."""

@@ -23,6 +23,7 @@ class Conformer(BlockType):
         "conv": ("norm_conv", "conv_module"),
         "ff": ("norm_ff", "feed_forward"),
     }
+    batch_norms = {"conv": "norm"}
     # [DEVIATION] from the authors' layer norm: every size is better with ESPnet's, see
     # docs/earlier_results.md.
     own_keys = {"layer_order": "espnet", "conv_norm": "batch_norm"}
