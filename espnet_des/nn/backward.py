@@ -88,9 +88,9 @@ class BackwardPerPass:
             last: one more loss, of the front end's output itself, whose graph is kept
                 until then.
         """
-        gradients = list(self._gradients)
+        gradients, self._gradients = self._gradients, []
         if is_in_group():
-            known = zip(self._leaves, self._gradients)
+            known = zip(self._leaves, gradients)
             gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in known]
         sum_so_far = torch.zeros_like(last) if self._loss is None else self._loss
         return last + _Computed.apply(sum_so_far, gradients, self.scale, *self._inputs)
@@ -102,11 +102,20 @@ def _apart(gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     Two gradients may be one tensor, as those of a and b in a + b; that of a sum's
     terms is one number, spread over their shape.
     """
-    seen, apart = set(), []
-    for gradient in gradients:
-        storage = gradient.untyped_storage().data_ptr()
-        if storage in seen or 0 in gradient.stride():
-            gradient = gradient.clone(memory_format=torch.contiguous_format)
-        seen.add(storage)
-        apart.append(gradient)
-    return apart
+    apart, end = list(gradients), 0
+    for i in sorted(range(len(apart)), key=lambda i: gradients[i].data_ptr()):
+        gradient = gradients[i]
+        if gradient.data_ptr() < end or 0 in gradient.stride():
+            apart[i] = gradient.clone(memory_format=torch.contiguous_format)
+        end = max(end, gradient.data_ptr() + _bytes_of(gradient))
+    # Not their storages, and no views: autograd adds only to what nothing else holds in place,
+    # and would otherwise make a third copy of all gradients.
+    return [gradient.detach() for gradient in apart]
+
+
+def _bytes_of(tensor: torch.Tensor) -> int:
+    """From its first element to its last, whatever lies between."""
+    if not tensor.numel():
+        return 0
+    steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    return (1 + steps) * tensor.element_size()

@@ -207,6 +207,32 @@ def test_gradients_may_be_one_tensor():
     assert front.grad.tolist() == [10.0] * 3
 
 
+def test_gradients_may_overlap():
+    """Of terms of a sum, one of which is made of parts: those are views of its gradient."""
+    a, b, c = (torch.nn.Parameter(torch.ones(n)) for n in (1, 2, 3))
+    sums = BackwardPerPass(torch.ones(1), [a, b, c])
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    for _ in range(2):
+        sums.add((weights * (torch.cat([a, b]) + c)).sum())
+    sums.loss(torch.zeros(())).backward()
+    assert [p.grad.tolist() for p in (a, b, c)] == [[2.0], [4.0, 6.0], [2.0, 4.0, 6.0]]
+
+
+def test_the_last_pass_adds_to_what_is_known_without_a_copy():
+    linear, conv = torch.nn.Linear(3, 3), torch.nn.Conv1d(3, 3, 1)
+    parameters = [*linear.parameters(), *conv.parameters()]
+    front = torch.randn(2, 5, 3, requires_grad=True)
+
+    def loss_of(x):
+        return conv(linear(x).transpose(1, 2)).square().sum()
+
+    sums = BackwardPerPass(front, parameters)
+    sums.add(loss_of(sums.front))
+    known = [g.data_ptr() for g in sums._gradients[1:]]
+    sums.loss(loss_of(front)).backward()
+    assert [p.grad.data_ptr() for p in parameters] == known
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_what_an_update_does_not_train_gets_no_gradient(stage):
     """Zeros for all that smaller sizes own would be twice the model."""
