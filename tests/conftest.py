@@ -1,5 +1,6 @@
 """Tiny models and data that the tests share."""
 
+import contextlib
 import json
 import os
 import sys
@@ -84,10 +85,19 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def under_ddp(monkeypatch):
+@pytest.fixture(name="under_ddp")
+def all_under_ddp():
     """Every parameter gets a gradient, as in a training of several processes."""
-    monkeypatch.setattr(espnet_des.nn.backward, "is_in_group", lambda: True)
+    with under_ddp():
+        yield
+
+
+@contextlib.contextmanager
+def under_ddp():
+    """For a while, what :func:`all_under_ddp` says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(espnet_des.nn.backward, "is_in_group", lambda: True)
+        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from espnet_des.method.methods import METHODS
 from espnet_des.nn.model import DESModel
 from espnet_des.task import SupernetTask
 from espnet_des.training.trainer import register_hooks
-from tests.conftest import examples, make_model
+from tests.conftest import examples, make_model, under_ddp
 from tests.properties.strategies import (
     SEEDS,
     Run,
@@ -150,7 +150,8 @@ def test_ranks_stay_equal_with_utterances_and_dropout_of_their_own(data):
         for rank, (training, tensors) in enumerate(zip(ranks, inputs)):
             scatter_random_numbers(rank, t)
             training.optimizer.zero_grad()
-            training.model.train()(*tensors)[0].backward()
+            with under_ddp():
+                training.model.train()(*tensors)[0].backward()
         assert decided(ranks[0]) == decided(ranks[1])
         # What DDP does; it waits for a gradient of each on every rank.
         for p, q in zip(*(rank.model.parameters() for rank in ranks)):
