@@ -85,16 +85,9 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(name="under_ddp")
-def all_under_ddp():
-    """Every parameter gets a gradient, as in a training of several processes."""
-    with under_ddp():
-        yield
-
-
 @contextlib.contextmanager
 def under_ddp():
-    """For a while, what :func:`all_under_ddp` says."""
+    """For a while, or a test, every parameter gets a gradient, as in several processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(espnet_des.nn.backward, "is_in_group", lambda: True)
         yield

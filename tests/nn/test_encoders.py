@@ -15,7 +15,7 @@ from espnet_des.nn.encoders import (
     check_swap,
     stock_name,
 )
-from tests.conftest import TINY_OF, TOKENS, make_encoder, make_model
+from tests.conftest import TINY_OF, TOKENS, make_encoder, make_model, under_ddp
 
 ENCODERS = list(TINY_OF)
 # Kinds of modules of ESPnet's own configs.
@@ -305,7 +305,8 @@ def test_a_name_swapped_for_the_wrong_one_is_told(caplog):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_supernet_of_each_trains_in_both_stages(name, under_ddp):
+@under_ddp()
+def test_a_supernet_of_each_trains_in_both_stages(name):
     model = make_model({"encoder": name})
     smallest, *_, full = model.encoder.sizes
     zeroed = model.options.zeroed_per_iteration(full, smallest)

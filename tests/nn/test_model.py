@@ -10,7 +10,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.batch_norm import of_size
 from espnet_des.nn.residual import Run
-from tests.conftest import make_batch, make_model, reference
+from tests.conftest import make_batch, make_model, reference, under_ddp
 
 SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
 
@@ -210,9 +210,8 @@ def test_momentum_and_weight_decay_leave_scores_and_idle_output_layers_alone():
 @pytest.mark.parametrize("decoder", [False, True])
 @pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_every_parameter_takes_part_and_those_that_should_learn_do(
-    method, stage, decoder, under_ddp
-):
+@under_ddp()
+def test_every_parameter_takes_part_and_those_that_should_learn_do(method, stage, decoder):
     model = make_model(schedule=SCHEDULE, method=method, decoder=decoder)
     if stage == 2:
         model.state.freeze(torch.arange(8))

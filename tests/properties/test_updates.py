@@ -139,6 +139,7 @@ def test_ranks_with_equal_gradients_choose_equally(data):
 
 @examples(10)
 @given(st.data())
+@under_ddp()
 def test_ranks_stay_equal_with_utterances_and_dropout_of_their_own(data):
     conf = {"front_ends": ("linear", "conv2d1")}
     one = data.draw(trainings(methods=["simple_top_k", "iterative_zero_out"], **conf))
@@ -150,8 +151,7 @@ def test_ranks_stay_equal_with_utterances_and_dropout_of_their_own(data):
         for rank, (training, tensors) in enumerate(zip(ranks, inputs)):
             scatter_random_numbers(rank, t)
             training.optimizer.zero_grad()
-            with under_ddp():
-                training.model.train()(*tensors)[0].backward()
+            training.model.train()(*tensors)[0].backward()
         assert decided(ranks[0]) == decided(ranks[1])
         # What DDP does; it waits for a gradient of each on every rank.
         for p, q in zip(*(rank.model.parameters() for rank in ranks)):
