@@ -1,7 +1,8 @@
 """The methods, by their names in a config."""
 
+from espnet_des.method.fixed_ranking import FixedRanking
 from espnet_des.method.ortho_softmax import OrthoSoftmax
-from espnet_des.method.selection import FixedRanking, IterativeZeroOut, Selector, SimpleTopK
+from espnet_des.method.selection import IterativeZeroOut, Selector, SimpleTopK
 
 # In this order: checkpoints hold the number of the method.
 METHODS: dict[str, type[Selector]] = {

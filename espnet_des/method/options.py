@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from espnet_des.errors import ConfigError, is_number, text_hint
+from espnet_des.method.fixed_ranking import FixedRanking
 from espnet_des.method.methods import METHODS
 from espnet_des.method.ortho_softmax import OrthoSoftmax
 from espnet_des.method.selection import (
-    FixedRanking,
     IterativeZeroOut,
     Schedule,
     Selector,

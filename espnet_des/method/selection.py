@@ -1,4 +1,4 @@
-"""Which layers a small encoder keeps: Simple-Top-k, Iterative-Zero-Out, or a given order.
+"""Which layers a small encoder keeps: Simple-Top-k and Iterative-Zero-Out.
 
 Everything here is a pure function of the update counter ``t`` (0-based), the
 layer scores and, for Iterative-Zero-Out, a per-layer record of zero-outs.
@@ -13,7 +13,6 @@ Pruning for Speech Recognition", Interspeech 2024, sections 3.1 and 3.2.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -394,33 +393,3 @@ class IterativeZeroOut(Selector):
         # Stable: layers that left at the same zero-out stay in order of score.
         left = torch.where(out, record.at, float("inf"))
         return order[rank(left[order])]
-
-
-class FixedRanking(SimpleTopK):
-    """An order of the layers that is given: the control of a learned one.
-
-    The small pass shrinks as in Simple-Top-k, but the scores take no part.
-
-    Args:
-        order: all layers, most important first.
-        costs: of the layers, see :class:`Selector`.
-    """
-
-    title = "given order"
-    learns = False
-
-    def __init__(self, order: Sequence[int], costs: torch.Tensor | None = None):
-        super().__init__(costs=costs)
-        self.given = torch.tensor(list(order))
-
-    def small_pass(self, schedule: Schedule, t: int) -> list[int]:
-        """Layers of the small pass of update t, ascending."""
-        order, k = self._kept(self.given, schedule, t)
-        return sorted(order[:k].tolist())
-
-    def _kept(self, scores: torch.Tensor, schedule: Schedule, t: int):
-        size = self.num_kept(schedule, t, self.total(self.given))
-        return self.given, count_fitting(self.given, self.costs, size)
-
-    def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
-        return self.given
