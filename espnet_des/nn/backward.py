@@ -108,8 +108,8 @@ def _apart(gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if gradient.data_ptr() < end or 0 in gradient.stride():
             apart[i] = gradient.clone(memory_format=torch.contiguous_format)
         end = max(end, gradient.data_ptr() + _bytes_of(gradient))
-    # Not their storages, and no views: autograd adds only to what nothing else holds in place,
-    # and would otherwise make a third copy of all gradients.
+    # No views, and nobody has asked for their storages: either leaves a reference, with which
+    # autograd would not add to them in place, but make a third copy of all gradients.
     return [gradient.detach() for gradient in apart]
 
 

@@ -101,9 +101,8 @@ class Distillation:
         if self.teacher is None:
             self.teacher = said.changed(torch.Tensor.detach)
             return loss, stats
-        if (
-            self.teacher.frames is not None
-        ):  # in the full size's pass, which has the whole batch
+        if self.teacher.frames is not None:
+            # In the full size's pass, which has the whole batch.
             check_frames(self.teacher.frames, targets.frames)
             self.teacher = self.teacher._replace(frames=None)
         teacher = self.teacher

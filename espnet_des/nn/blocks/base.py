@@ -98,10 +98,8 @@ class BlockType:
 
     def has_batch_norm(self, block: torch.nn.Module, kind: str) -> bool:
         """True of a layer whose statistics are those of all utterances of the batch."""
-        name = self.batch_norms.get(kind)
-        return name is not None and isinstance(
-            getattr(self.module(block, kind), name), BATCH_NORMS
-        )
+        norm = getattr(self.module(block, kind), self.batch_norms.get(kind, ""), None)
+        return isinstance(norm, BATCH_NORMS)
 
     def remove(self, block: torch.nn.Module, kind: str) -> None:
         """Take a layer with its pre-norm out of a block."""

@@ -9,7 +9,6 @@ class MultiConvConformer(Conformer):
     """Its convolution has a layer norm of its own: there is no ``conv_norm``."""
 
     stock = MultiConvConformerEncoder
-    batch_norms = {}
     own_keys = {"layer_order": "espnet"}
     check = BlockType.check
     prepare = BlockType.prepare
