@@ -13,6 +13,7 @@ from espnet_des.method.sizes import sizes_of_supernet
 from espnet_des.method.state import SelectionState
 from espnet_des.nn.batch_norm import FiniteBatchNorm1d, begin_as_the_full_size
 from espnet_des.nn.components import count_components, shrink
+from espnet_des.nn.dropout import draw_quickly
 from espnet_des.nn.layered import LayeredEncoder, num_parameters
 from espnet_des.nn.own_weights import OwnWeights
 
@@ -49,6 +50,7 @@ class SupernetEncoder(LayeredEncoder):
         **conf: Any,
     ):
         super().__init__(input_size, **conf)
+        draw_quickly(self)
         if granularity not in GRANULARITIES:
             raise ConfigError(
                 f"encoder_conf: granularity: {granularity!r} must be one of {list(GRANULARITIES)}"

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
+from espnet_des.nn.dropout import QuickDropout
 from espnet_des.nn.encoders import (
     BLOCK_TYPES,
     SUBNETS,
@@ -322,3 +323,15 @@ def test_a_supernet_of_each_trains_in_both_stages(name):
         missing = [k for k, p in model.named_parameters() if p.grad is None]
         assert not missing  # DDP waits for each of them
         model.zero_grad()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_supernet_draws_its_masks_quickly_and_a_model_alone_as_espnet(name):
+    rates = {"dropout_rate": 0.1, "positional_dropout_rate": 0.2}
+    supernet = make_encoder(name, **rates)
+    alone = SUBNETS[f"{name}_subnet"](12, **(TINY_OF[name] | rates))
+    ours, stock = (
+        [(key, m.p) for key, m in encoder.named_modules() if type(m) is kind]
+        for encoder, kind in ((supernet, QuickDropout), (alone, torch.nn.Dropout))
+    )
+    assert ours == stock and len(ours) > len(supernet.layers)
