@@ -2,8 +2,8 @@
 
 In place, the full size teaches the others. It runs first in every update anyway, so no pass is
 added, and no teacher has to be trained before. Its posteriors are constants here: the full size
-learns nothing from its pupils. A trained model, where there is one, teaches all sizes; it costs
-an evaluation of it in every update.
+learns nothing from its pupils. A trained model, where there is one, teaches the full size, and both
+of them the others; it costs an evaluation of it in every update.
 
 Source: Yu and Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV
 2019 (in-place distillation); it is not in the paper of the method.
@@ -65,21 +65,38 @@ class Logits(NamedTuple):
     decoder: torch.Tensor | None = None
     frames: torch.Tensor | None = None
 
+    def mean_with(self, other: "Logits") -> "Logits":
+        """Logits of the mean of both posteriors; of what one does not say, the other's."""
+        return Logits(*map(_mean, self[:2], other[:2]))
+
     def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Logits":
         """Each part that there is, changed."""
         return Logits(*(None if part is None else change(part) for part in self))
 
 
+def _mean(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    """Logits whose softmax is the mean of theirs, of the same shape."""
+    if one is None or other is None:
+        return other if one is None else one
+    return torch.logaddexp(_log_posteriors(one), _log_posteriors(other))
+
+
+def _log_posteriors(logits: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: autocast's half precision is too coarse for logarithms."""
+    return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
+
+
 class Distillation:
-    """Of one update: what the teacher has said, and the losses of those that learn from it.
+    """Of one update: what the teachers have said, and the losses of those that learn from it.
 
     Args:
         weight: of the distillation in each loss.
-        teacher: what a trained model says of the batch; None where the full size teaches.
+        teacher: what a trained model says of the batch; None where the full size alone teaches.
     """
 
     def __init__(self, weight: float, teacher: Logits | None = None):
         self.weight, self.teacher = weight, teacher
+        self.full_has_spoken = False
 
     def losses_of_pass(
         self,
@@ -89,23 +106,26 @@ class Distillation:
         targets: Targets,
         rows: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """As the function of this name, with what the teacher teaches.
+        """As the function of this name, with what the teachers teach.
 
-        Without a trained one, the first call is the full size's, which then teaches.
+        The first call is the full size's, which from then on teaches, too.
 
         Args:
             targets: of the utterances of this pass.
             rows: their numbers in the batch; None for all.
         """
         loss, stats, said = _heard(model, ctc, outputs, targets)
-        if self.teacher is None:
-            self.teacher = said.changed(torch.Tensor.detach)
-            return loss, stats
-        if self.teacher.frames is not None:
-            # In the full size's pass, which has the whole batch.
-            check_frames(self.teacher.frames, targets.frames)
-            self.teacher = self.teacher._replace(frames=None)
         teacher = self.teacher
+        if not self.full_has_spoken:
+            self.full_has_spoken = True
+            of_full = said.changed(torch.Tensor.detach)
+            if teacher is None:
+                self.teacher = of_full
+                return loss, stats
+            if teacher.frames is not None:
+                check_frames(teacher.frames, targets.frames)
+                teacher = teacher._replace(frames=None)
+            self.teacher = teacher.mean_with(of_full)
         if rows is not None:
             teacher = teacher.changed(lambda part: part[rows])
         per_token = not model.use_transducer_decoder and model.criterion_att.normalize_length
@@ -229,8 +249,6 @@ def _first(lengths: torch.Tensor, size: int) -> torch.Tensor:
 def _divergence(
     teacher: torch.Tensor, pupil: torch.Tensor, is_real: torch.Tensor
 ) -> torch.Tensor:
-    # In float32 at least: autocast's half precision is too coarse for logarithms.
-    dtype = torch.promote_types(pupil.dtype, torch.float32)
-    of_teacher, of_pupil = teacher.log_softmax(-1, dtype), pupil.log_softmax(-1, dtype)
+    of_teacher, of_pupil = _log_posteriors(teacher), _log_posteriors(pupil)
     kl = torch.nn.functional.kl_div(of_pupil, of_teacher, reduction="none", log_target=True)
     return kl.sum(-1).masked_fill(~is_real, 0.0).sum() / is_real.size(0)

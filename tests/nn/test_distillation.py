@@ -115,6 +115,41 @@ def test_a_trained_model_teaches_every_size_and_learns_nothing(decoder):
     assert float(stats["loss_distillation"]) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_two_teachers_are_heard_as_the_mean_of_their_posteriors():
+    one, other = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    both = Logits(one, None).mean_with(Logits(other, one))
+    expected = (one.softmax(-1) + other.softmax(-1)) / 2
+    torch.testing.assert_close(both.ctc.softmax(-1), expected)
+    assert both.decoder is one and both.frames is None
+    half = Logits(one.bfloat16()).mean_with(Logits(other.bfloat16()))
+    assert half.ctc.dtype is torch.float32
+
+
+def test_the_smaller_sizes_hear_the_trained_model_and_the_full_size():
+    model, teacher = at_stage_2().eval(), at_stage_2().eval()
+    batch = make_batch()
+    front, targets, *_ = model._read(*batch.values(), (), None, {})
+    said = said_by(teacher, batch["speech"], batch["speech_lengths"], targets)
+    lesson = Distillation(1.0, said)
+    _, of_full = model._loss_of_pass(front, Pass(8, 1.0), targets, lesson)
+    _, of_small = model._loss_of_pass(
+        front, Pass(3, 1.0, model.encoder.kept_units(3)), targets, lesson
+    )
+    full, small = (
+        model.ctc.ctc_lo.of_size(z)(model.encoder.run_layers(front, kept=kept, blocks=blocks))
+        for z, kept, blocks in (
+            (8, None, None),
+            (3, model.encoder.kept_units(3), model.encoder.blocks_for(3)),
+        )
+    )
+    for stats, name, taught, pupil in (
+        (of_full, "loss_distillation", Logits(said.ctc), full),
+        (of_small, "loss_distillation_size3", Logits(said.ctc).mean_with(Logits(full)), small),
+    ):
+        expected = distillation_loss(taught, Logits(pupil), targets, 1.0)
+        assert float(stats[name]) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
 def test_a_teacher_teaches_from_the_first_update():
     conf = {"teacher_config": "config.yaml", "teacher_model_file": "x.pth"}
     options = make_model(schedule=SCHEDULE, distillation_weight=0.5, **conf).options
