@@ -14,7 +14,7 @@ from espnet_des.compare.systems import (
 )
 from espnet_des.method.methods import METHODS
 from espnet_des.shrink.config import KNOWN, LEARNING, fine_tune, length_of, peak_lr
-from espnet_des.shrink.options import BY, LEARNED
+from espnet_des.shrink.options import BY, LEARNED, ShrinkOptions
 
 # With so many of the updates, and shrunk with the rest of them.
 SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
@@ -68,7 +68,7 @@ def cut(base: Config, seed: int, share: float, kept: list[int]) -> Config:
     """
     config = original(base)
     length = length_of(share, config, config["num_iters_per_epoch"])
-    config |= fine_tune(config, length, peak_lr(config))
+    config |= fine_tune(config, length, ShrinkOptions.lr_factor * peak_lr(config))
     config["encoder"] = f"{base['encoder']}_subnet"
     config["encoder_conf"] |= {"kept_layers": kept}
     # What was cut off has no place in the smaller one.
@@ -107,8 +107,8 @@ def shrinks(base: Config) -> list[System]:
     for name, words in (
         ("layer_norm", "--conv_norm layer_norm"), ("no_teacher", "--teacher 0"),
         ("scores_no_teacher", "--rank_by scores --teacher 0"),
-        ("start_by_loss", "--rank_by scores --start_by loss"), ("lr_50", "--lr_factor 0.5"),
-        ("lr_200", "--lr_factor 2.0"),
+        ("start_by_loss", "--rank_by scores --start_by loss"), ("lr_25", "--lr_factor 0.25"),
+        ("lr_100", "--lr_factor 1.0"), ("lr_200", "--lr_factor 2.0"),
     ):  # fmt: skip
         ask(name, f"20%, {words.replace('--', '').replace('_', ' ')}", 0.2, words)
     per_iteration = (sizes[-1] - sizes[0]) // METHODS[STK].num_iterations

@@ -27,13 +27,14 @@ class ShrinkOptions:
             data, see :func:`rank_units`, or ``scores``, which are learned.
         start_by: what order the scores start from; None where all start alike.
         conv_norm: what a Conformer's convolutions have where the original has BatchNorm.
-        teacher: let the original teach all sizes, with this weight; 0 for no teacher.
+        teacher: let the original teach the full size, and both the others, with this weight; 0
+            for no teacher.
         calibration: number of utterances that the layers are ranked by.
     """
 
     sizes: Sequence[int] | str | None = None
     share: float = 0.2
-    lr_factor: float = 1.0
+    lr_factor: float = 0.5
     rank_by: str = "loss"
     start_by: str | None = None
     conv_norm: str = "batch_norm"
