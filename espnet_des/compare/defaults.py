@@ -35,6 +35,8 @@ def defaults(config: dict) -> dict[str, Any]:
     if SHRINK in config:
         found |= {**METHOD, **LEARNING, **KNOWN}
         found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
+        options = ShrinkOptions.of_words(config[SHRINK]["shrink_args"].split())
+        found["--lr_factor"] = options.part_of_lr
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)
     left = {key: value for key, value in found.items() if key not in given}

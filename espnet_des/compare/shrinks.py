@@ -68,7 +68,8 @@ def cut(base: Config, seed: int, share: float, kept: list[int]) -> Config:
     """
     config = original(base)
     length = length_of(share, config, config["num_iters_per_epoch"])
-    config |= fine_tune(config, length, ShrinkOptions.lr_factor * peak_lr(config))
+    lr = ShrinkOptions(share=share).part_of_lr * peak_lr(config)
+    config |= fine_tune(config, length, lr)
     config["encoder"] = f"{base['encoder']}_subnet"
     config["encoder_conf"] |= {"kept_layers": kept}
     # What was cut off has no place in the smaller one.

@@ -13,6 +13,9 @@ BY = ("angle", "loss", "greedy")
 LEARNED = "scores"
 RANKINGS = (LEARNED, *BY)
 NORMS = ("layer_norm", "batch_norm")
+# Of the highest learning rate for each part of the updates, up to all of it: the fewer they are,
+# the less of what the original knows may be lost (docs/shrinking.md).
+LR_PER_SHARE = 2.5
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class ShrinkOptions:
     Attributes:
         sizes: numbers of layers, or ``any``; None for a third, two thirds and all.
         share: of the updates that the original was trained with; with 0 nothing is trained.
-        lr_factor: the highest learning rate, as a part of the original's.
+        lr_factor: the highest learning rate, as a part of the original's; None for 2.5 times
+            the share, 1 at most.
         rank_by: what chooses the layers: what the original does with some of the validation
             data, see :func:`rank_units`, or ``scores``, which are learned.
         start_by: what order the scores start from; None where all start alike.
@@ -34,7 +38,7 @@ class ShrinkOptions:
 
     sizes: Sequence[int] | str | None = None
     share: float = 0.2
-    lr_factor: float = 0.5
+    lr_factor: float | None = None
     rank_by: str = "loss"
     start_by: str | None = None
     conv_norm: str = "batch_norm"
@@ -49,7 +53,8 @@ class ShrinkOptions:
             return is_number(value) and low <= value <= high
 
         check(is_between(self.share, 0.0, 1.0), "share", "from 0 (no training) to 1")
-        check(is_between(self.lr_factor, 1e-6, 1e6), "lr_factor", "a number above 0")
+        is_rate = self.lr_factor is None or is_between(self.lr_factor, 1e-6, 1e6)
+        check(is_rate, "lr_factor", "a number above 0")
         check(self.rank_by in RANKINGS, "rank_by", f"one of {list(RANKINGS)}")
         check(self.start_by in (None, *BY), "start_by", f"one of {list(BY)}, or left out")
         check(self.conv_norm in NORMS, "conv_norm", f"one of {list(NORMS)}")
@@ -65,6 +70,13 @@ class ShrinkOptions:
             self.share > 0.0 or not learns, "rank_by",
             f"one of {list(BY)} with share: 0, where no scores are learned",
         )  # fmt: skip
+
+    @property
+    def part_of_lr(self) -> float:
+        """The highest learning rate, as a part of the original's."""
+        if self.lr_factor is not None:
+            return self.lr_factor
+        return min(1.0, LR_PER_SHARE * self.share)
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> "ShrinkOptions":

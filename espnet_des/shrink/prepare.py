@@ -168,7 +168,7 @@ def training_of(
         return {"model_conf": model_conf}
     counted = original.config | {"accum_grad": args.accum_grad}
     length = length_of(options.share, counted, batches_of(args))
-    lr = options.lr_factor * peak_lr(original.config)
+    lr = options.part_of_lr * peak_lr(original.config)
     logging.info(
         f"The supernet is to be trained with {length.updates} updates ({length.max_epoch} "
         f"epochs), and a learning rate up to {lr:.3g}"

@@ -118,6 +118,14 @@ def test_wrong_options_are_named(words, says):
         ShrinkOptions.of_words(words)
 
 
+@pytest.mark.parametrize(
+    "words, part",
+    [("--share 0.2", 0.5), ("--share 0.5", 1.0), ("--share 0.1 --lr_factor 2", 2.0)],
+)
+def test_the_fewer_updates_the_lower_the_learning_rate(words, part):
+    assert ShrinkOptions.of_words(words.split()).part_of_lr == part
+
+
 def test_options_of_a_line():
     found = ShrinkOptions.of_words(["--sizes", "16", "32", "48", "--share=0.5"])
     assert found == ShrinkOptions(sizes=[16, 32, 48], share=0.5)
