@@ -96,7 +96,7 @@ class Distillation:
 
     def __init__(self, weight: float, teacher: Logits | None = None):
         self.weight, self.teacher = weight, teacher
-        self.full_has_spoken = False
+        self.of_smaller: Logits | None = None
 
     def losses_of_pass(
         self,
@@ -115,17 +115,17 @@ class Distillation:
             rows: their numbers in the batch; None for all.
         """
         loss, stats, said = _heard(model, ctc, outputs, targets)
-        teacher = self.teacher
-        if not self.full_has_spoken:
-            self.full_has_spoken = True
+        if self.of_smaller is not None:
+            teacher = self.of_smaller
+        else:
             of_full = said.changed(torch.Tensor.detach)
-            if teacher is None:
-                self.teacher = of_full
+            if self.teacher is None:
+                self.of_smaller = of_full
                 return loss, stats
+            teacher = self.teacher
             if teacher.frames is not None:
                 check_frames(teacher.frames, targets.frames)
-                teacher = teacher._replace(frames=None)
-            self.teacher = teacher.mean_with(of_full)
+            self.of_smaller = teacher.mean_with(of_full)
         if rows is not None:
             teacher = teacher.changed(lambda part: part[rows])
         per_token = not model.use_transducer_decoder and model.criterion_att.normalize_length
