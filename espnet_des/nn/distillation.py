@@ -92,6 +92,9 @@ class Distillation:
     Args:
         weight: of the distillation in each loss.
         teacher: what a trained model says of the batch; None where the full size alone teaches.
+
+    Attributes:
+        of_smaller: what teaches the smaller sizes; None until the full size has spoken.
     """
 
     def __init__(self, weight: float, teacher: Logits | None = None):
@@ -115,9 +118,8 @@ class Distillation:
             rows: their numbers in the batch; None for all.
         """
         loss, stats, said = _heard(model, ctc, outputs, targets)
-        if self.of_smaller is not None:
-            teacher = self.of_smaller
-        else:
+        teacher = self.of_smaller
+        if teacher is None:
             of_full = said.changed(torch.Tensor.detach)
             if self.teacher is None:
                 self.of_smaller = of_full
