@@ -36,9 +36,9 @@ def budgets(base: Config) -> list[System]:
         rank_per_cost=True)  # fmt: skip
     ask("ortho_layers", "OrthoSoftmax, any size", method=ORTHO)
     ask("components", "Simple-Top-k, components, any MACs", True, budget="macs")
-    # Layers cost less or more than their share of all; these take no more than those that
+    # Layers cost less or more than their share of all; these take no more MACs than those that
     # Simple-Top-k chose from spoken words, at 8 and 16 layers with each of three seeds.
-    three = [sizes[0] * 2 // 3, *(size + 1 for size in sizes[1:-1]), sizes[-1]]
+    three = [max(1, sizes[0] - 1), *(size + 1 for size in sizes[1:-1]), sizes[-1]]
     fixed = {"sizes": three, "granularity": "component"}
     systems.append(System("components_three", "Simple-Top-k, components, three sizes by MACs",
                           lambda b, s, k: supernet(b, fixed, budget="macs"), three))  # fmt: skip
