@@ -14,6 +14,9 @@ def main() -> int:
     parser.add_argument("--runtime", default="pytorch", help="pytorch, onnx or onnx-int8")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
     parser.add_argument("--rounds", type=int, default=15, help="timings of each model")
+    parser.add_argument(
+        "--check_sizes", type=int, default=0, help="time so many sizes, and compare them"
+    )
     return call("espnet_des.measure.cost_table:cost_table", vars(parser.parse_args()))
 
 

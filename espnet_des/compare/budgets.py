@@ -40,8 +40,17 @@ def budgets(base: Config) -> list[System]:
     # Simple-Top-k chose from spoken words, at 8 and 16 layers with each of three seeds.
     three = [max(1, sizes[0] - 1), *(size + 1 for size in sizes[1:-1]), sizes[-1]]
     fixed = {"sizes": three, "granularity": "component"}
-    systems.append(System("components_three", "Simple-Top-k, components, three sizes by MACs",
-                          lambda b, s, k: supernet(b, fixed, budget="macs"), three))  # fmt: skip
+    for ending, words, more in (
+        ("", "", {}),
+        ("_per_cost", ", ranked per cost", {"rank_per_cost": True}),
+    ):
+        systems.append(
+            System(f"components_three{ending}",
+                   f"Simple-Top-k, components, three sizes by MACs{words}",
+                   lambda b, s, k, m=more: supernet(b, fixed, budget="macs", **m), three)
+        )  # fmt: skip
+    ask("components_per_cost", "Simple-Top-k, components, any MACs, ranked per cost", True,
+        budget="macs", rank_per_cost=True)  # fmt: skip
     ask("zero_out_components", "Iterative-Zero-Out, components, any MACs", True,
         method=IZO, budget="macs")  # fmt: skip
     ask("ortho_components", "OrthoSoftmax, components, any MACs", True, method=ORTHO,

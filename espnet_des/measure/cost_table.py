@@ -29,7 +29,8 @@ from espnet_des.inference.named_files import with_files_for
 from espnet_des.measure.onnx_worker import OnnxWorker
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import Layer, ranges
-from espnet_des.nn.cost_table import about_model
+from espnet_des.method.sizes import Sizes, evenly_spaced
+from espnet_des.nn.cost_table import CostTable, about_model
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.waveforms import sampling_rate
@@ -66,6 +67,7 @@ def cost_table(
     runtime: str = "pytorch",
     seconds: float = 10.0,
     rounds: int = 15,
+    check_sizes: int = 0,
 ) -> dict:
     """Measure, print, and write a table that :func:`read_cost_table` reads.
 
@@ -79,17 +81,20 @@ def cost_table(
         runtime: one of ``RUNTIMES``.
         seconds: length of the audio.
         rounds: timings of each model; medians count. A busy machine needs more of them.
+        check_sizes: so many of the supernet's sizes are timed, too, and what the table says of
+            them stands beside it. The table is not made of them. They need a model of stage 2.
 
     Returns:
         What was written: ``about``, ``model``, ``milliseconds`` (``rest`` and ``layers``, by
-        kind), ``largest_error`` and ``measured`` (of each model its layers and its time).
+        kind), ``largest_error``, ``measured`` (of each model its layers and its time) and
+        ``sizes`` (the same of those that are checked).
 
     Raises:
         ConfigError: where an argument is out of range, the output cannot be written, or the
             model is no supernet or cannot be exported; before anything is measured.
     """
     output = Path(output)
-    check_arguments(asr_train_config, output, runtime, seconds, rounds)
+    check_arguments(asr_train_config, output, runtime, seconds, rounds, check_sizes)
     model: Any
     model, train_args = load_model(asr_train_config, asr_model_file)
     if model.ctc is None:
@@ -98,23 +103,23 @@ def cost_table(
             "is timed; train with a weight above 0"
         )
     rate, units = sampling_rate(train_args), model.encoder.units
-    sets = kept_sets(units)
-    steps = len(sets) * (2 + rounds)
+    sets, checked = kept_sets(units), sets_of_sizes(model, check_sizes)
+    steps = (len(sets) + len(checked)) * (2 + rounds)
     with partial_folder(output.parent, f"{output.name}.models") as folder:
         with progress(total=steps, desc="measured", unit="step") as bar:
             saved = []
-            for number, kept in enumerate(sets):
+            for number, kept in enumerate([*sets, *checked.values()]):
                 part = folder / str(number)
                 saved.append(save(model, asr_train_config, kept, part, runtime))
                 bar.update()
-            about_parts = about_model(model)
-            del model  # what is timed is in processes of its own
             times = measure(saved, seconds, rate, rounds, bar)
     medians = [1000 * seconds_of_one for seconds_of_one in paired_medians(times)]
-    fitted = fit(units, sets, medians)
+    fitted = fit(units, sets, medians[: len(sets)])
+    found = CostTable(output, seconds, about_model(model), fitted.rest, fitted.layers,
+                      fitted.shared, runtime)  # fmt: skip
     table = {
         "about": about(runtime, seconds, rounds),
-        "model": about_parts,
+        "model": found.model,
         "milliseconds": {
             "rest": fitted.rest,
             "layers": fitted.layers,
@@ -125,7 +130,13 @@ def cost_table(
             {"kept": kept, "ms": ms, "predicted_ms": predicted, "times": own}
             for kept, ms, predicted, own in zip(sets, medians, fitted.predicted, times)
         ],
-    }
+        "sizes": [
+            {"size": size, "kept": kept, "ms": ms, "times": own,
+             "predicted_ms": found.milliseconds(model.encoder, kept)}
+            for (size, kept), ms, own in zip(
+                checked.items(), medians[len(sets) :], times[len(sets) :])
+        ],
+    }  # fmt: skip
     content = json.dumps(table, indent=2) + "\n"
     write_atomically(output, lambda path: path.write_text(content, "utf-8"))
     print(text(table))
@@ -133,7 +144,7 @@ def cost_table(
 
 
 def check_arguments(
-    config: Path, output: Path, runtime: str, seconds: float, rounds: int
+    config: Path, output: Path, runtime: str, seconds: float, rounds: int, check_sizes: int
 ) -> None:
     """Refuse what would fail only after the measuring, or means nothing."""
     if runtime not in RUNTIMES:
@@ -147,6 +158,8 @@ def check_arguments(
         raise ConfigError(f"seconds: {seconds} must be from 1 to 600, such as 10")
     if rounds < 1:
         raise ConfigError(f"rounds: {rounds} must be at least 1, such as 15")
+    if check_sizes and check_sizes < 3:
+        raise ConfigError(f"check_sizes: {check_sizes} must be at least 3, such as 5; or 0")
     encoder = read_config(config)["encoder"]
     if encoder not in SUPERNETS:
         raise ConfigError(
@@ -187,6 +200,24 @@ def kept_sets(units: list[Layer]) -> list[list[int]]:
 def divided_kinds(units: list[Layer]) -> dict[str, int]:
     """Kinds of layers with several components, and how many a layer has."""
     return {unit.kind: count for unit, count in Counter(units).items() if count > 1}
+
+
+def sets_of_sizes(model: DESModel, count: int) -> dict[int, list[int]]:
+    """Some sizes of a supernet, and their units.
+
+    Raises:
+        ConfigError: where they are not chosen yet.
+    """
+    if not count:
+        return {}
+    encoder = model.encoder
+    if not model.state.is_frozen:
+        raise ConfigError(
+            f"check_sizes: {count}: the model is of stage 1, in which the layers of its sizes are "
+            "not chosen yet; use a file of a stage-2 epoch, or leave it out"
+        )
+    sizes = evenly_spaced(Sizes(encoder.sizes, encoder.all_sizes), count)
+    return {size: encoder.kept_units(size) for size in sizes}
 
 
 class Saved(NamedTuple):
@@ -344,4 +375,13 @@ def text(table: dict) -> str:
         ), "",
         f"The parts explain these times to {table['largest_error']:.1%}.",
     ]  # fmt: skip
+    if table["sizes"]:
+        lines += [
+            "", "| size | ms | as the parts say | difference |", "|---:|---:|---:|---:|",
+            *(
+                f"| {row['size']} | {row['ms']:.2f} | {row['predicted_ms']:.2f} "
+                f"| {row['ms'] / row['predicted_ms'] - 1:+.1%} |"
+                for row in table["sizes"]
+            ),
+        ]  # fmt: skip
     return "\n".join(lines)

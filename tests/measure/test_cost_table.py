@@ -131,7 +131,12 @@ def test_the_table_of_made_up_times_chooses(supernet, stage_1, tmp_path, monkeyp
         return times
 
     monkeypatch.setattr("espnet_des.measure.cost_table.measure", made_up)
-    content = cost_table(*stage_1, tmp_path / "new/table.json", seconds=2.0, rounds=1)
+    out = tmp_path / "new/table.json"
+    content = cost_table(*supernet, out, seconds=2.0, rounds=1, check_sizes=3)
+    assert [row["size"] for row in content["sizes"]] == [1, 4]
+    for row in content["sizes"]:  # they cost what the table says of them
+        assert row["predicted_ms"] == pytest.approx(row["ms"]) and row["ms"] > 10.0
+    content = cost_table(*stage_1, out, seconds=2.0, rounds=1)
     assert content["milliseconds"]["layers"] == pytest.approx({"mhsa": 2.0, "ff": 1.0})
     assert content["milliseconds"]["rest"] == pytest.approx(10.0)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.json"]
@@ -167,11 +172,18 @@ def test_the_command_writes_a_table_that_chooses(
     ({"runtime": "tensorrt"}, "runtime: 'tensorrt' must be one of"),
     ({"seconds": 0.5}, "seconds: 0.5 must be from 1 to 600"),
     ({"rounds": 0}, "rounds: 0 must be at least 1"),
+    ({"check_sizes": 2}, "check_sizes: 2 must be at least 3"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_early(supernet, tmp_path, changes, says):
     with pytest.raises(ConfigError, match=says):
         cost_table(*supernet, tmp_path / "table.json", **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_sizes_that_are_not_chosen_yet_cannot_be_checked(stage_1, tmp_path):
+    with pytest.raises(ConfigError, match="check_sizes: 5: the model is of stage 1"):
+        cost_table(*stage_1, tmp_path / "new/table.json", check_sizes=5)
+    assert not (tmp_path / "new/table.json").exists()
 
 
 def test_models_and_places_that_cannot_be_are_refused(supernet, tmp_path):
