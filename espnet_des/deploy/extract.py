@@ -57,17 +57,16 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
         kept: numbers of the units, 0-based.
         size: whose output layer, own weights and BatchNorm statistics it has.
     """
-    anchor, blocks = model.encoder.anchor_of(size), "encoder.encoders."
-    head = f"ctc.ctc_lo.heads.size{anchor}."
+    blocks, head = "encoder.encoders.", "ctc.ctc_lo."
     supernet = ("scores", "selection.", "own.")
-    others = (*(f"encoder.{name}" for name in supernet), "ctc.ctc_lo.heads.", blocks)
+    others = (*(f"encoder.{name}" for name in supernet), f"{head}heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
     of_blocks = model.encoder.blocks_with(kept, size).state_dict(prefix=blocks)
-    state |= {key: value.detach() for key, value in of_size(of_blocks, anchor).items()}
-    for key, value in whole.items():
-        if key.startswith(head):
-            state["ctc.ctc_lo." + key.removeprefix(head)] = value
+    state |= {key: value.detach() for key, value in of_size(of_blocks, size).items()}
+    if model.ctc is not None:
+        layer = model.ctc.ctc_lo.of_size(size)
+        state |= {head + name: getattr(layer, name).detach() for name in ("weight", "bias")}
     return state
 
 

@@ -1,6 +1,7 @@
 """Which sizes a supernet has: some given numbers of layers, or any."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from espnet_des.errors import ConfigError
@@ -17,7 +18,8 @@ class Sizes(NamedTuple):
     """Numbers of layers, ascending; the last one is all of them.
 
     Attributes:
-        anchors: those that have an output layer of their own and are told of by name.
+        anchors: those that have an output layer and weights of their own, and are told of by
+            name.
         all: those that are trained and can be set, the anchors among them.
     """
 
@@ -25,14 +27,28 @@ class Sizes(NamedTuple):
     all: list[int]
 
     def anchor_of(self, size: int) -> int:
-        """The anchor whose output layer a size uses.
+        """The anchor under whose name a size is told of.
 
         With ``any`` there are three at most: all sizes between the smallest and the full one
-        share the output layer of the middle anchor.
+        have the name of the middle anchor.
         """
         if size in self.anchors:
             return size
         return self.anchors[len(self.anchors) // 2]
+
+    def shares_of(self, size: int) -> dict[int, float]:
+        """What a size has of each anchor's output layer and weights; together 1.
+
+        A size between two anchors has the more of one the nearer it is to it.
+
+        >>> Sizes([2, 4, 8], [2, 3, 4, 5, 6, 7, 8]).shares_of(5)
+        {4: 0.75, 8: 0.25}
+        """
+        if size in self.anchors:
+            return {size: 1.0}
+        low, high = next(pair for pair in pairwise(self.anchors) if pair[0] < size < pair[1])
+        of_high = (size - low) / (high - low)
+        return {low: 1.0 - of_high, high: of_high}
 
 
 def sizes_of_supernet(

@@ -37,6 +37,12 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
                 own = torch.full_like(getattr(self, name), value)
                 self.register_buffer(name_of(name, size), own)
 
+    def copy_full_to(self, sizes: Iterable[int]) -> None:
+        """Let these sizes, which have statistics, go on from the full size's."""
+        for size in sizes:
+            for name in STATISTICS:
+                getattr(self, name_of(name, size)).copy_(getattr(self, name))
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Running mean and variance ``(dim,)`` of the current size."""
         mean, var = (getattr(self, name_of(name, self.size)) for name in STATISTICS)

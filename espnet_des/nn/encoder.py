@@ -65,7 +65,7 @@ class SupernetEncoder(LayeredEncoder):
         # In a list: they are modules of the blocks.
         self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
         for norm in self._norms:
-            norm.keep_apart(self.sizes[:-1])
+            norm.keep_apart(self.all_sizes[:-1])
         self.own: Any = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
@@ -119,8 +119,12 @@ class SupernetEncoder(LayeredEncoder):
         return {"kept_layers": sorted(runs)} | ({"kept_components": some} if some else {})
 
     def anchor_of(self, size: int) -> int:
-        """The size whose output layer and name a size has; see :class:`Sizes`."""
+        """The size whose name a size has; see :class:`Sizes`."""
         return self._sizes.anchor_of(size)
+
+    def shares_of(self, size: int) -> dict[int, float]:
+        """What a size has of each anchor's output layer and weights; see :class:`Sizes`."""
+        return self._sizes.shares_of(size)
 
     def set_size(self, size: int) -> None:
         """Run at this size from now on, until it is set again."""
@@ -130,9 +134,13 @@ class SupernetEncoder(LayeredEncoder):
 
     def use_statistics_of(self, size: int) -> None:
         """Let the next run use, and in training update, BatchNorm's statistics of this size."""
-        anchor = self.anchor_of(size)
         for norm in self._norms:
-            norm.size = None if anchor == self.num_layers else anchor
+            norm.size = None if size == self.num_layers else size
+
+    def start_statistics(self) -> None:
+        """Let sizes that stage 1 does not run begin with the full one's of BatchNorm."""
+        for norm in self._norms:
+            norm.copy_full_to(self.all_sizes[1:-1])
 
     def forward(self, *args: Any, **kwargs: Any):
         """As ESPnet's, at the size that is set."""
@@ -154,14 +162,19 @@ class SupernetEncoder(LayeredEncoder):
         """The blocks that a size computes with: from stage 2 on with what it owns."""
         if not self._adds_own(size):
             return self.encoders
-        lacking = self._lacking(size)
-        return self.own.added_to(self.encoders, self.anchor_of(size), lacking)
+        return self.own.added_to(self.encoders, self.shares_of(size), self._lacking(size))
 
     def idle_own_weights(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
         """Own weights without use in an update of these sizes: others', and of lacking layers."""
         if self.own is None:
             return []
-        active = {self.anchor_of(size): size for size in sizes if self._adds_own(size)}
+        # Of each anchor the largest size that has a share of it: sizes are nested.
+        active = {
+            anchor: size
+            for size in sorted(size for size in sizes if self._adds_own(size))
+            for anchor in self.shares_of(size)
+            if anchor != self.num_layers
+        }
         idle = self.own.parameters_of_others(active)
         for anchor, size in active.items():
             idle += self.own.added_by(anchor, self.encoders, self._lacking(size))
@@ -177,7 +190,7 @@ class SupernetEncoder(LayeredEncoder):
         return [p for module in modules for p in module.parameters()]
 
     def _adds_own(self, size: int) -> bool:
-        is_full = self.anchor_of(size) == self.num_layers
+        is_full = size == self.num_layers
         return self.own is not None and not is_full and self.selection.is_frozen
 
     def extra_repr(self) -> str:

@@ -520,6 +520,10 @@ class DESModel(ESPnetASRModel):
         """Advance the selection (optimizer's post-step hook)."""
         stage = self.stage
         self.tracker.after_step(self.encoder.scores)
-        if self.stage > stage and self.options.middle_from_full and self.ctc is not None:
-            # Stage 1 has not trained them; [DEVIATION] the published ones start at random.
+        if self.stage == stage:
+            return
+        # What stage 1 has not trained.
+        self.encoder.start_statistics()
+        if self.options.middle_from_full and self.ctc is not None:
+            # [DEVIATION] the published ones start at random.
             self.ctc.ctc_lo.copy_full_to(self.encoder.sizes[1:-1])

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
@@ -41,18 +40,21 @@ class SizedLinear(torch.nn.Linear):
     def copy_full_to(self, sizes: Sequence[int]) -> None:
         """Let these sizes go on from the full size's output layer."""
         for size in sizes:
-            if self.of_size(size) is not self:
-                self.of_size(size).load_state_dict({"weight": self.weight, "bias": self.bias})
+            if (layer := self._of_anchor(size)) is not self:
+                layer.load_state_dict({"weight": self.weight, "bias": self.bias})
 
-    def of_size(self, size: int) -> torch.nn.Linear:
-        """That of a size, which is the full one's where all share it."""
-        name = self.name_of(size)
-        found = self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
-        return cast(torch.nn.Linear, found)  # or what quantisation put in its place
+    def of_size(self, size: int) -> torch.nn.Module:
+        """That of a size, which is the full one's where all share it.
 
-    def name_of(self, size: int) -> str:
-        """What the output layer of a size is called among ``heads``."""
-        return f"size{self._encoder[0].anchor_of(size)}"
+        A size between two that have one has a mean of theirs.
+        """
+        shares = self._encoder[0].shares_of(size) if self.heads else {size: 1.0}
+        layers = [(share, self._of_anchor(anchor)) for anchor, share in shares.items()]
+        return layers[0][1] if len(layers) == 1 else _Mean(layers)
+
+    def _of_anchor(self, size: int) -> torch.nn.Module:
+        name = f"size{size}"
+        return self.heads[name] if name in self.heads else self  # noqa: SIM401 (no get)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, time, dim)`` to logits ``(batch, time, vocab)``."""
@@ -60,8 +62,10 @@ class SizedLinear(torch.nn.Linear):
         return super().forward(x) if layer is self else layer(x)
 
     def parameters_of_others(self, sizes: list[int]) -> list[torch.nn.Parameter]:
-        """Parameters of the sizes that are not listed."""
-        used = {self.name_of(size) for size in sizes}
+        """Parameters of the output layers that none of these sizes has a share of."""
+        used = {
+            f"size{anchor}" for size in sizes for anchor in self._encoder[0].shares_of(size)
+        }
         return [
             p
             for name, head in self.heads.items()
@@ -99,6 +103,42 @@ def ctc_of_size(ctc: CTC, size: int) -> CTC:
         layer = _FullSize(layer)
     # Nothing but the output layer has parameters: the rest of the copy costs nothing.
     return copy.deepcopy(ctc, {id(ctc.ctc_lo): layer})
+
+
+class _Mean(torch.nn.Module):
+    """An output layer between others, with a share of each.
+
+    Args:
+        layers: shares, together 1, and the layers that they are of.
+    """
+
+    def __init__(self, layers: Sequence[tuple[float, torch.nn.Module]]):
+        super().__init__()
+        self._layers = tuple(layers)  # neighbours, not submodules
+
+    def mean_of(self, name: str) -> torch.Tensor:
+        """The mean of their ``weight`` or ``bias``."""
+        return torch.stack(
+            [share * getattr(layer, name) for share, layer in self._layers]
+        ).sum(0)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.mean_of("weight")
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.mean_of("bias")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if all(isinstance(layer, torch.nn.Linear) for _, layer in self._layers):
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        # Quantised, and torch hides their weights.
+        parts = [
+            share * (_FullSize(layer) if isinstance(layer, SizedLinear) else layer)(x)
+            for share, layer in self._layers
+        ]
+        return torch.stack(parts).sum(0)
 
 
 class _FullSize(torch.nn.Module):

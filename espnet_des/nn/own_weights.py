@@ -2,10 +2,11 @@
 
 From stage 2 on (``encoder_conf: own_weights``) a size computes with w + d in place of each
 parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
-trained by this size alone. An extracted size has the sums: it is as small and as fast as without.
+trained by this size alone. With ``sizes: any`` a size between two of these has a mean of theirs.
+An extracted size has the sums: it is as small and as fast as without.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,13 +62,16 @@ class OwnWeights(torch.nn.Module):
             )
 
     def added_to(
-        self, blocks: torch.nn.Module, size: int, without: Collection[torch.nn.Parameter] = ()
+        self,
+        blocks: torch.nn.Module,
+        shares: Mapping[int, float],
+        without: Collection[torch.nn.Parameter] = (),
     ) -> Any:
         """Blocks that compute with the sums, and share all else.
 
         Args:
             blocks: of the encoder.
-            size: whose.
+            shares: how much of what each size adds; of one that owns nothing, nothing.
             without: parameters of layers that the size has not: they stay as they are.
 
         Raises:
@@ -75,13 +79,15 @@ class OwnWeights(torch.nn.Module):
         """
         self.check_visible(blocks)
         shared: dict[str, torch.Tensor] = dict(blocks.named_parameters())
-        added: Any = self.of_sizes[f"size{size}"]
         left = {id(parameter) for parameter in without}
-        values = {
-            name: value + added[_key(name)]
-            for name, value in shared.items()
-            if id(value) not in left
-        }
+        values = {name: value for name, value in shared.items() if id(value) not in left}
+        for size, share in shares.items():
+            if (name := f"size{size}") in self.of_sizes:
+                added: Any = self.of_sizes[name]
+                values = {
+                    key: value.add(added[_key(key)], alpha=share)
+                    for key, value in values.items()
+                }
         return with_values(blocks, values)
 
     def added_by(

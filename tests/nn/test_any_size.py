@@ -23,11 +23,50 @@ def test_the_middle_size_is_drawn_from_all_between():
     assert {make(size_step=3).middle_size(t) for t in range(100)} == {5}
 
 
-def test_sizes_between_share_an_output_layer_and_a_name():
+@torch.no_grad()
+def test_a_size_between_two_has_a_mean_of_their_output_layers_and_weights():
+    model = make()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    layer, own = model.ctc.ctc_lo.of_size, model.encoder.own.of_sizes
+    for size, low, high, of_high in ((3, 2, 5, 1 / 3), (4, 2, 5, 2 / 3), (6, 5, 8, 1 / 3)):
+        for name in ("weight", "bias"):
+            low_part, high_part = (getattr(layer(z), name) for z in (low, high))
+            mean = torch.lerp(low_part, high_part, of_high)
+            torch.testing.assert_close(getattr(layer(size), name), mean)
+        found = model.encoder.blocks_for(size)
+        shared, key = (
+            model.encoder.encoders[-1].feed_forward.w_1.bias,
+            "1/feed_forward/w_1/bias",
+        )
+        of_full = torch.zeros_like(shared)
+        added = [own[f"size{z}"][key] if z < 8 else of_full for z in (low, high)]
+        mean = shared + torch.lerp(*added, of_high)
+        torch.testing.assert_close(found[-1].feed_forward.w_1.bias, mean)
+
+
+def test_each_size_has_statistics_of_its_own_which_stage_1_begins():
+    model, batch = make(stage_2=False, conv_norm="batch_norm"), make_batch()
+    norm = model.encoder.encoders[0].conv_module.norm
+    assert all(hasattr(norm, f"running_mean_size{z}") for z in range(2, 8))
+    for _ in range(5):
+        stage = model.stage
+        model(**batch)
+        model.after_step()
+    assert stage == 2
+    model.state.updates.fill_(3)
+    middle, full = model.middle_size(3), norm.running_mean.clone()
+    before = {z: getattr(norm, f"running_mean_size{z}").clone() for z in range(3, 8)}
+    assert any(bool(mean.any()) for mean in before.values())
+    model(**batch)
+    moved = {
+        z for z in before if not torch.equal(before[z], getattr(norm, f"running_mean_size{z}"))
+    }
+    assert moved == {middle} and not torch.equal(full, norm.running_mean)
+
+
+def test_sizes_between_share_a_name():
     model, batch = make(), make_batch()
-    layers = {z: id(model.ctc.ctc_lo.of_size(z)) for z in model.encoder.all_sizes}
-    assert len({layers[2], layers[5], layers[8]}) == 3
-    assert {layers[z] for z in (3, 4, 6, 7)} == {layers[5]}
     told = set()
     for t in range(2, 12):
         model.state.updates.fill_(t)
@@ -42,6 +81,20 @@ def test_no_output_layer_is_idle_in_an_update_of_stage_2():
         idle = {id(p) for p in model._idle_parameters(t)}
         idle -= {id(p) for p in model.encoder.own.parameters()}
         assert idle == {id(model.encoder.scores)}
+
+
+def test_what_no_size_of_an_update_uses_of_what_sizes_own_stays():
+    model = make().train()
+    batch = make_batch()
+    for t in range(3, 12):
+        model.state.updates.fill_(t)
+        model.zero_grad()
+        model(**batch)[0].backward()
+        idle = {id(p) for p in model._idle_parameters(t)}
+        for parameter in model.encoder.own.parameters():
+            assert (parameter.grad is None or not parameter.grad.any()) == (
+                id(parameter) in idle
+            )
 
 
 @torch.no_grad()
