@@ -1,6 +1,7 @@
 """Any budget from one training: any size, components and costs, beside three sizes of layers."""
 
 import statistics
+from collections.abc import Sequence
 
 import numpy
 
@@ -36,9 +37,7 @@ def budgets(base: Config) -> list[System]:
         rank_per_cost=True)  # fmt: skip
     ask("ortho_layers", "OrthoSoftmax, any size", method=ORTHO)
     ask("components", "Simple-Top-k, components, any MACs", True, budget="macs")
-    # Layers cost less or more than their share of all; these take no more MACs than those that
-    # Simple-Top-k chose from spoken words, at 8 and 16 layers with each of three seeds.
-    three = [max(1, sizes[0] - 1), *(size + 1 for size in sizes[1:-1]), sizes[-1]]
+    three = of_components(sizes)
     fixed = {"sizes": three, "granularity": "component"}
     for ending, words, more in (
         ("", "", {}),
@@ -56,6 +55,15 @@ def budgets(base: Config) -> list[System]:
     ask("ortho_components", "OrthoSoftmax, components, any MACs", True, method=ORTHO,
         budget="macs")  # fmt: skip
     return systems
+
+
+def of_components(sizes: Sequence[int]) -> list[int]:
+    """Sizes by MACs for what sizes of layers are compared with.
+
+    Layers cost less or more than their share of all; these take no more MACs than those that
+    Simple-Top-k chose from spoken words, at 8 and 16 layers with each of three seeds.
+    """
+    return [max(1, sizes[0] - 1), *(size + 1 for size in sizes[1:-1]), sizes[-1]]
 
 
 def off_the_line(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from espnet_des.compare.budgets import of_components
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.systems import (
     SHRINK,
@@ -38,14 +39,13 @@ def original(base: Config, share: float = 1.0) -> Config:
 
 
 def shrunk(
-    base: Config, seed: int, share: float, words: str = "", asr_args: str = "",
-    short: bool = False,
+    base: Config, seed: int, share: float, sizes: Sequence[int], words: str = "",
+    asr_args: str = "", short: bool = False,
 ) -> Config:  # fmt: skip
     """Options of a shrink of an original with this seed, and how long it trains."""
     config = original(base, SHORT_SHARE if short else 1.0)
     model = f"shrink_{SHORT}" if short else f"compare_{whole(base)}"
     length = length_of(share, config, config["num_iters_per_epoch"]) if share else None
-    sizes = " ".join(map(str, base["encoder_conf"]["sizes"]))
     method = " ".join(
         f"--model_conf {key}={value}" for key, value in base["model_conf"].items()
         if key.startswith("stochastic_depth")
@@ -55,7 +55,7 @@ def shrunk(
         "num_iters_per_epoch": length.num_iters_per_epoch if length else 0,
         SHRINK: {
             "shrink": f"exp/asr_{model}_seed{seed}",
-            "shrink_args": f"--sizes {sizes} --share {share} {words}".strip(),
+            "shrink_args": f"--sizes {' '.join(map(str, sizes))} --share {share} {words}".strip(),
             "asr_args": f"{method} {asr_args}".strip(),
         },
     }
@@ -86,14 +86,17 @@ def shrinks(base: Config) -> list[System]:
         System(SHORT, "model with two thirds of the updates",
                lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
         System("equal_updates", "this one shrunk with a third: equal updates in all",
-               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, short=True), sizes,
+               lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, sizes, short=True), sizes,
                needs=SHORT),
     ]  # fmt: skip
 
-    def ask(name: str, title: str, share: float, words: str = "", **more) -> None:
+    def ask(
+        name: str, title: str, share: float, words: str = "", own_sizes: Sequence[int] = sizes,
+        **more,
+    ) -> None:  # fmt: skip
         systems.append(
             System(name, title,
-                   lambda b, s, k: shrunk(b, s, share, words, **more), sizes,
+                   lambda b, s, k: shrunk(b, s, share, own_sizes, words, **more), own_sizes,
                    needs=whole(base))
         )  # fmt: skip
 
@@ -125,6 +128,10 @@ def shrinks(base: Config) -> list[System]:
         asr_args = " ".join(f"--model_conf {k}={v}" for k, v in model_conf.items())
         ask(name, f"20%, {title}", 0.2, words, asr_args=asr_args)
     ask("shared", "20%, all weights shared", 0.2, asr_args="--encoder_conf own_weights=false")
+    parts = "--encoder_conf granularity=component --model_conf budget=macs"
+    for by in ("loss", "greedy"):
+        ask(f"components_{by}_20", f"components by {by}, sizes by MACs, 20%", 0.2,
+            f"--rank_by {by}", asr_args=parts, own_sizes=of_components(sizes))  # fmt: skip
     systems += [
         System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
                lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs="angle_0",
@@ -133,7 +140,7 @@ def shrinks(base: Config) -> list[System]:
     ]  # fmt: skip
     systems.append(
         System("random_20", "random layers, 20%",
-               lambda b, s, k: shrunk(b, s, 0.2, "--rank_by scores", _random(sizes, s)),
+               lambda b, s, k: shrunk(b, s, 0.2, sizes, "--rank_by scores", _random(sizes, s)),
                sizes, needs=whole(base))
     )  # fmt: skip
     return systems

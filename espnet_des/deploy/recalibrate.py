@@ -1,7 +1,7 @@
 """BatchNorm statistics of one size, estimated anew.
 
-With ``sizes: any`` several sizes share the running statistics of one that has its own; one
-that is extracted is better off with those of itself alone (docs/method.md, trap 9).
+A supernet has statistics of every size. With ``sizes: any`` most of them are trained in few
+updates; those of one size can be taken of more audio, or of another kind (docs/method.md, trap 9).
 """
 
 import contextlib

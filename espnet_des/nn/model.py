@@ -202,11 +202,18 @@ class DESModel(ESPnetASRModel):
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
-        """The middle size of update t: uniform, and the same on every rank."""
-        middles = self.encoder.all_sizes[1:-1]
+        """The middle size of update t: uniform, and the same on every rank.
+
+        With ``sizes: any`` a third of the updates are for the size that all between it and the
+        full one have their own weights of.
+        """
+        middles, anchors = self.encoder.all_sizes[1:-1], self.encoder.sizes[1:-1]
         if not middles:
             return None
-        return middles[self._generator(t).integers(len(middles))]
+        generator = self._generator(t)
+        if anchors != middles and generator.integers(3) == 0:
+            middles = anchors
+        return middles[generator.integers(len(middles))]
 
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""

@@ -1,5 +1,6 @@
 """``sizes: any``: every size from the smallest on is trained, set and extracted."""
 
+import pytest
 import torch
 
 from espnet_des.deploy.extract import subnet_state
@@ -23,26 +24,28 @@ def test_the_middle_size_is_drawn_from_all_between():
     assert {make(size_step=3).middle_size(t) for t in range(100)} == {5}
 
 
+def test_a_third_of_the_updates_are_for_the_size_that_owns_the_weights():
+    model = make()
+    drawn = [model.middle_size(t) for t in range(3000)]
+    assert drawn.count(5) / 3000 == pytest.approx(1 / 3 + 2 / 3 / 5, abs=0.04)
+    assert all(drawn.count(z) / 3000 == pytest.approx(2 / 15, abs=0.03) for z in (3, 4, 6, 7))
+
+
 @torch.no_grad()
 def test_a_size_between_two_has_a_mean_of_their_output_layers_and_weights():
     model = make()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     layer, own = model.ctc.ctc_lo.of_size, model.encoder.own.of_sizes
-    for size, low, high, of_high in ((3, 2, 5, 1 / 3), (4, 2, 5, 2 / 3), (6, 5, 8, 1 / 3)):
+    shared, key = model.encoder.encoders[-1].feed_forward.w_1.bias, "1/feed_forward/w_1/bias"
+    # None but the full size has the full one's output layer; and that owns nothing.
+    for size, of_middle in ((2, 0.0), (3, 1 / 3), (4, 2 / 3), (5, 1.0), (6, 1.0), (7, 1.0)):
         for name in ("weight", "bias"):
-            low_part, high_part = (getattr(layer(z), name) for z in (low, high))
-            mean = torch.lerp(low_part, high_part, of_high)
+            mean = torch.lerp(*(getattr(layer(z), name) for z in (2, 5)), of_middle)
             torch.testing.assert_close(getattr(layer(size), name), mean)
-        found = model.encoder.blocks_for(size)
-        shared, key = (
-            model.encoder.encoders[-1].feed_forward.w_1.bias,
-            "1/feed_forward/w_1/bias",
-        )
-        of_full = torch.zeros_like(shared)
-        added = [own[f"size{z}"][key] if z < 8 else of_full for z in (low, high)]
-        mean = shared + torch.lerp(*added, of_high)
-        torch.testing.assert_close(found[-1].feed_forward.w_1.bias, mean)
+        found = model.encoder.blocks_for(size)[-1].feed_forward.w_1.bias
+        mean = shared + torch.lerp(own["size2"][key], own["size5"][key], of_middle)
+        torch.testing.assert_close(found, mean)
 
 
 def test_each_size_has_statistics_of_its_own_which_stage_1_begins():
