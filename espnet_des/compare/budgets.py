@@ -95,8 +95,8 @@ def at_equal_macs(table: Table) -> str:
     """
     (known,) = table.groups[STK]
     rows = []
-    for group, (system,) in table.groups.items():
-        if group == STK:
+    for group, (system, *others_of_group) in table.groups.items():
+        if group == STK or others_of_group:
             continue
         cells = []
         for size in known.sizes[:-1]:
@@ -140,7 +140,9 @@ def counts_at(table: Table, system: System, size: int) -> Counts | None:
 def macs(table: Table) -> str:
     """Millions of MACs per second of audio, mean over the seeds."""
     rows = []
-    for group, (system,) in table.groups.items():
+    for group, (system, *others_of_group) in table.groups.items():
+        if others_of_group:  # models of one size each, whose MACs are not noted
+            continue
         cells = []
         for size in table.sizes:
             results = table.found(group, size).values()

@@ -225,6 +225,7 @@ def sections(what: str, table: Table) -> str:
             "Word error rates": table.error_rates(),
             "Differences to models trained alone": table.differences("separate"),
             "Differences to a supernet from scratch": table.differences("simple_top_k"),
+            "Differences to it at equal MACs": at_equal_macs(table),
             "Differences to random layers": table.differences("random_20"),
             "Differences to layers by the angle": table.differences("angle_20", ["shrunk_20"]),
             "Cost": table.costs(),

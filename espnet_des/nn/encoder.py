@@ -173,7 +173,6 @@ class SupernetEncoder(LayeredEncoder):
             anchor: size
             for size in sorted(size for size in sizes if self._adds_own(size))
             for anchor in self.shares_of(size)
-            if anchor != self.num_layers
         }
         idle = self.own.parameters_of_others(active)
         for anchor, size in active.items():

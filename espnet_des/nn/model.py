@@ -202,10 +202,10 @@ class DESModel(ESPnetASRModel):
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
-        """The middle size of update t: uniform, and the same on every rank.
+        """The middle size of update t, the same on every rank: each is as probable.
 
-        With ``sizes: any`` a third of the updates are for the size that all between it and the
-        full one have their own weights of.
+        But with ``sizes: any`` a third of the updates, before the draw, are for the one that has
+        weights of its own, which the others have, too.
         """
         middles, anchors = self.encoder.all_sizes[1:-1], self.encoder.sizes[1:-1]
         if not middles:
@@ -417,11 +417,12 @@ class DESModel(ESPnetASRModel):
         """Of sizes without a loss what is theirs alone, and scores that nothing teaches."""
         sizes = self.encoder.sizes
         trained, idle = [sizes[0], sizes[-1]], []
-        if self.stage == 2:
-            trained.append(self.middle_size(t))
+        middle = self.middle_size(t) if self.stage == 2 else None
+        if middle is not None:
+            trained.append(middle)
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
-        idle += self.encoder.idle_own_weights([z for z in trained if z is not None])
+        idle += self.encoder.idle_own_weights(trained)
         return (
             idle if self.ctc is None else idle + self.ctc.ctc_lo.parameters_of_others(trained)
         )

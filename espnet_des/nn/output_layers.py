@@ -134,11 +134,7 @@ class _Mean(torch.nn.Module):
         if all(isinstance(layer, torch.nn.Linear) for _, layer in self._layers):
             return torch.nn.functional.linear(x, self.weight, self.bias)
         # Quantised, and torch hides their weights.
-        parts = [
-            share * (_FullSize(layer) if isinstance(layer, SizedLinear) else layer)(x)
-            for share, layer in self._layers
-        ]
-        return torch.stack(parts).sum(0)
+        return torch.stack([share * layer(x) for share, layer in self._layers]).sum(0)
 
 
 class _FullSize(torch.nn.Module):

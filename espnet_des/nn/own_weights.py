@@ -2,7 +2,8 @@
 
 From stage 2 on (``encoder_conf: own_weights``) a size computes with w + d in place of each
 parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
-trained by this size alone. With ``sizes: any`` a size between two of these has a mean of theirs.
+trained by this size alone. With ``sizes: any`` other sizes have, and train, what one of these
+adds, or a mean of what two do.
 An extracted size has the sums: it is as small and as fast as without.
 """
 

@@ -94,7 +94,9 @@ def test_what_no_size_of_an_update_uses_of_what_sizes_own_stays():
         model.zero_grad()
         model(**batch)[0].backward()
         idle = {id(p) for p in model._idle_parameters(t)}
-        for parameter in model.encoder.own.parameters():
+        for name, parameter in model.encoder.own.named_parameters():
+            if name.endswith("linear_k/bias"):
+                continue  # softmax does not see it: its gradient is rounding
             assert (parameter.grad is None or not parameter.grad.any()) == (
                 id(parameter) in idle
             )

@@ -302,6 +302,8 @@ def test_the_middle_size_is_uniform_and_a_function_of_the_update():
     assert two.middle_size(0) is None
     two.state.freeze(torch.arange(8))
     assert [p.size for p in two.passes(9)] == [8, 3]
+    idle = {id(p) for p in two._idle_parameters(9)}
+    assert idle - {id(p) for p in two.encoder.own.parameters()} == {id(two.encoder.scores)}
 
 
 def test_updates_tell_what_they_have_and_evaluations_everything():
@@ -439,11 +441,12 @@ def test_espnets_init_leaves_scores_and_equal_output_layers(tmp_path):
         assert torch.equal(model.ctc.ctc_lo.of_size(size).weight, model.ctc.ctc_lo.weight)
 
 
-def test_dynamic_quantisation_works_at_every_size():
-    model = make_model(schedule=SCHEDULE).eval()
+@pytest.mark.parametrize("conf", [{}, {"sizes": "any", "smallest_size": 2}])
+def test_dynamic_quantisation_works_at_every_size(conf):
+    model = make_model(conf, schedule=SCHEDULE).eval()
     quantised = torch.ao.quantization.quantize_dynamic(model, qconfig_spec={torch.nn.Linear})
     batch = make_batch()
-    for size in (3, 5, 8):
+    for size in model.encoder.all_sizes:
         quantised.set_size(size)
         out, _ = quantised.encode(batch["speech"], batch["speech_lengths"])
         assert torch.isfinite(quantised.ctc.log_softmax(out)).all()
