@@ -202,18 +202,11 @@ class DESModel(ESPnetASRModel):
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
-        """The middle size of update t, the same on every rank: each is as probable.
-
-        But with ``sizes: any`` a third of the updates, before the draw, are for the one that has
-        weights of its own, which the others have, too.
-        """
-        middles, anchors = self.encoder.all_sizes[1:-1], self.encoder.sizes[1:-1]
+        """The middle size of update t: uniform, and the same on every rank."""
+        middles = self.encoder.all_sizes[1:-1]
         if not middles:
             return None
-        generator = self._generator(t)
-        if anchors != middles and generator.integers(3) == 0:
-            middles = anchors
-        return middles[generator.integers(len(middles))]
+        return middles[self._generator(t).integers(len(middles))]
 
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""
