@@ -398,15 +398,10 @@ def test_command_line(exp, odd, folder, tmp_path):
     done = run("--input", folder, "--size", "5", "--token_times", "--batch_size", "2")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "9/9" in done.stderr  # the progress bar
-    decode(exp, folder, tmp_path / "here", size=5, token_times=True)
-    told, here = tmp_path / "out", tmp_path / "here"
-    assert (told / "text").read_text() == (here / "text").read_text()
-    rows, others = ([line.split() for line in (at / "token.ctm").read_text().splitlines()]
-                    for at in (told, here))  # fmt: skip
-    assert [row[:-1] for row in rows] == [row[:-1] for row in others]
-    # Another process may round a confidence to the next thousandth.
-    confidences = [[float(row[-1]) for row in found] for found in (rows, others)]
-    assert confidences[0] == pytest.approx(confidences[1], abs=0.0011)
+    # In as large batches: a sum over another padding is rounded otherwise.
+    decode(exp, folder, tmp_path / "here", size=5, token_times=True, batch_size=2)
+    for name in ("text", "token.ctm"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "here" / name).read_text()
     done = run("--input", source, "--token_times", "false")
     assert done.returncode == 3
     assert "6 of 12 files could not be decoded" in done.stderr
