@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -49,8 +50,11 @@ class SizedLinear(torch.nn.Linear):
         A size between two that have one has a mean of theirs.
         """
         shares = self._encoder[0].shares_of(size) if self.heads else {size: 1.0}
-        layers = [(share, self._of_anchor(anchor)) for anchor, share in shares.items()]
-        return layers[0][1] if len(layers) == 1 else _Mean(layers)
+        layers = [self._of_anchor(anchor) for anchor in shares]
+        if len(layers) == 1:
+            return layers[0]
+        low, high = layers
+        return _Mean(low, high, shares[max(shares)])
 
     def _of_anchor(self, size: int) -> torch.nn.Module:
         name = f"size{size}"
@@ -106,35 +110,28 @@ def ctc_of_size(ctc: CTC, size: int) -> CTC:
 
 
 class _Mean(torch.nn.Module):
-    """An output layer between others, with a share of each.
+    """An output layer between two others, with a share of each."""
 
-    Args:
-        layers: shares, together 1, and the layers that they are of.
-    """
-
-    def __init__(self, layers: Sequence[tuple[float, torch.nn.Module]]):
+    def __init__(self, low: Any, high: Any, of_high: float):
         super().__init__()
-        self._layers = tuple(layers)  # neighbours, not submodules
-
-    def mean_of(self, name: str) -> torch.Tensor:
-        """The mean of their ``weight`` or ``bias``."""
-        return torch.stack(
-            [share * getattr(layer, name) for share, layer in self._layers]
-        ).sum(0)
+        self._layers, self._of_high = (low, high), of_high  # neighbours, not submodules
 
     @property
     def weight(self) -> torch.Tensor:
-        return self.mean_of("weight")
+        return self._between(*(layer.weight for layer in self._layers))
 
     @property
     def bias(self) -> torch.Tensor:
-        return self.mean_of("bias")
+        return self._between(*(layer.bias for layer in self._layers))
+
+    def _between(self, low, high) -> torch.Tensor:
+        return torch.lerp(low, high, self._of_high)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if all(isinstance(layer, torch.nn.Linear) for _, layer in self._layers):
+        if all(isinstance(layer, torch.nn.Linear) for layer in self._layers):
             return torch.nn.functional.linear(x, self.weight, self.bias)
         # Quantised, and torch hides their weights.
-        return torch.stack([share * layer(x) for share, layer in self._layers]).sum(0)
+        return self._between(*(layer(x) for layer in self._layers))
 
 
 class _FullSize(torch.nn.Module):
