@@ -72,7 +72,7 @@ class OwnWeights(torch.nn.Module):
 
         Args:
             blocks: of the encoder.
-            shares: how much of what each size adds; of one that owns nothing, nothing.
+            shares: how much of what each size adds, by size.
             without: parameters of layers that the size has not: they stay as they are.
 
         Raises:
@@ -83,12 +83,11 @@ class OwnWeights(torch.nn.Module):
         left = {id(parameter) for parameter in without}
         values = {name: value for name, value in shared.items() if id(value) not in left}
         for size, share in shares.items():
-            if (name := f"size{size}") in self.of_sizes:
-                added: Any = self.of_sizes[name]
-                values = {
-                    key: value.add(added[_key(key)], alpha=share)
-                    for key, value in values.items()
-                }
+            added: Any = self.of_sizes[f"size{size}"]
+            values = {
+                name: value.add(added[_key(name)], alpha=share)
+                for name, value in values.items()
+            }
         return with_values(blocks, values)
 
     def added_by(
