@@ -7,13 +7,16 @@ from typing import Any
 
 from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
-from espnet_des.method.options import SelectionOptions
+from espnet_des.method.options import EQUAL, SelectionOptions
 from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.shrink.config import KNOWN, LEARNING, METHOD
 from espnet_des.shrink.options import ShrinkOptions
 
 # Keys of encoder_conf whose defaults say how the sizes are trained.
 OF_SUPERNETS = ("granularity", "own_weights")
+COMPONENT = "component"
+# Of results that do not tell.
+BEFORE = {"score_steps": EQUAL}
 
 
 def defaults(config: dict) -> dict[str, Any]:
@@ -39,6 +42,9 @@ def defaults(config: dict) -> dict[str, Any]:
         found["--lr_factor"] = options.part_of_lr
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)
+    are_components = COMPONENT in (config["encoder_conf"].get("granularity"), *given)
+    method = config["model_conf"].get("method", SelectionOptions.method)
+    found["score_steps"] = SelectionOptions(method=method).steps_of_scores(are_components)
     left = {key: value for key, value in found.items() if key not in given}
     return json.loads(json.dumps(left))  # as a file has them
 
@@ -47,10 +53,10 @@ def changed(result: dict, config: dict) -> str:
     """Which defaults a finished training had that are others today; empty where none.
 
     Args:
-        result: of the training; those of older versions do not tell.
+        result: of the training; those of older versions do not tell all of them.
         config: of it.
     """
-    then, now = result.get("defaults", {}), defaults(config)
+    then, now = BEFORE | result.get("defaults", {}), defaults(config)
     return ", ".join(
         f"{key} {then[key]!r}, now {value!r}"
         for key, value in now.items()

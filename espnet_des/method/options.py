@@ -33,6 +33,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"rows_stage_1": 0.25, "rows_middle": 0.75},
 }  # fmt: skip
 
+# Of scores, for ``score_steps``: of one length, or the longer the larger the gradient.
+STEPS = EQUAL, BY_GRADIENT = ("equal", "by_gradient")
+
 # What float32 can hold; NaN is for the bounds of each key to refuse.
 LARGEST = 3e38
 
@@ -73,6 +76,7 @@ class SelectionOptions:
     orthogonality_weight: float = 1.0
     score_lr_factor: float | None = None
     score_lr_final: float = 1.0
+    score_steps: str | None = None
     averaged_iterations: int = 0
     shared_output: bool = False
     middle_from_full: bool = True
@@ -186,6 +190,8 @@ class SelectionOptions:
                 f"({self.updates_per_iteration!r}): they say the same thing",
             )
         need(0.0 <= number("score_lr_final") <= 1.0, "score_lr_final", "between 0 and 1")
+        is_known = self.score_steps is None or self.score_steps in list(STEPS)
+        need(is_known, "score_steps", f"one of {list(STEPS)}, or left out")
         count = self.averaged_iterations
         need(type(count) is int and count >= 0, "averaged_iterations", "an integer >= 0")
         need(
@@ -200,6 +206,7 @@ class SelectionOptions:
             ("reduction", None, ("simple_top_k", "fixed")),
             ("averaged_iterations", 0, ("simple_top_k",)),
             ("hard_gates", True, ("simple_top_k",)),
+            ("score_steps", None, ("simple_top_k",)),
             ("zeroed", None, ("iterative_zero_out",)),
             ("sparsity_weight", type(self).sparsity_weight, ("iterative_zero_out",)),
             ("ranking", None, ("fixed",)),
@@ -242,6 +249,14 @@ class SelectionOptions:
     def score_lr_at(self, schedule: Schedule, t: int) -> float:
         """Share of the scores' learning rate at update t: linear over stage 1."""
         return 1.0 - (1.0 - self.score_lr_final) * min(1.0, t / max(1, schedule.last_update))
+
+    def steps_of_scores(self, are_components: bool) -> str:
+        """Which of ``STEPS`` the scores make, of components or of layers."""
+        if self.score_steps is not None:
+            return self.score_steps
+        # [DEVIATION] from equal ones: components differ in what they do far more than layers.
+        weigh = are_components and self.method == "simple_top_k"
+        return BY_GRADIENT if weigh else EQUAL
 
     def distillation_at(self, schedule: Schedule, t: int) -> float:
         """Weight of the distillation at update t: it grows linearly until stage 1 ends.

@@ -1,9 +1,12 @@
-"""Learning rate of the scores.
+"""Learning rate and steps of the scores.
 
 With AdamW a parameter moves by about its learning rate per update. Iterative-
 Zero-Out starts its scores at 10, where a sigmoid gate is all but constant: in a
 short run at the model's learning rate they never get anywhere, and the
 zero-outs would cut noise. So the scores have a learning rate of their own.
+
+Its steps are as long for each score, whatever hangs on it. Where scores are of components, a
+whole convolution and a quarter of a feed-forward among them, that hides which of them counts.
 """
 
 import copy
@@ -72,6 +75,20 @@ def sum_of_learning_rates(
             ):
                 ahead.step()
     return total
+
+
+# What they divide a parameter's steps by, element by element.
+MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg")
+
+
+def share_moments(optimizer: torch.optim.Optimizer, scores: torch.nn.Parameter) -> None:
+    """Divide the steps of all scores by the same from now on: larger gradients move more.
+
+    The mean square of the steps stays what it was.
+    """
+    state = optimizer.state.get(scores, {})
+    for moment in (state[name] for name in MOMENTS if name in state):
+        moment.copy_(moment.mean().expand_as(moment))
 
 
 class ScaledGroup:
