@@ -87,14 +87,14 @@ def passes_of_stage_2(
     options: SelectionOptions,
     sizes: Sequence[int],
     kept_units: Callable[[int], list[int]],
-    middle: int | None,
+    middles: Sequence[int],
 ) -> list[Pass]:
-    """The full size, the smallest, and the middle size of this update, if any.
+    """The full size, the smallest, and the middle sizes of this update, if any.
 
     Args:
         sizes: of the supernet, ascending.
         kept_units: of a size, ascending.
-        middle: one of the sizes.
+        middles: of the sizes; two have a half of the batch each, and cost no more than one.
     """
     small = kept_units(sizes[0])
     lacking = sorted(set(kept_units(sizes[-1])) - set(small))
@@ -103,8 +103,8 @@ def passes_of_stage_2(
         Pass(sizes[-1], options.loss_weight_full, dropped=lacking, drop_rate=p2),
         Pass(sizes[0], options.loss_weight_small, kept=small, share=options.rows_small),
     ]
-    if middle is not None:
-        weight, share = options.loss_weight_middle, options.rows_middle
+    for middle in middles:
+        weight, share = options.loss_weight_middle, options.rows_middle / len(middles)
         passes.append(Pass(middle, weight, kept=kept_units(middle), share=share))
     return passes
 
@@ -115,11 +115,11 @@ def on_part_of_batch(
     """Let passes with a share run on some of the batch's utterances, drawn anew in each update.
 
     Their loss is a mean over utterances: its expectation, and that of its gradients, is that
-    of the whole batch. Two such passes have different utterances where there are enough of
-    them.
+    of the whole batch. Of two such passes in a row each has other utterances, where there are
+    enough of them.
 
     Args:
-        passes: of an update, two with a share at most.
+        passes: of an update.
         batch: number of utterances.
         generator: what they are drawn with.
     """

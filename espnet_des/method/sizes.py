@@ -39,18 +39,15 @@ class Sizes(NamedTuple):
     def shares_of(self, size: int) -> dict[int, float]:
         """What a size has of each anchor's output layer and weights; together 1.
 
-        A size between two anchors has the more of one the nearer it is to it, but one below
-        the full size has nothing of that, which owns nothing.
+        A size between two anchors has the more of one the nearer it is to it.
 
         >>> sizes = Sizes([2, 6, 8], [2, 3, 4, 5, 6, 7, 8])
         >>> sizes.shares_of(5), sizes.shares_of(7)
-        ({2: 0.25, 6: 0.75}, {6: 1.0})
+        ({2: 0.25, 6: 0.75}, {6: 0.5, 8: 0.5})
         """
         if size in self.anchors:
             return {size: 1.0}
         low, high = next(pair for pair in pairwise(self.anchors) if pair[0] < size < pair[1])
-        if high == self.anchors[-1]:
-            return {low: 1.0}
         of_high = (size - low) / (high - low)
         return {low: 1.0 - of_high, high: of_high}
 

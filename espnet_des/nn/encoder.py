@@ -162,21 +162,20 @@ class SupernetEncoder(LayeredEncoder):
         """The blocks that a size computes with: from stage 2 on with what it owns."""
         if not self._adds_own(size):
             return self.encoders
-        return self.own.added_to(self.encoders, self.shares_of(size), self._lacking(size))
+        shares = self.shares_of(size)
+        owned = {z: share for z, share in shares.items() if z != self.num_layers}
+        return self.own.added_to(
+            self.encoders, owned, self._lacking(size), learns=size in self.sizes
+        )
 
     def idle_own_weights(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
         """Own weights without use in an update of these sizes: others', and of lacking layers."""
         if self.own is None:
             return []
-        # Of each anchor the largest size that has a share of it: sizes are nested.
-        active = {
-            anchor: size
-            for size in sorted(size for size in sizes if self._adds_own(size))
-            for anchor in self.shares_of(size)
-        }
+        active = [size for size in sizes if size in self.sizes and self._adds_own(size)]
         idle = self.own.parameters_of_others(active)
-        for anchor, size in active.items():
-            idle += self.own.added_by(anchor, self.encoders, self._lacking(size))
+        for size in active:
+            idle += self.own.added_by(size, self.encoders, self._lacking(size))
         return idle
 
     def _lacking(self, size: int) -> list[torch.nn.Parameter]:

@@ -185,8 +185,8 @@ class DESModel(ESPnetASRModel):
         """
         encoder, options = self.encoder, self.options
         if self.stage == 2:
-            middle = self.middle_size(t)
-            return passes_of_stage_2(options, encoder.sizes, encoder.kept_units, middle)
+            middles = self.middle_sizes(t)
+            return passes_of_stage_2(options, encoder.sizes, encoder.kept_units, middles)
         if scores is None:
             scores = encoder.scores.detach().cpu()
         return passes_of_stage_1(
@@ -201,8 +201,18 @@ class DESModel(ESPnetASRModel):
             return smaller[0]
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
+    def middle_sizes(self, t: int) -> list[int]:
+        """Those of update t: the one that is drawn, and the middle anchor beside another.
+
+        With any size only the anchor trains what the sizes around it have a share of.
+        """
+        drawn = self.middle_size(t)
+        if drawn is None:
+            return []
+        return [drawn] if drawn in self.encoder.sizes else [drawn, self.encoder.sizes[1]]
+
     def middle_size(self, t: int) -> int | None:
-        """The middle size of update t: uniform, and the same on every rank."""
+        """The middle size that update t draws: uniform, and the same on every rank."""
         middles = self.encoder.all_sizes[1:-1]
         if not middles:
             return None
@@ -410,9 +420,8 @@ class DESModel(ESPnetASRModel):
         """Of sizes without a loss what is theirs alone, and scores that nothing teaches."""
         sizes = self.encoder.sizes
         trained, idle = [sizes[0], sizes[-1]], []
-        middle = self.middle_size(t) if self.stage == 2 else None
-        if middle is not None:
-            trained.append(middle)
+        if self.stage == 2:
+            trained += self.middle_sizes(t)
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
         idle += self.encoder.idle_own_weights(trained)

@@ -47,13 +47,13 @@ class SizedLinear(torch.nn.Linear):
     def of_size(self, size: int) -> torch.nn.Module:
         """That of a size, which is the full one's where all share it.
 
-        A size between two that have one has a mean of theirs.
+        A size between two that have one has a mean of theirs, and leaves them as they are.
         """
         shares = self._encoder[0].shares_of(size) if self.heads else {size: 1.0}
         layers = [self._of_anchor(anchor) for anchor in shares]
         if len(layers) == 1:
             return layers[0]
-        low, high = layers
+        low, high = (_FullSize(layer) if layer is self else layer for layer in layers)
         return _Mean(low, high, shares[max(shares)])
 
     def _of_anchor(self, size: int) -> torch.nn.Module:
@@ -66,10 +66,8 @@ class SizedLinear(torch.nn.Linear):
         return super().forward(x) if layer is self else layer(x)
 
     def parameters_of_others(self, sizes: list[int]) -> list[torch.nn.Parameter]:
-        """Parameters of the output layers that none of these sizes has a share of."""
-        used = {
-            f"size{anchor}" for size in sizes for anchor in self._encoder[0].shares_of(size)
-        }
+        """Parameters of the output layers that none of these sizes trains."""
+        used = {f"size{size}" for size in sizes}
         return [
             p
             for name, head in self.heads.items()
@@ -118,17 +116,17 @@ class _Mean(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        return self._between(*(layer.weight for layer in self._layers))
+        return self._between(*(layer.weight.detach() for layer in self._layers))
 
     @property
     def bias(self) -> torch.Tensor:
-        return self._between(*(layer.bias for layer in self._layers))
+        return self._between(*(layer.bias.detach() for layer in self._layers))
 
     def _between(self, low, high) -> torch.Tensor:
         return torch.lerp(low, high, self._of_high)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if all(isinstance(layer, torch.nn.Linear) for layer in self._layers):
+        if all(isinstance(layer, (torch.nn.Linear, _FullSize)) for layer in self._layers):
             return torch.nn.functional.linear(x, self.weight, self.bias)
         # Quantised, and torch hides their weights.
         return self._between(*(layer(x) for layer in self._layers))
@@ -141,5 +139,13 @@ class _FullSize(torch.nn.Module):
         super().__init__()
         self._shared = (shared,)  # in a tuple: a neighbour, not a submodule
 
+    @property
+    def weight(self) -> torch.Tensor:
+        return self._shared[0].weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self._shared[0].bias
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self._shared[0].weight, self._shared[0].bias)
+        return torch.nn.functional.linear(x, self.weight, self.bias)
