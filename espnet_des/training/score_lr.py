@@ -77,8 +77,8 @@ def sum_of_learning_rates(
     return total
 
 
-# What they divide a parameter's steps by, element by element.
-MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg")
+# What they divide a parameter's steps by, element by element; Adamax's has no mean to share.
+MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
 
 
 def share_moments(optimizer: torch.optim.Optimizer, scores: torch.nn.Parameter) -> None:

@@ -106,9 +106,23 @@ def test_the_learning_rate_of_the_scores_goes_down():
     assert SelectionOptions().score_lr_at(SCHEDULE, 5) == 1.0
 
 
+def test_scores_of_components_move_by_their_gradients():
+    ours, zero_out = SelectionOptions(), SelectionOptions(method="iterative_zero_out")
+    assert [ours.steps_of_scores(components) for components in (False, True)] == [
+        "equal",
+        "by_gradient",
+    ]
+    assert zero_out.steps_of_scores(True) == "equal"
+    for steps in ("equal", "by_gradient"):
+        asked = SelectionOptions(score_steps=steps)
+        assert {asked.steps_of_scores(components) for components in (False, True)} == {steps}
+
+
 @pytest.mark.parametrize(
     "conf, says",
     [
+        ({"score_steps": "long"}, r"score_steps: 'long' must be one of \['equal', 'by_grad"),
+        ({"score_steps": "equal", "method": "iterative_zero_out"}, "method: simple_top_k"),
         ({"score_lr_final": 2}, "score_lr_final: 2 must be between 0 and 1"),
         ({"averaged_iterations": -1}, "averaged_iterations: -1"),
         ({"averaged_iterations": True}, "averaged_iterations: True"),

@@ -1,8 +1,10 @@
 """``sizes: any``: every size from the smallest on is trained, set and extracted."""
 
+import numpy as np
 import torch
 
 from espnet_des.deploy.extract import subnet_state
+from espnet_des.method.passes import on_part_of_batch
 from espnet_des.method.selection import Schedule
 from tests.conftest import extracted, make_batch, make_model
 
@@ -23,20 +25,32 @@ def test_the_middle_size_is_drawn_from_all_between():
     assert {make(size_step=3).middle_size(t) for t in range(100)} == {5}
 
 
+def test_the_middle_anchor_trains_beside_another_size_on_the_rest_of_the_batch():
+    model = make()
+    for t in range(3, 20):
+        drawn = model.middle_size(t)
+        _, small, *middles = model.passes(t)
+        assert small.size == 2 and [p.weight for p in middles] == [0.3] * len(middles)
+        shares = {p.size: p.share for p in middles}
+        assert shares == ({5: 1.0} if drawn == 5 else {drawn: 0.5, 5: 0.5})
+        rows = [p.rows for p in on_part_of_batch(middles, 4, np.random.default_rng(t))]
+        assert rows == [None] or sorted(torch.cat(rows).tolist()) == [0, 1, 2, 3]
+
+
 @torch.no_grad()
 def test_a_size_between_two_has_a_mean_of_their_output_layers_and_weights():
     model = make()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
-    layer, own = model.ctc.ctc_lo.of_size, model.encoder.own.of_sizes
+    layer, own = model.ctc.ctc_lo.of_size, dict(model.encoder.own.of_sizes.items())
     shared, key = model.encoder.encoders[-1].feed_forward.w_1.bias, "1/feed_forward/w_1/bias"
-    # None but the full size has the full one's output layer; and that owns nothing.
-    for size, of_middle in ((2, 0.0), (3, 1 / 3), (4, 2 / 3), (5, 1.0), (6, 1.0), (7, 1.0)):
+    own["size8"] = {key: torch.zeros_like(shared)}  # the full size owns nothing
+    for low, size, high, of_high in ((2, 3, 5, 1 / 3), (2, 4, 5, 2 / 3), (5, 7, 8, 2 / 3)):
         for name in ("weight", "bias"):
-            mean = torch.lerp(*(getattr(layer(z), name) for z in (2, 5)), of_middle)
+            mean = torch.lerp(*(getattr(layer(z), name) for z in (low, high)), of_high)
             torch.testing.assert_close(getattr(layer(size), name), mean)
         found = model.encoder.blocks_for(size)[-1].feed_forward.w_1.bias
-        mean = shared + torch.lerp(own["size2"][key], own["size5"][key], of_middle)
+        mean = shared + torch.lerp(own[f"size{low}"][key], own[f"size{high}"][key], of_high)
         torch.testing.assert_close(found, mean)
 
 
@@ -50,14 +64,14 @@ def test_each_size_has_statistics_of_its_own_which_stage_1_begins():
         model.after_step()
     assert stage == 2
     model.state.updates.fill_(3)
-    middle, full = model.middle_size(3), norm.running_mean.clone()
+    middles, full = model.middle_sizes(3), norm.running_mean.clone()
     before = {z: getattr(norm, f"running_mean_size{z}").clone() for z in range(3, 8)}
     assert any(bool(mean.any()) for mean in before.values())
     model(**batch)
     moved = {
         z for z in before if not torch.equal(before[z], getattr(norm, f"running_mean_size{z}"))
     }
-    assert moved == {middle} and not torch.equal(full, norm.running_mean)
+    assert moved == set(middles) and not torch.equal(full, norm.running_mean)
 
 
 def test_sizes_between_share_a_name():
