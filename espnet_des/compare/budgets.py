@@ -39,14 +39,17 @@ def budgets(base: Config) -> list[System]:
     ask("components", "Simple-Top-k, components, any MACs", True, budget="macs")
     three = of_components(sizes)
     fixed = {"sizes": three, "granularity": "component"}
-    for ending, words, more in (
-        ("", "", {}),
-        ("_per_cost", ", ranked per cost", {"rank_per_cost": True}),
+    for ending, words, conf, more in (
+        ("", "", {}, {}),
+        ("_equal_steps", ", steps of scores equal", {}, {"score_steps": "equal"}),
+        ("_per_cost", ", ranked per cost", {}, {"rank_per_cost": True}),
+        ("_conv_parts", ", quarters of convolutions", {"conv_parts": 4}, {}),
     ):
         systems.append(
             System(f"components_three{ending}",
                    f"Simple-Top-k, components, three sizes by MACs{words}",
-                   lambda b, s, k, m=more: supernet(b, fixed, budget="macs", **m), three)
+                   lambda b, s, k, c=conf, m=more: supernet(b, fixed | c, budget="macs", **m),
+                   three)
         )  # fmt: skip
     ask("components_per_cost", "Simple-Top-k, components, any MACs, ranked per cost", True,
         budget="macs", rank_per_cost=True)  # fmt: skip

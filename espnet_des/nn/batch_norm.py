@@ -1,11 +1,12 @@
 """BatchNorm whose statistics are kept from what is no number, and apart for each size."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from espnet_des.errors import OtherTrainingError
+from espnet_des.nn.components import part_of
 
 # Of what a Conformer's convolution may have. (The base that they share is private.)
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
@@ -24,7 +25,11 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
 
     Attributes:
         size: whose statistics are used and updated; None: the full size's.
+        part: of how many components of the channels it has which, see
+            :func:`espnet_des.nn.components.cut`; None: all of them.
     """
+
+    part: tuple[int, Sequence[int]] | None = None
 
     def __init__(self, num_features: int):
         super().__init__(num_features)
@@ -53,18 +58,35 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
         assert self.num_batches_tracked is not None and self.momentum is not None
         # One frame in all has no variance, and torch would end the training.
         learns = self.training and x.size(0) * x.size(2) > 1
-        statistics = self.statistics()
+        whole = self.statistics()
+        mean, var = statistics = [self._own(value) for value in whole]
         before = [value.clone() for value in statistics] if learns else []
         if learns:
             self.num_batches_tracked.add_(1)
         y = torch.nn.functional.batch_norm(
-            x, *statistics, self.weight, self.bias, learns, self.momentum, self.eps
+            x, mean, var, self.weight, self.bias, learns, self.momentum, self.eps
         )
         for now, old in zip(statistics, before):
             # Chosen on the device, which Python would have to wait for. By way of ``data``:
             # as torch's own update, this one is not autograd's business.
             now.data.copy_(torch.where(now.isfinite(), now, old))
+        if learns:
+            self._put_back(whole, statistics)
         return y
+
+    def _own(self, statistic: torch.Tensor) -> torch.Tensor:
+        """What belongs to its channels, ``(dim,)``: a view, or a copy."""
+        return statistic if self.part is None else part_of(statistic, 0, *self.part)
+
+    def _put_back(self, whole: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> None:
+        """Keep what it learned of its channels, where these were copied."""
+        if self.part is None:
+            return
+        count, components = self.part
+        for value, mine in zip(whole, own):
+            size = len(value) // count
+            for c, learned in zip(components, mine.split(size)):
+                value.data.narrow(0, c * size, size).copy_(learned)
 
 
 def name_of(statistic: str, size: int | None) -> str:

@@ -1,4 +1,5 @@
-"""Components of a layer: chunks of a feed-forward's hidden units, heads of a self-attention.
+"""Components of a layer: chunks of a feed-forward's hidden units, heads of a self-attention,
+and, where asked for, chunks of a convolution's channels.
 
 A module that adds up what its components give can be run with some of them: its weights
 are cut, and the rest is not computed. All other modules are one component.
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from espnet2.legacy.nets.pytorch_backend.conformer.convolution import ConvolutionModule
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet2.legacy.nets.pytorch_backend.transformer.positionwise_feed_forward import (
     PositionwiseFeedForward,
@@ -26,6 +28,13 @@ OF_ATTENTION = {
     "linear_v.weight": 0, "linear_v.bias": 0, "linear_pos.weight": 0,
     "pos_bias_u": 0, "pos_bias_v": 0, "linear_out.weight": 1,
 }  # fmt: skip
+OF_CONVOLUTION = {
+    "pointwise_conv1.weight": 0, "pointwise_conv1.bias": 0,
+    "depthwise_conv.weight": 0, "depthwise_conv.bias": 0, "norm.weight": 0, "norm.bias": 0,
+    "pointwise_conv2.weight": 1,
+}  # fmt: skip
+# Values and gates of a GLU, one behind the other.
+OF_GLU = ("pointwise_conv1.weight", "pointwise_conv1.bias")
 
 
 class Divided(NamedTuple):
@@ -34,7 +43,7 @@ class Divided(NamedTuple):
     Attributes:
         number: of components.
         dims: of each parameter that is divided, the dimension.
-        last: the weight that adds them up, ``(dim, number * size)``.
+        last: the weight that adds them up, ``(dim, number * size, ...)``.
         counter: what the module calls their number, where it has it.
     """
 
@@ -50,6 +59,8 @@ def divided(module: torch.nn.Module) -> Divided | None:
         return Divided(CHUNKS, OF_FEED_FORWARD, "w_2.weight")
     if isinstance(module, MultiHeadedAttention) and module.h > 1:
         return Divided(module.h, OF_ATTENTION, "linear_out.weight", "h")
+    if isinstance(module, ConvolutionModule) and getattr(module, "parts", 1) > 1:
+        return Divided(int(module.parts), OF_CONVOLUTION, "pointwise_conv2.weight")
     return None
 
 
@@ -76,6 +87,7 @@ def cut(
     if gates is not None:
         last = found[of.last]
         of_each = gates.repeat_interleave(last.size(1) // len(components))
+        of_each = of_each.view(-1, *[1] * (last.dim() - 2))
         found[of.last] = last * of_each.to(last.dtype)
     values: dict[str, torch.Tensor | None] = {**found}
     if not with_bias:
@@ -83,6 +95,9 @@ def cut(
     new: Any = with_values(module, values)
     if of.counter:
         setattr(new, of.counter, len(components))
+    if isinstance(module, ConvolutionModule):
+        new.depthwise_conv.groups = len(found["depthwise_conv.weight"])
+        new.norm.part = (of.number, components)
     return new
 
 
@@ -99,9 +114,11 @@ def _parts(
             "run, because torch hides its weights; extract the size, and quantise that"
         )
     dims = {name: dim for name, dim in of.dims.items() if name in own}
-    parts = {
-        name: part_of(own[name], dim, of.number, components) for name, dim in dims.items()
-    }
+    parts = {}
+    for name, dim in dims.items():
+        values = own[name].chunk(2, dim) if name in OF_GLU else (own[name],)
+        found = [part_of(value, dim, of.number, components) for value in values]
+        parts[name] = torch.cat(found, dim) if len(found) > 1 else found[0]
     return of, parts
 
 
@@ -127,6 +144,17 @@ def shrink(module: Any, components: Sequence[int]) -> None:
         setattr(module.get_submodule(holder), key, own)
     if of.counter:
         setattr(module, of.counter, len(components))
-    for linear in module.children():
-        if isinstance(linear, torch.nn.Linear):
-            linear.out_features, linear.in_features = linear.weight.shape
+    for child in module.children():
+        if isinstance(child, torch.nn.Linear):
+            child.out_features, child.in_features = child.weight.shape
+        elif isinstance(child, torch.nn.Conv1d):
+            if child.groups > 1:
+                child.groups = len(child.weight)
+            child.out_channels, child.in_channels = len(child.weight), child.weight.size(1)
+            child.in_channels *= child.groups
+        elif isinstance(child, torch.nn.BatchNorm1d):
+            for name, value in list(child.named_buffers()):
+                if value.dim():  # the statistics of each size
+                    own_value = part_of(value, 0, of.number, components).clone()
+                    setattr(child, name, own_value)
+            child.num_features = len(child.weight)

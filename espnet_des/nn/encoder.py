@@ -57,6 +57,12 @@ class SupernetEncoder(LayeredEncoder):
             )
         is_known = isinstance(own_weights, bool)
         need(is_known, "encoder_conf: own_weights", own_weights, "true or false")
+        parts = conf.get("conv_parts", 1)
+        if parts != 1 and granularity != "component":
+            raise ConfigError(
+                f"encoder_conf: conv_parts: {parts!r} belongs to granularity: component; "
+                "leave it out"
+            )
         if granularity == "component":
             self.divide([count_components(self.module_of(q)) for q in range(self.num_layers)])
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)

@@ -96,6 +96,14 @@ def check_values(values: Mapping[str, Any]) -> None:
         # Half of the positions' values are sines, half are cosines.
         fits = values["output_size"] % heads == 0 == values["output_size"] % 2
         need(fits, "output_size", f"even, and a multiple of attention_heads: {heads}")
+    if "conv_parts" in values:
+        parts, dim = values["conv_parts"], values["output_size"]
+        divides = type(parts) is int and parts > 0 and dim % parts == 0
+        need(
+            divides, "conv_parts", f"a number of parts into which output_size, {dim}, divides"
+        )
+        fits = parts == 1 or values["conv_norm"] == "batch_norm"
+        need(fits, "conv_parts", "1 with conv_norm: layer_norm, which is over all channels")
     for key in ("cgmlp_conv_kernel", "merge_conv_kernel"):
         if key in values:
             need(values[key] % 2 == 1, key, "odd")

@@ -1,12 +1,14 @@
 """``granularity: component``: chunks of feed-forwards and heads are chosen, run and extracted."""
 
+import copy
+
 import numpy
 import pytest
 import torch
 
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.components import divided
+from espnet_des.nn.components import cut, divided
 from espnet_des.nn.encoders import SUBNETS
 from tests.conftest import (
     TINY_OF,
@@ -20,6 +22,7 @@ from tests.nn.test_encoders import KINDS, randomised
 
 SCHEDULE = Schedule(updates=(1, 1), zeroed=(2, 4))
 COMPONENTS = {"granularity": "component"}
+PARTS = {"conv_parts": 4}
 METHODS = ["simple_top_k", "iterative_zero_out", "ortho_softmax"]
 
 
@@ -46,7 +49,7 @@ def silence_others(encoder, units):
                 weight.unflatten(1, (of.number, -1))[:, c] = 0.0
 
 
-@pytest.mark.parametrize("name, conf", KINDS)
+@pytest.mark.parametrize("name, conf", [*KINDS, ("des_conformer", PARTS)])
 @torch.no_grad()
 def test_some_units_are_the_layers_whose_other_components_give_nothing(name, conf):
     dim, batch = batch_for(conf)
@@ -70,7 +73,8 @@ def test_some_units_are_the_layers_whose_other_components_give_nothing(name, con
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize(
     "name, conf",
-    [(name, {}) for name in TINY_OF] + [("des_transformer", {"concat_after": True})],
+    [(name, {}) for name in TINY_OF]
+    + [("des_transformer", {"concat_after": True}), ("des_conformer", PARTS)],
 )
 def test_gates_are_those_of_a_dense_reference(name, conf, hard):
     """The gate of a component scales what it gives; what they share has the widest one."""
@@ -113,11 +117,16 @@ def test_gates_are_those_of_a_dense_reference(name, conf, hard):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TINY_OF)
+@pytest.mark.parametrize(
+    "name, conf", [*((name, {}) for name in TINY_OF), ("des_conformer", PARTS)]
+)
 @torch.no_grad()
-def test_a_size_is_extracted_to_really_smaller_weights(name):
-    model = make_model({"encoder": name} | COMPONENTS, SCHEDULE)
+def test_a_size_is_extracted_to_really_smaller_weights(name, conf):
+    model = make_model({"encoder": name} | COMPONENTS | conf, SCHEDULE)
     randomised(model.encoder)
+    for key, statistic in model.encoder.named_buffers():
+        if "running_" in key:
+            statistic.uniform_(0.5, 1.5)
     model = model.double().eval()
     units = torch.arange(model.encoder.num_units)
     model.state.freeze(torch.cat([units[::2], units[1::2]]))  # half of a layer first
@@ -128,7 +137,7 @@ def test_a_size_is_extracted_to_really_smaller_weights(name):
     for size in model.encoder.sizes:
         model.set_size(size)
         masked, _ = model.encode(batch["speech"].double(), batch["speech_lengths"])
-        subnet = extracted(model, size, name)
+        subnet = extracted(model, size, name, **conf)
         alone, _, _ = subnet(batch["speech"].double(), batch["speech_lengths"])
         torch.testing.assert_close(masked, alone, rtol=0, atol=1e-12)
         sizes.append(sum(p.numel() for p in subnet.parameters()))
@@ -136,10 +145,11 @@ def test_a_size_is_extracted_to_really_smaller_weights(name):
     assert sizes == sorted(set(sizes))
 
 
+@pytest.mark.parametrize("conf", [{}, PARTS])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_update_of_each_stage(method):
+def test_an_update_of_each_stage(method, conf):
     """A small size costs no more than it may, sizes are nested, and all gradients are numbers."""
-    model, batch = make_model(COMPONENTS, SCHEDULE, method=method).train(), make_batch()
+    model, batch = make_model(COMPONENTS | conf, SCHEDULE, method=method).train(), make_batch()
     encoder, state = model.encoder, model.state
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     before = encoder.scores.detach().clone()
@@ -162,9 +172,42 @@ def test_an_update_of_each_stage(method):
     assert smaller == set(range(encoder.num_units))
 
 
-def test_an_update_is_the_sum_of_plain_losses():
+@pytest.mark.parametrize("parts", [[0, 1], [0, 2], [1, 3], [2]])
+def test_a_part_of_a_convolution_learns_the_statistics_of_its_channels(parts):
+    encoder = randomised(make_encoder(**COMPONENTS | PARTS, sizes=[4, 8])).train()
+    module, size = encoder.module_of(2), 4
+    whole, some = (copy.deepcopy(module) for _ in range(2))
+    x, mask = torch.randn(3, 20, 8).double(), torch.ones(3, 1, 20, dtype=torch.bool)
+    for conv, used in ((whole, whole), (some, cut(some, parts))):
+        for norm in (conv.norm, used.norm):
+            norm.size = size
+        used(x, mask_pad=mask)
+    channels = torch.isin(torch.arange(8) // 2, torch.tensor(parts))
+    for name in ("running_mean_size4", "running_var_size4"):
+        before, alone, all_of_it = (getattr(m.norm, name) for m in (module, some, whole))
+        torch.testing.assert_close(alone[channels], all_of_it[channels])
+        assert torch.equal(alone[~channels], before[~channels])
+        assert not torch.equal(alone[channels], before[channels])
+
+
+@pytest.mark.parametrize(
+    "conf, says",
+    [
+        ({"conv_parts": 3}, "conv_parts: 3 must be a number of parts into which"),
+        ({"conv_parts": 0}, "conv_parts: 0 must be a number of parts"),
+        ({"conv_parts": 2, "conv_norm": "layer_norm"}, "1 with conv_norm: layer_norm"),
+        ({"conv_parts": 2, "granularity": "layer"}, "belongs to granularity: component"),
+    ],
+)
+def test_parts_of_convolutions_that_cannot_be_are_refused(conf, says):
+    with pytest.raises(ConfigError, match=says):
+        make_encoder(**COMPONENTS | conf)
+
+
+@pytest.mark.parametrize("conf", [{}, PARTS])
+def test_an_update_is_the_sum_of_plain_losses(conf):
     """Pass by pass with cut weights, beside one graph of everything."""
-    model = make_model(COMPONENTS, SCHEDULE).double()
+    model = make_model(COMPONENTS | conf, SCHEDULE).double()
     model.state.freeze(torch.randperm(model.encoder.num_units))
     assert check_sum_of_plain_losses(model)
 

@@ -56,7 +56,7 @@ def conf_of(name):
     if name == ANY_BUDGET:
         return TINY_OF["des_conformer"] | WIDE_CONFORMER | {
             "input_layer": "conv2d", "sizes": "any", "smallest_size": 3,
-            "granularity": "component", "own_weights": True,
+            "granularity": "component", "conv_parts": 2, "own_weights": True,
         }  # fmt: skip
     conf = TINY_OF[name] | {k: v for k, v in WIDE.items() if k in TINY_OF[name]}
     layers = 8 if "former" in name and conf.get("linear_units") else 4

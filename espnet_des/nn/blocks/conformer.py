@@ -26,7 +26,7 @@ class Conformer(BlockType):
     batch_norms = {"conv": "norm"}
     # [DEVIATION] from the authors' layer norm: every size is better with ESPnet's, see
     # docs/earlier_results.md.
-    own_keys = {"layer_order": "espnet", "conv_norm": "batch_norm"}
+    own_keys = {"layer_order": "espnet", "conv_norm": "batch_norm", "conv_parts": 1}
 
     def branch(self, block, kind, x, pos_emb, mask, with_bias=True):
         if kind == "conv":
@@ -49,3 +49,4 @@ class Conformer(BlockType):
                     if own["conv_norm"] == "layer_norm"
                     else FiniteBatchNorm1d(dim)
                 )
+                block.conv_module.parts = own["conv_parts"]
