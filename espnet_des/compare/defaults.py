@@ -15,6 +15,8 @@ from espnet_des.shrink.options import ShrinkOptions
 # Keys of encoder_conf whose defaults say how the sizes are trained.
 OF_SUPERNETS = ("granularity", "own_weights")
 COMPONENT = "component"
+# Of model_conf, by which the steps of scores are chosen.
+OF_STEPS = ("method", "rank_per_cost")
 # Of results that do not tell.
 BEFORE = {"score_steps": EQUAL}
 
@@ -43,8 +45,8 @@ def defaults(config: dict) -> dict[str, Any]:
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)
     are_components = COMPONENT in (config["encoder_conf"].get("granularity"), *given)
-    method = config["model_conf"].get("method", SelectionOptions.method)
-    found["score_steps"] = SelectionOptions(method=method).steps_of_scores(are_components)
+    asked = {key: config["model_conf"].get(key, found[key]) for key in OF_STEPS}
+    found["score_steps"] = SelectionOptions(**asked).steps_of_scores(are_components)
     left = {key: value for key, value in found.items() if key not in given}
     return json.loads(json.dumps(left))  # as a file has them
 

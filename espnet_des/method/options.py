@@ -255,7 +255,8 @@ class SelectionOptions:
         if self.score_steps is not None:
             return self.score_steps
         # [DEVIATION] from equal ones: components differ in what they do far more than layers.
-        weigh = are_components and self.method == "simple_top_k"
+        # Weighed against costs each score must be able to move as far as any.
+        weigh = are_components and self.method == "simple_top_k" and not self.rank_per_cost
         return BY_GRADIENT if weigh else EQUAL
 
     def distillation_at(self, schedule: Schedule, t: int) -> float:

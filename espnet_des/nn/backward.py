@@ -68,6 +68,8 @@ class BackwardPerPass:
     def add(self, loss: torch.Tensor) -> None:
         """Add a loss, and free its graph."""
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        if not loss.requires_grad:  # all that it trains is frozen
+            return
         # Its operations know their precision already.
         with torch.autocast(loss.device.type, enabled=False):
             new = torch.autograd.grad(loss * self.scale, self._leaves, allow_unused=True)

@@ -19,6 +19,7 @@ import torch
 
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStepScheduler
 from espnet_des.errors import ConfigError
+from espnet_des.method.options import BY_GRADIENT
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
 
@@ -77,18 +78,37 @@ def sum_of_learning_rates(
     return total
 
 
-# What they divide a parameter's steps by, element by element; Adamax's has no mean to share.
-MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+# Those of which a second moment is all that makes the steps of parameters alike.
+ADAMS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
+
+
+def moves_by_gradient(model: DESModel, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether scores with larger gradients are to move more; see ``score_steps``.
+
+    Raises:
+        ConfigError: where this optimizer cannot be told so.
+    """
+    encoder, asked = model.encoder, model.options.score_steps
+    are_components = encoder.num_units > encoder.num_layers
+    if model.options.steps_of_scores(are_components) != BY_GRADIENT:
+        return False
+    if not isinstance(optimizer, ADAMS) and asked is not None:
+        raise ConfigError(
+            f"model_conf: score_steps: {asked} belongs to optim: adam, adamw, nadam and radam, "
+            f"not to {type(optimizer).__name__.lower()}; leave it out"
+        )
+    return isinstance(optimizer, ADAMS)
 
 
 def share_moments(optimizer: torch.optim.Optimizer, scores: torch.nn.Parameter) -> None:
-    """Divide the steps of all scores by the same from now on: larger gradients move more.
+    """Divide the next steps of all scores by nearly the same: larger gradients move more.
 
     The mean square of the steps stays what it was.
     """
     state = optimizer.state.get(scores, {})
-    for moment in (state[name] for name in MOMENTS if name in state):
-        moment.copy_(moment.mean().expand_as(moment))
+    for name in ("exp_avg_sq", "max_exp_avg_sq"):
+        if name in state:
+            state[name].copy_(state[name].mean().expand_as(scores))
 
 
 class ScaledGroup:

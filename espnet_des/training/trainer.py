@@ -11,7 +11,7 @@ import torch
 import espnet2.train.trainer as stock
 from espnet_des.errors import HOW_TO_GO_ON, ConfigError
 from espnet_des.espnet_api import CHECKPOINT, own_reporter, was_left_out
-from espnet_des.method.options import BY_GRADIENT, check_fits
+from espnet_des.method.options import check_fits
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
 from espnet_des.training.bad_data import SkippedUpdates, check_weights
@@ -31,6 +31,7 @@ from espnet_des.training.score_log import tell_tensorboard
 from espnet_des.training.score_lr import (
     ScaledGroup,
     choose_score_lr_factor,
+    moves_by_gradient,
     score_group,
     share_moments,
 )
@@ -201,10 +202,8 @@ def count_updates(train_iter_factory, accum_grad: int) -> int | None:
 
 def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
     """Let the optimizer's steps advance the selection; returns the handles."""
-    encoder = model.encoder
     scores = ScaledGroup(optimizer, score_group(model, optimizer))
-    are_components = encoder.num_units > encoder.num_layers
-    by_gradient = model.options.steps_of_scores(are_components) == BY_GRADIENT
+    by_gradient = moves_by_gradient(model, optimizer)
 
     def before_step(*_):
         model.before_step()
@@ -214,7 +213,7 @@ def register_hooks(model: DESModel, optimizer: torch.optim.Optimizer) -> list:
     def after_step(*_):
         scores.after_step()
         if by_gradient and not model.state.is_frozen:
-            share_moments(optimizer, encoder.scores)
+            share_moments(optimizer, model.encoder.scores)
         # Fused optimizers are called by AMP even for a step that they then skip.
         if not was_left_out(optimizer):
             model.after_step()

@@ -113,6 +113,7 @@ def test_scores_of_components_move_by_their_gradients():
         "by_gradient",
     ]
     assert zero_out.steps_of_scores(True) == "equal"
+    assert SelectionOptions(rank_per_cost=True).steps_of_scores(True) == "equal"
     for steps in ("equal", "by_gradient"):
         asked = SelectionOptions(score_steps=steps)
         assert {asked.steps_of_scores(components) for components in (False, True)} == {steps}

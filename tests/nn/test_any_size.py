@@ -122,3 +122,16 @@ def test_masked_is_extracted_at_every_size():
             alone, state["ctc.ctc_lo.weight"], state["ctc.ctc_lo.bias"]
         )
         assert torch.equal(logits, model.ctc.ctc_lo(out))
+
+
+def test_a_size_that_has_nothing_to_train_is_no_obstacle():
+    """With the encoder frozen a size between two has no parameter of its own."""
+    model, batch = make().train(), make_batch()
+    for name, parameter in model.encoder.named_parameters():
+        parameter.requires_grad_(name == "scores")
+    for t in range(3, 9):
+        model.state.updates.fill_(t)
+        model.zero_grad()
+        model(**batch)[0].backward()
+        head = model.ctc.ctc_lo.of_size(5)
+        assert head.weight.grad is not None and head.weight.grad.any()
