@@ -7,7 +7,7 @@ import torch
 
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.components import cut
-from espnet_des.nn.copies import with_module
+from espnet_des.nn.copies import with_module, with_values
 
 
 class Branch(NamedTuple):
@@ -46,6 +46,13 @@ class Branch(NamedTuple):
         module = cut(self.type.module(self.block, self.kind), components, gates, with_bias)
         name = self.type.parts[self.kind][1]
         return self._replace(block=with_module(self.block, name, module))
+
+    def detached(self) -> "Branch":
+        """The branch without a graph: nothing flows back to its block or its source."""
+        own = {name: p.detach() for name, p in self.block.named_parameters()}
+        block = with_values(self.block, own)
+        pos_emb = None if self.pos_emb is None else self.pos_emb.detach()
+        return self._replace(block=block, source=self.source.detach(), pos_emb=pos_emb)
 
     def of_rows_behind_norm(self, rows: torch.Tensor) -> "Branch":
         """The branch whose BatchNorm sees all utterances, and hands on these alone."""
@@ -140,9 +147,7 @@ class _ClosedGate(torch.autograd.Function):
         return grad, ctx.factor * of_gate, None, None
 
 
-def add_closed_branch(
-    x: torch.Tensor, branch: Branch, gate: torch.Tensor, less: Branch | None = None
-) -> torch.Tensor:
+def add_closed_branch(x: torch.Tensor, branch: Branch, gate: torch.Tensor) -> torch.Tensor:
     """:func:`add_branch` with a hard gate of 0: x stays, and the gate learns.
 
     Through the branch no gradient flows back (its factor is 0), so it is run
@@ -150,11 +155,38 @@ def add_closed_branch(
 
     Args:
         gate: its value is 0; a scalar.
-        less: what is there without the gate's part of the branch.
     """
     with torch.no_grad():
-        out = branch.out() if less is None else branch.out() - less.out()
+        out = branch.out()
     return _ClosedGate.apply(x, gate, out, branch.scale)
+
+
+class _Beside(torch.autograd.Function):
+    """x, whose gradient goes to ``factor * out`` as well, as if that were added."""
+
+    @staticmethod
+    def forward(ctx, x, out, factor):
+        ctx.factor, ctx.dtype = factor, out.dtype
+        return x.clone()  # a view could not be changed in place, as ESPnet does
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, (ctx.factor * grad).to(ctx.dtype), None
+
+
+def add_closed_components(
+    x: torch.Tensor, branch: Branch, components: Sequence[int], gates: torch.Tensor
+) -> torch.Tensor:
+    """:func:`add_closed_branch` of several components of a layer, which run at once.
+
+    Only what is behind the gates has a graph: the weight that adds the components up.
+
+    Args:
+        components: their numbers, ascending.
+        gates: their values are 0, ``(len(components),)``.
+    """
+    closed = branch.detached().of_components(components, gates, with_bias=False)
+    return _Beside.apply(x, closed.out(), branch.scale)
 
 
 class RowDraw(NamedTuple):
@@ -310,12 +342,8 @@ class Run(NamedTuple):
             x_with_open = add_branch(x, cut_branch, widest)
         else:
             x_with_open = x
-        gives_more = branch.type.gives_more(branch.block, branch.kind)
-        for c, u in numbered:
-            if u in self.closed:
-                gate, less = self.gates[u], None
-                if gives_more:
-                    less = branch.of_components([c], gate.detach()[None], with_bias=False)
-                alone = branch.of_components([c], with_bias=False)
-                x_with_open = add_closed_branch(x_with_open, alone, gate, less)
+        closed = [(c, self.gates[u]) for c, u in numbered if u in self.closed]
+        if closed:
+            components, of_each = [c for c, _ in closed], torch.stack([g for _, g in closed])
+            x_with_open = add_closed_components(x_with_open, branch, components, of_each)
         return x_with_open

@@ -140,10 +140,6 @@ class BlockType:
             return block.concat_linear(torch.cat((x, attended), dim=-1))
         return block.dropout(attended)
 
-    def gives_more(self, block: Any, kind: str) -> bool:
-        """True where f(x) is more than the sum of what its components give, and a bias."""
-        return kind == "mhsa" and getattr(block, "concat_after", False)
-
     def together(
         self, block: Any, x: torch.Tensor, pos_emb: torch.Tensor | None, mask: torch.Tensor
     ) -> torch.Tensor:

@@ -35,8 +35,5 @@ class EBranchformer(TwoBranches):
             )
         return h + frames.transpose(1, 2)
 
-    def gives_more(self, block, kind):
-        return kind == "mhsa"  # the convolution that merges has a bias
-
     def block_drop_rate(self, encoder):
         return encoder.layer_drop_rate
