@@ -83,18 +83,27 @@ def passes_of_stage_1(
     return [full, small._replace(gates=gates, closed=closed, faint=faint)]
 
 
+def chance_of_others(schedule: Schedule, t: int) -> float:
+    """How often update t of stage 2 trains a size between the anchors, with any size.
+
+    Half of the time at first, and less and less: what the middle anchor owns is not theirs,
+    and needs the last updates, whose learning rate is low.
+    """
+    return 0.5 * min(1.0, schedule.last_update / max(t, 1)) ** 2
+
+
 def passes_of_stage_2(
     options: SelectionOptions,
     sizes: Sequence[int],
     kept_units: Callable[[int], list[int]],
-    middles: Sequence[int],
+    middle: int | None,
 ) -> list[Pass]:
-    """The full size, the smallest, and the middle sizes of this update, if any.
+    """The full size, the smallest, and the middle size of this update, if any.
 
     Args:
         sizes: of the supernet, ascending.
         kept_units: of a size, ascending.
-        middles: of the sizes; two have a half of the batch each, and cost no more than one.
+        middle: one of the sizes.
     """
     small = kept_units(sizes[0])
     lacking = sorted(set(kept_units(sizes[-1])) - set(small))
@@ -103,8 +112,8 @@ def passes_of_stage_2(
         Pass(sizes[-1], options.loss_weight_full, dropped=lacking, drop_rate=p2),
         Pass(sizes[0], options.loss_weight_small, kept=small, share=options.rows_small),
     ]
-    for middle in middles:
-        weight, share = options.loss_weight_middle, options.rows_middle / len(middles)
+    if middle is not None:
+        weight, share = options.loss_weight_middle, options.rows_middle
         passes.append(Pass(middle, weight, kept=kept_units(middle), share=share))
     return passes
 
@@ -115,11 +124,11 @@ def on_part_of_batch(
     """Let passes with a share run on some of the batch's utterances, drawn anew in each update.
 
     Their loss is a mean over utterances: its expectation, and that of its gradients, is that
-    of the whole batch. Of two such passes in a row each has other utterances, where there are
-    enough of them.
+    of the whole batch. Two such passes have different utterances where there are enough of
+    them.
 
     Args:
-        passes: of an update.
+        passes: of an update, two with a share at most.
         batch: number of utterances.
         generator: what they are drawn with.
     """

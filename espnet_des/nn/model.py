@@ -20,6 +20,7 @@ from espnet_des.espnet_api import extract_features, leave_to_the_ranks
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import (
     Pass,
+    chance_of_others,
     on_part_of_batch,
     passes_of_stage_1,
     passes_of_stage_2,
@@ -185,8 +186,8 @@ class DESModel(ESPnetASRModel):
         """
         encoder, options = self.encoder, self.options
         if self.stage == 2:
-            middles = self.middle_sizes(t)
-            return passes_of_stage_2(options, encoder.sizes, encoder.kept_units, middles)
+            middle = self.middle_size(t)
+            return passes_of_stage_2(options, encoder.sizes, encoder.kept_units, middle)
         if scores is None:
             scores = encoder.scores.detach().cpu()
         return passes_of_stage_1(
@@ -201,22 +202,20 @@ class DESModel(ESPnetASRModel):
             return smaller[0]
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
-    def middle_sizes(self, t: int) -> list[int]:
-        """Those of update t: the one that is drawn, and the middle anchor beside another.
-
-        With any size only the anchor trains what the sizes around it have a share of.
-        """
-        drawn = self.middle_size(t)
-        if drawn is None:
-            return []
-        return [drawn] if drawn in self.encoder.sizes else [drawn, self.encoder.sizes[1]]
-
     def middle_size(self, t: int) -> int | None:
-        """The middle size that update t draws: uniform, and the same on every rank."""
+        """The middle size of update t: drawn, and the same on every rank.
+
+        Of a list of sizes any with the same chance; of any size see docs/method.md.
+        """
         middles = self.encoder.all_sizes[1:-1]
         if not middles:
             return None
-        return middles[self._generator(t).integers(len(middles))]
+        draw, anchors = self._generator(t), self.encoder.sizes[1:-1]
+        others = [size for size in middles if size not in anchors]
+        if others and draw.random() < chance_of_others(self.state.get_schedule(), t):
+            lacking = numpy.array([self.encoder.num_layers - size for size in others])
+            return others[draw.choice(len(others), p=lacking / lacking.sum())]
+        return anchors[draw.integers(len(anchors))]
 
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""
@@ -420,8 +419,9 @@ class DESModel(ESPnetASRModel):
         """Of sizes without a loss what is theirs alone, and scores that nothing teaches."""
         sizes = self.encoder.sizes
         trained, idle = [sizes[0], sizes[-1]], []
-        if self.stage == 2:
-            trained += self.middle_sizes(t)
+        middle = self.middle_size(t) if self.stage == 2 else None
+        if middle is not None:
+            trained.append(middle)
         if self.stage == 2 or not self.selector.learns:
             idle.append(self.encoder.scores)
         idle += self.encoder.idle_own_weights(trained)

@@ -1,10 +1,11 @@
 """``sizes: any``: every size from the smallest on is trained, set and extracted."""
 
-import numpy as np
+import collections
+
+import pytest
 import torch
 
 from espnet_des.deploy.extract import subnet_state
-from espnet_des.method.passes import on_part_of_batch
 from espnet_des.method.selection import Schedule
 from tests.conftest import extracted, make_batch, make_model
 
@@ -19,22 +20,26 @@ def make(stage_2=True, **conf):
     return model
 
 
-def test_the_middle_size_is_drawn_from_all_between():
-    model = make()
-    assert {model.middle_size(t) for t in range(100)} == {3, 4, 5, 6, 7}
-    assert {make(size_step=3).middle_size(t) for t in range(100)} == {5}
+def test_the_middle_size_is_half_of_the_time_another_and_later_seldom():
+    model = make()  # sizes 2, 5 and 8 are anchors
+    last = model.state.get_schedule().last_update
+    early = collections.Counter(draws(model, last + 1, seeds=2000))
+    assert set(early) == {3, 4, 5, 6, 7}
+    others = early.total() - early[5]
+    expected = 0.5 * (last / (last + 1)) ** 2
+    assert others / early.total() == pytest.approx(expected, abs=0.04)
+    # The smaller, the more often: as many layers as it lacks.
+    for size, chance in ((3, 5 / 13), (4, 4 / 13), (6, 2 / 13), (7, 1 / 13)):
+        assert early[size] / others == pytest.approx(chance, abs=0.06)
+    late = collections.Counter(draws(model, 10 * last, seeds=2000))
+    assert late[5] / late.total() == pytest.approx(0.995, abs=0.01)
+    assert {make(size_step=3).middle_size(t) for t in range(3, 100)} == {5}
 
 
-def test_the_middle_anchor_trains_beside_another_size_on_the_rest_of_the_batch():
-    model = make()
-    for t in range(3, 20):
-        drawn = model.middle_size(t)
-        _, small, *middles = model.passes(t)
-        assert small.size == 2 and [p.weight for p in middles] == [0.3] * len(middles)
-        shares = {p.size: p.share for p in middles}
-        assert shares == ({5: 1.0} if drawn == 5 else {drawn: 0.5, 5: 0.5})
-        rows = [p.rows for p in on_part_of_batch(middles, 4, np.random.default_rng(t))]
-        assert rows == [None] or sorted(torch.cat(rows).tolist()) == [0, 1, 2, 3]
+def draws(model, t, seeds):
+    for seed in range(seeds):
+        model.state.seed.fill_(seed)
+        yield model.middle_size(t)
 
 
 @torch.no_grad()
@@ -64,14 +69,15 @@ def test_each_size_has_statistics_of_its_own_which_stage_1_begins():
         model.after_step()
     assert stage == 2
     model.state.updates.fill_(3)
-    middles, full = model.middle_sizes(3), norm.running_mean.clone()
+    model.state.seed.fill_(next(z for z, m in enumerate(draws(model, 3, 99)) if m == 4))
+    full = norm.running_mean.clone()
     before = {z: getattr(norm, f"running_mean_size{z}").clone() for z in range(3, 8)}
     assert any(bool(mean.any()) for mean in before.values())
     model(**batch)
     moved = {
         z for z in before if not torch.equal(before[z], getattr(norm, f"running_mean_size{z}"))
     }
-    assert moved == set(middles) and not torch.equal(full, norm.running_mean)
+    assert moved == {4} and not torch.equal(full, norm.running_mean)
 
 
 def test_sizes_between_share_a_name():
