@@ -83,15 +83,6 @@ def passes_of_stage_1(
     return [full, small._replace(gates=gates, closed=closed, faint=faint)]
 
 
-def chance_of_others(schedule: Schedule, t: int) -> float:
-    """How often update t of stage 2 trains a size between the anchors, with any size.
-
-    Half of the time at first, and less and less: what the middle anchor owns is not theirs,
-    and needs the last updates, whose learning rate is low.
-    """
-    return 0.5 * min(1.0, schedule.last_update / max(t, 1)) ** 2
-
-
 def passes_of_stage_2(
     options: SelectionOptions,
     sizes: Sequence[int],

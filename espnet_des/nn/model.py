@@ -20,7 +20,6 @@ from espnet_des.espnet_api import extract_features, leave_to_the_ranks
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import (
     Pass,
-    chance_of_others,
     on_part_of_batch,
     passes_of_stage_1,
     passes_of_stage_2,
@@ -205,17 +204,16 @@ class DESModel(ESPnetASRModel):
     def middle_size(self, t: int) -> int | None:
         """The middle size of update t: drawn, and the same on every rank.
 
-        Of a list of sizes any with the same chance; of any size see docs/method.md.
+        All have the same chance; but with any size it is half of the time the anchor, because
+        what it owns is trained by itself alone.
         """
         middles = self.encoder.all_sizes[1:-1]
         if not middles:
             return None
         draw, anchors = self._generator(t), self.encoder.sizes[1:-1]
-        others = [size for size in middles if size not in anchors]
-        if others and draw.random() < chance_of_others(self.state.get_schedule(), t):
-            lacking = numpy.array([self.encoder.num_layers - size for size in others])
-            return others[draw.choice(len(others), p=lacking / lacking.sum())]
-        return anchors[draw.integers(len(anchors))]
+        if len(anchors) < len(middles) and draw.random() < 0.5:
+            return anchors[0]
+        return middles[draw.integers(len(middles))]
 
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""

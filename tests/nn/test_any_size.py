@@ -20,19 +20,13 @@ def make(stage_2=True, **conf):
     return model
 
 
-def test_the_middle_size_is_half_of_the_time_another_and_later_seldom():
+def test_the_middle_size_is_half_of_the_time_drawn_from_all_between():
     model = make()  # sizes 2, 5 and 8 are anchors
-    last = model.state.get_schedule().last_update
-    early = collections.Counter(draws(model, last + 1, seeds=2000))
-    assert set(early) == {3, 4, 5, 6, 7}
-    others = early.total() - early[5]
-    expected = 0.5 * (last / (last + 1)) ** 2
-    assert others / early.total() == pytest.approx(expected, abs=0.04)
-    # The smaller, the more often: as many layers as it lacks.
-    for size, chance in ((3, 5 / 12), (4, 4 / 12), (6, 2 / 12), (7, 1 / 12)):
-        assert early[size] / others == pytest.approx(chance, abs=0.06)
-    late = collections.Counter(draws(model, 10 * last, seeds=2000))
-    assert late[5] / late.total() == pytest.approx(0.995, abs=0.01)
+    drawn = collections.Counter(draws(model, 3, seeds=2000))
+    chances = {3: 0.1, 4: 0.1, 5: 0.6, 6: 0.1, 7: 0.1}
+    assert set(drawn) == set(chances)
+    for size, chance in chances.items():
+        assert drawn[size] / drawn.total() == pytest.approx(chance, abs=0.04)
     assert {make(size_step=3).middle_size(t) for t in range(3, 100)} == {5}
 
 
