@@ -34,16 +34,17 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
     "conv2d of 128 channels": {"input_layer": "conv2d", "subsampling_channels": 128},
     "vgg": {"input_layer": "vgg"},
     "dw_striding": {"input_layer": "dw_striding"},
+    "dw_striding of 128 channels": {"input_layer": "dw_striding", "subsampling_channels": 128},
     "dw_striding by 8": {"input_layer": "dw_striding", "subsampling_factor": 8},
 }
 LAYERS_OF_A_BLOCK = 4
 # A third of 24 layers, as Simple-Top-k chose them on spoken words with three seeds
-# (egs2/compare_words/asr1/results/lr_002/layer_norm/compare.json).
+# (egs2/compare_words/asr1/results/compare.json).
 CHOSEN_BLOCKS = 6
 CHOSEN = (
-    (5, 6, 7, 10, 14, 18, 21, 22),
-    (2, 5, 6, 7, 10, 14, 17, 22),
-    (2, 3, 5, 6, 7, 10, 14, 22),
+    (5, 6, 10, 12, 14, 15, 18, 21),
+    (6, 10, 12, 13, 15, 18, 21, 22),
+    (6, 7, 10, 12, 13, 14, 18, 21),
 )
 
 
