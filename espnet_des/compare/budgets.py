@@ -9,6 +9,7 @@ from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count
 from espnet_des.compare.systems import Config, System, supernet
 from espnet_des.compare.tables import Table, interval, markdown
+from espnet_des.nn.encoders import SUPERNETS
 
 STK, IZO, ORTHO = "simple_top_k", "iterative_zero_out", "ortho_softmax"
 # Of a curve over the sizes.
@@ -39,12 +40,15 @@ def budgets(base: Config) -> list[System]:
     ask("components", "Simple-Top-k, components, any MACs", True, budget="macs")
     three = of_components(sizes)
     fixed = {"sizes": three, "granularity": "component"}
-    for ending, words, conf, more in (
+    variants: list[tuple[str, str, Config, Config]] = [
         ("", "", {}, {}),
         ("_equal_steps", ", steps of scores equal", {}, {"score_steps": "equal"}),
         ("_per_cost", ", ranked per cost", {}, {"rank_per_cost": True}),
-        ("_conv_parts", ", quarters of convolutions", {"conv_parts": 4}, {}),
-    ):
+    ]
+    own = SUPERNETS[base["encoder"]].block_type.own_keys
+    if (own | base["encoder_conf"]).get("conv_norm") == "batch_norm":
+        variants.append(("_conv_parts", ", quarters of convolutions", {"conv_parts": 4}, {}))
+    for ending, words, conf, more in variants:
         systems.append(
             System(f"components_three{ending}",
                    f"Simple-Top-k, components, three sizes by MACs{words}",
