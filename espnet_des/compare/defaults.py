@@ -8,13 +8,12 @@ from typing import Any
 from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
 from espnet_des.method.options import EQUAL, SelectionOptions
-from espnet_des.nn.encoder import SupernetEncoder
+from espnet_des.nn.encoder import COMPONENT, SupernetEncoder
 from espnet_des.shrink.config import KNOWN, LEARNING, METHOD
 from espnet_des.shrink.options import ShrinkOptions
 
 # Keys of encoder_conf whose defaults say how the sizes are trained.
 OF_SUPERNETS = ("granularity", "own_weights")
-COMPONENT = "component"
 # Of model_conf, by which the steps of scores are chosen.
 OF_STEPS = ("method", "rank_per_cost")
 # Of results that do not tell.

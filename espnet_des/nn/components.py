@@ -148,13 +148,11 @@ def shrink(module: Any, components: Sequence[int]) -> None:
         if isinstance(child, torch.nn.Linear):
             child.out_features, child.in_features = child.weight.shape
         elif isinstance(child, torch.nn.Conv1d):
-            if child.groups > 1:
-                child.groups = len(child.weight)
-            child.out_channels, child.in_channels = len(child.weight), child.weight.size(1)
-            child.in_channels *= child.groups
+            child.out_channels = len(child.weight)
+            child.groups = child.out_channels if child.groups > 1 else 1
+            child.in_channels = child.groups * child.weight.size(1)
         elif isinstance(child, torch.nn.BatchNorm1d):
             for name, value in list(child.named_buffers()):
                 if value.dim():  # the statistics of each size
-                    own_value = part_of(value, 0, of.number, components).clone()
-                    setattr(child, name, own_value)
+                    setattr(child, name, part_of(value, 0, of.number, components).clone())
             child.num_features = len(child.weight)

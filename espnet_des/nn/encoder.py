@@ -18,7 +18,7 @@ from espnet_des.nn.layered import LayeredEncoder, num_parameters
 from espnet_des.nn.own_weights import OwnWeights
 
 # What the scores of a supernet are of.
-GRANULARITIES = ("layer", "component")
+GRANULARITIES = LAYER, COMPONENT = ("layer", "component")
 
 
 class SupernetEncoder(LayeredEncoder):
@@ -45,7 +45,7 @@ class SupernetEncoder(LayeredEncoder):
         sizes: Sequence[int] | str | None = None,
         smallest_size: int | None = None,
         size_step: int | None = None,
-        granularity: str = "layer",
+        granularity: str = LAYER,
         own_weights: bool = True,
         **conf: Any,
     ):
@@ -58,12 +58,12 @@ class SupernetEncoder(LayeredEncoder):
         is_known = isinstance(own_weights, bool)
         need(is_known, "encoder_conf: own_weights", own_weights, "true or false")
         parts = conf.get("conv_parts", 1)
-        if parts != 1 and granularity != "component":
+        if parts != 1 and granularity != COMPONENT:
             raise ConfigError(
                 f"encoder_conf: conv_parts: {parts!r} belongs to granularity: component; "
                 "leave it out"
             )
-        if granularity == "component":
+        if granularity == COMPONENT:
             self.divide([count_components(self.module_of(q)) for q in range(self.num_layers)])
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
         self.sizes, self.all_sizes = self._sizes.anchors, self._sizes.all

@@ -105,6 +105,11 @@ class LayeredEncoder(torch.nn.Module):
     def num_units(self) -> int:
         return sum(map(len, self.units_of))
 
+    @property
+    def has_components(self) -> bool:
+        """Whether some layer is divided, so that units are no whole layers."""
+        return self.num_units > self.num_layers
+
     def parameters_of_layers(self) -> list[int]:
         """Number of parameters of each layer, its norm included."""
         kind = self.block_type

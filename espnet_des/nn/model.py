@@ -97,10 +97,7 @@ class DESModel(ESPnetASRModel):
             self.exits = self.encoder.blocks_at_thirds()
             self.interctc_weight = weight if self.exits else 0.0
         # Where each layer costs 1 there is nothing to add up.
-        is_counted = (
-            self.encoder.num_units == self.encoder.num_layers
-            and self.options.budget == "layers"
-        )
+        is_counted = not self.encoder.has_components and self.options.budget == "layers"
         costs = None if is_counted else self.state.costs
         self.selector = self.options.selector(self.encoder.num_units, costs)
         self.encoder.rank_by(self.selector)

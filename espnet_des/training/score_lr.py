@@ -88,16 +88,17 @@ def moves_by_gradient(model: DESModel, optimizer: torch.optim.Optimizer) -> bool
     Raises:
         ConfigError: where this optimizer cannot be told so.
     """
-    encoder, asked = model.encoder, model.options.score_steps
-    are_components = encoder.num_units > encoder.num_layers
-    if model.options.steps_of_scores(are_components) != BY_GRADIENT:
+    options = model.options
+    if options.steps_of_scores(model.encoder.has_components) != BY_GRADIENT:
         return False
-    if not isinstance(optimizer, ADAMS) and asked is not None:
-        raise ConfigError(
-            f"model_conf: score_steps: {asked} belongs to optim: adam, adamw, nadam and radam, "
-            f"not to {type(optimizer).__name__.lower()}; leave it out"
-        )
-    return isinstance(optimizer, ADAMS)
+    if isinstance(optimizer, ADAMS):
+        return True
+    if options.score_steps is None:
+        return False
+    raise ConfigError(
+        f"model_conf: score_steps: {options.score_steps} belongs to optim: adam, adamw, nadam "
+        f"and radam, not to {type(optimizer).__name__.lower()}; leave it out"
+    )
 
 
 def share_moments(optimizer: torch.optim.Optimizer, scores: torch.nn.Parameter) -> None:
