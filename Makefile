@@ -11,7 +11,7 @@
 # make test-web                the page of demo-web in a browser; needs npm and chromium
 # make test-natural            natural voices from packages; needs npm
 # make test-oldest test-latest  the tests with the oldest and the newest torch that fit
-# make compare [SEEDS=3]        is a size as good as a model of its own? (about 2 hours on two cores)
+# make compare [SEEDS=3]        is a size as good as a model of its own? (about 3 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 7 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
 # make compare-natural [SEEDS=2]   the same with 48 layers and natural voices (days); needs npm

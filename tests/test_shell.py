@@ -1,5 +1,6 @@
 """Every shell script: checked by shellcheck, strict, and with no words read twice."""
 
+import os
 import re
 import subprocess
 import sys
@@ -74,3 +75,27 @@ def test_what_scores_in_a_checkout_is_looked_for_first(tmp_path, there, options,
     assert done.returncode == code, done.stderr
     assert ("ran" in done.stdout) == (code == 0)
     assert ("sclite, with which stage 13" in done.stderr) == (code != 0)
+
+
+def test_a_queue_without_its_options_is_refused_before_anything_runs(tmp_path):
+    checkout, recipe = tmp_path / "espnet", tmp_path / "asr1"
+    (checkout / "egs2/TEMPLATE/asr1").mkdir(parents=True)
+    theirs = checkout / "egs2/TEMPLATE/asr1/asr.sh"
+    theirs.write_text("#!/bin/sh\necho ran\n")
+    theirs.chmod(0o755)
+    (recipe / "conf").mkdir(parents=True)
+    (recipe / "path.sh").symlink_to(ROOT / "egs2/TEMPLATE/asr1/path.sh")
+
+    def run() -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [ROOT / "egs2/TEMPLATE/asr1/asr.sh", "--espnet_root", checkout,
+             "--stop_stage", "10"], cwd=recipe, capture_output=True, text=True,
+            env={**os.environ, "cmd_backend": "slurm"},
+        )  # fmt: skip
+
+    done = run()
+    assert done.returncode == 2 and "ran" not in done.stdout
+    assert f"copy {checkout}/egs2/TEMPLATE/asr1/conf/slurm.conf" in done.stderr
+    (recipe / "conf/slurm.conf").write_text("command sbatch\n")
+    done = run()
+    assert done.returncode == 0 and "ran" in done.stdout, done.stderr

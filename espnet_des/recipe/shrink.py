@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.inference.loading import load_model, read_config
 from espnet_des.measure.report import report
@@ -43,6 +45,7 @@ def shrink(
     with files_of(output_dir, asr_train_config, asr_model_file, model_file) as files:
         config = prepare(read_original(*files), output_dir, chosen, training)
     if needs_training(config):
+        leaves_gpu_idle(training)
         program = [sys.executable, "-m", "espnet_des", "-m", "espnet2.bin.asr_train"]
         train_asr(program, config, ["--resume", "true", *training], output_dir)
         config, trained = output_dir / "config.yaml", averaged_model(output_dir)
@@ -58,6 +61,15 @@ def shrink(
         say("The sizes are not measured: the model has no CTC")
         return
     report(config, trained, output_dir, subnets=subnets)
+
+
+def leaves_gpu_idle(training: Sequence[str]) -> bool:
+    """Tell of a GPU that the training will not use; asr_train would say nothing."""
+    is_told = any(word.partition("=")[0] == "--ngpu" for word in training)
+    if is_told or not torch.cuda.is_available():
+        return False
+    say("This trains on the CPU, as asr_train does by default: --ngpu 1 takes a GPU")
+    return True
 
 
 def averaged_model(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import yaml
 from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model
 from espnet_des.method.selection import Schedule
-from espnet_des.recipe.shrink import shrink
+from espnet_des.recipe.shrink import leaves_gpu_idle, shrink
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.shrink.original import read_original
 from espnet_des.shrink.prepare import built, prepare
@@ -67,6 +67,15 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
     # And refuses to go on as something else.
     with pytest.raises(ConfigError, match="output_dir: .* began otherwise"):
         shrink(out, **(options | {"sizes": [2, 5, 8]}))
+
+
+def test_a_gpu_that_stays_idle_is_told_of(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert leaves_gpu_idle(["--batch_size", "4"])
+    assert "--ngpu 1 takes a GPU" in "".join(capsys.readouterr())
+    assert not leaves_gpu_idle(["--ngpu", "0"]) and not leaves_gpu_idle(["--ngpu=2"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not leaves_gpu_idle([])
 
 
 def test_of_a_known_order_stage_1_has_one_update(original, tmp_path, unmeasured):

@@ -80,6 +80,16 @@ if [ "${stage}" -le 13 ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" != tr
     exit 2
 fi
 template="${ESPNET_ROOT}/egs2/TEMPLATE/asr1"
+case "${cmd_backend:-local}" in
+    slurm | pbs) queue_conf="conf/${cmd_backend}.conf" ;;
+    sge) queue_conf=conf/queue.conf ;;
+    *) queue_conf='' ;;
+esac
+if [ -n "${queue_conf}" ] && [ ! -f "${queue_conf}" ]; then
+    echo "cmd_backend=${cmd_backend}: needs ${queue_conf}: copy ${template}/${queue_conf} to it," \
+        "and set your partitions there" >&2
+    exit 2
+fi
 if [ -n "${shrink}" ] && [ -z "${asr_tag}" ]; then # as the driver names it
     asr_tag=$(basename "${shrink}" .zip)
     ours+=(--asr_tag "${asr_tag#asr_}_shrunk") theirs+=(--asr_tag "${asr_tag#asr_}_shrunk")

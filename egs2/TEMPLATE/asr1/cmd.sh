@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Where ESPnet's asr.sh runs its jobs (with an ESPnet checkout only): on this
-# machine, or by a queue whose options are in ESPnet's conf/slurm.conf and conf/pbs.conf.
+# machine, or by a queue whose options are in the recipe's conf/slurm.conf, conf/pbs.conf or
+# conf/queue.conf, which are copies of ESPnet's with your partitions.
 #   cmd_backend=slurm ./run.sh --espnet_root DIR --ngpu 8 --num_nodes 2
 case "${cmd_backend:=local}" in
     local) scheduler=run.pl ;;
