@@ -20,6 +20,7 @@ from espnet_des.inference.budget import (
     told,
 )
 from espnet_des.inference.loading import load_model
+from espnet_des.nn.cost_table import WRITE
 from espnet_des.nn.costs import parameters_of_sizes
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ def chosen_size(
     if cost_table is not None and (slices is not None or budget.key not in TIMES):
         raise ConfigError(
             f"cost_table: {cost_table} tells times; it is for one of {list(TIMES)}, without slices"
+        )
+    if slices is not None and budget.key in TIMES and (runtime or "pytorch") != "pytorch":
+        raise ConfigError(
+            f"slices: {slices} has times of PyTorch, and the model is for {runtime}: give a "
+            f"cost_table of that ({WRITE} --runtime {runtime}), or macs in place of {budget.key}"
         )
     needs_table = budget.key in TIMES and slices is None
     table = table_for(budget.key, cost_table) if needs_table else None

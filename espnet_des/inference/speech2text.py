@@ -182,7 +182,8 @@ class Speech2Text(stock.Speech2Text):
         """Recognise several utterances in one search; as ESPnet's.
 
         Args:
-            speech: a list of ``(samples,)``, or ``(batch, samples)``.
+            speech: a list of ``(samples,)``, or ``(batch, samples)``. With channels behind
+                the samples, or of features, utterances are recognised one by one.
             speech_lengths: numbers of samples ``(batch,)``, of the latter.
 
         Raises:
@@ -193,6 +194,9 @@ class Speech2Text(stock.Speech2Text):
             if speech_lengths is None:
                 raise ValueError("speech_lengths is required for a padded speech array")
             waves = [row[: int(n)] for row, n in zip(speech, speech_lengths)]
+        if any(torch.as_tensor(wave).dim() > 1 for wave in waves):
+            # Of channels or features: ESPnet would make one long wave of them.
+            return [self(wave) for wave in waves]
         # Padded, one that is too short would no longer be refused, but guessed at.
         usable = [
             self._can_have_speech(wave, f"speech[{i}]") and self._is_long_enough(wave)

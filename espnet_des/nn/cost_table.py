@@ -13,6 +13,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.attention import MultiHeade
 from espnet_des.errors import ConfigError, is_number
 from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.encoders import SUPERNETS
+from espnet_des.nn.layered import num_parameters
 from espnet_des.nn.model import DESModel
 
 WRITE = "python3 -m espnet_des.bin.cost_table"
@@ -90,6 +91,11 @@ def about_model(model: DESModel) -> dict[str, Any]:
         "output_size": encoder.output_size(),
         "num_blocks": len(encoder.encoders),
         "front_end": type(encoder.embed).__name__,
+        # They tell its width, and by how much it shortens.
+        "parameters_of_front_end": num_parameters(encoder.embed),
+        "hop_length": getattr(
+            model.frontend, "hop_length", None
+        ),  # samples from frame to frame
         "vocabulary": model.vocab_size,
         "parameters_of_layers": counts,
         "components": dict(Counter(unit.kind for unit in encoder.units)),

@@ -35,7 +35,7 @@ def sizes_of(model: ESPnetASRModel) -> list[int]:
     """
     if is_supernet(model):
         return list(model.encoder.all_sizes)
-    layers = layers_of(model.encoder)
+    layers = layers_of(getattr(model, "encoder", None))  # of several models none
     return [len(layers)] if layers else []
 
 
@@ -50,7 +50,7 @@ def set_size(model: ESPnetASRModel, size: int | None) -> None:
     Raises:
         ConfigError: where the model cannot run at this size.
     """
-    sizes, name = sizes_of(model), type(model.encoder).__name__
+    sizes, name = sizes_of(model), type(getattr(model, "encoder", model)).__name__
     if size is None:
         if is_supernet(model):
             model.set_size(sizes[-1])

@@ -37,7 +37,8 @@ def mirrored_samples(model: torch.nn.Module) -> int:
 
 def _stft(model):
     """That of ESPnet's default front end; None of another."""
-    return model.frontend.stft if isinstance(model.frontend, DefaultFrontend) else None
+    frontend = getattr(model, "frontend", None)
+    return frontend.stft if isinstance(frontend, DefaultFrontend) else None
 
 
 def shortest_input(model, source: str = "waveform") -> int:

@@ -12,7 +12,7 @@ import soxr
 from espnet_des.corpus.kaldi import read_rows, read_table, write_table
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
-from espnet_des.utils.audio import read_header, read_mono, write_audio
+from espnet_des.utils.audio import COMMAND, read_header, read_mono, write_audio
 from espnet_des.utils.processes import lifeline
 from espnet_des.utils.progress import progress
 
@@ -142,6 +142,11 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
             raise StageError(
                 f"{source}/wav.scp lacks recording {recording} of utterance {utt}"
             )
+        if COMMAND.search(recordings[recording]):
+            raise StageError(
+                f"{source}/wav.scp: {recording}: {recordings[recording]!r} is a command; only "
+                "audio is read: run it once, and name the file that it makes"
+            )
         path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
         header = read_header(str(path))
         is_ready = begin is None and (header.rate, header.channels) == (o.sample_rate, 1)
@@ -214,6 +219,14 @@ def make_tokens(o: argparse.Namespace, at: Layout) -> None:
     )  # fmt: skip
 
 
+def symbols(given: str) -> str:
+    """Symbols with commas between them, or of a file's lines each the first word, as in ESPnet."""
+    if not Path(given).is_file():
+        return given
+    rows = (line.split() for line in Path(given).read_text(encoding="utf-8").splitlines())
+    return ",".join(row[0] for row in rows if row)
+
+
 def _make_bpe(o: argparse.Namespace, at: Layout) -> None:
     import sentencepiece
 
@@ -227,7 +240,7 @@ def _make_bpe(o: argparse.Namespace, at: Layout) -> None:
             input=str(train), vocab_size=o.nbpe, model_type=o.bpemode,
             model_prefix=str(at.bpe_prefix), character_coverage=o.bpe_char_cover,
             input_sentence_size=o.bpe_input_sentence_size, minloglevel=1,
-            user_defined_symbols=o.bpe_nlsyms,
+            user_defined_symbols=symbols(o.bpe_nlsyms),
         )  # fmt: skip
     except RuntimeError as error:
         raise StageError(f"--nbpe {o.nbpe}: sentencepiece refuses: {error}") from error

@@ -141,7 +141,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("sos_eos", default="<sos/eos>")
     add("bpe_train_text", default="", help="text for the BPE model")
     add("bpe_input_sentence_size", int, 100000000)
-    add("bpe_nlsyms", default="", help="symbols that BPE keeps whole, separated by commas")
+    add(
+        "bpe_nlsyms",
+        default="",
+        help="symbols that BPE keeps whole, separated by commas; or a file with one in each line",
+    )
     add("bpe_char_cover", float, 1.0)
     group("Language model")
     add("use_lm", str2bool, True, "train one (stages 6 to 8) and decode with it")

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_des.corpus.kaldi import read_table, write_table
+from espnet_des.inference.scoring import Errors
 from espnet_des.method.layers import ranges
 from espnet_des.method.sizes import Sizes, evenly_spaced
 from espnet_des.recipe.evaluate import asr_model, decode, decoded_sets, pack, score
@@ -69,7 +71,7 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
                 "size": size,
                 "kept_layers": model.encoder.kept_layers(size),
                 "num_params": model.encoder.count_parameters(size),
-                "wer": {Path(name).name: round(e.rate, 2) for name, e in errors.items()},
+                "wer": rates_by_set(errors),
             }
         )
     folders = [Path(o.expdir), at.asr_exp]
@@ -89,6 +91,11 @@ def score_sizes(o: argparse.Namespace, at: Layout) -> None:
         f"Pictures: {folders[0] / 'images'}; costs: {at.asr_exp / 'report.md'}; to choose a size "
         f"by: {folders[0] / 'slices.json'}"
     )
+
+
+def rates_by_set(errors: Mapping[str, Errors]) -> dict[str, float]:
+    """Percent of each decoded set, by its name as ``--test_sets`` gives it."""
+    return {name.removeprefix("org/"): round(e.rate, 2) for name, e in errors.items()}
 
 
 def size_exp(asr_exp: Path, size: int) -> Path:

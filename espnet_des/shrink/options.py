@@ -18,6 +18,17 @@ NORMS = ("layer_norm", "batch_norm")
 LR_PER_SHARE = 2.5
 
 
+def _value(word: str) -> Any:
+    """Of a command line; YAML alone takes 1e-1 for a text."""
+    value = yaml.safe_load(word)
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 @dataclass(frozen=True)
 class ShrinkOptions:
     """How a supernet is made of a trained model.
@@ -98,7 +109,7 @@ class ShrinkOptions:
         chosen: dict[str, Any] = {}
         for key, values in found.items():
             need(bool(values), "shrink_args", f"--{key}", "followed by a value")
-            numbers = [yaml.safe_load(value) for value in values]
+            numbers = [_value(value) for value in values]
             chosen[key] = numbers if key == "sizes" else numbers[-1]
         return cls(**chosen)
 

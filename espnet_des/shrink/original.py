@@ -1,6 +1,8 @@
 """The trained model that a supernet is made of, from its files or from a packed archive."""
 
 import contextlib
+import hashlib
+import json
 import shutil
 import tarfile
 import zipfile
@@ -14,8 +16,11 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.loading import load_model, read_config, tensors_of
 from espnet_des.inference.named_files import with_found_files
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
+from espnet_des.utils.files import write_atomically
 
 ORIGINAL = "original"  # folder of an archive's content
+# In it: of which archive it is, and where its config and model file are.
+UNPACKED = "unpacked.json"
 
 
 class Original(NamedTuple):
@@ -89,7 +94,8 @@ def files_of(
 ) -> Iterator[tuple[Path, Path]]:
     """Config and model file of the original.
 
-    An archive is unpacked into ``output_dir``; it is gone again where the block fails.
+    An archive is unpacked into ``output_dir``; it is gone again where the block fails, unless
+    it was there before.
     """
     is_pair = config is not None and model is not None
     if is_pair == (archive is not None) or (config is None) != (model is None):
@@ -102,13 +108,41 @@ def files_of(
         return
     assert archive is not None, "just checked"
     # The config names files by where they are, so they are put into their place at once.
-    made = [folder for folder in (output_dir, output_dir / ORIGINAL) if not folder.exists()]
+    folder = output_dir / ORIGINAL
+    made = [folder for folder in (output_dir, folder) if not folder.exists()]
     try:
-        yield unpacked(archive, output_dir / ORIGINAL)
+        yield unpacked_before(archive, folder) or unpacked(archive, folder)
     except BaseException:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def unpacked_before(archive: Path, folder: Path) -> tuple[Path, Path] | None:
+    """What :func:`unpacked` gave of the same archive; None where there is nothing yet.
+
+    Raises:
+        ConfigError: where another archive is there, which a supernet may have been made of.
+    """
+    if not folder.exists():
+        return None
+    try:
+        before = json.loads((folder / UNPACKED).read_text("utf-8"))
+        is_same = before["sha256"] == digest(archive)
+        files = folder / before["asr_train_config"], folder / before["asr_model_file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        is_same, files = False, (folder, folder)
+    if not is_same:
+        raise ConfigError(
+            f"output_dir: {folder} is of another model than {archive}: give another folder (in a "
+            "recipe, another --asr_tag), or remove what was made there"
+        )
+    return files
+
+
+def digest(file: Path) -> str:
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
@@ -116,7 +150,7 @@ def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
 
     Args:
         archive: a zip or tar file.
-        folder: where to; it is made. Nothing stays there where this fails.
+        folder: where to, which is not there. Nothing stays there where this fails.
 
     Returns:
         Its config and its model file, in it.
@@ -151,6 +185,12 @@ def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:
         raise ConfigError(
             f"model_file: {archive} names {files[inside.index(False)]}, which is not in it"
         )
+    names = {
+        key: str(file.resolve().relative_to(folder.resolve()))
+        for key, file in zip(("asr_train_config", "asr_model_file"), files)
+    }
+    text = json.dumps({"sha256": digest(archive)} | names, indent=4)
+    write_atomically(folder / UNPACKED, lambda partial: partial.write_text(text, "utf-8"))
     return files[0], files[1]
 
 

@@ -34,7 +34,7 @@ from espnet_des.shrink.ranking import rank_units, scores_of
 from espnet_des.shrink.weights import weights_of
 from espnet_des.training.costs import set_costs
 from espnet_des.training.trainer import count_updates
-from espnet_des.utils.files import write_atomically
+from espnet_des.utils.files import alone_in, write_atomically
 
 CONFIG, INITIAL, UNTRAINED = "shrink.yaml", "initial.pth", "ranked.pth"
 # Options of asr_train that name files, each in front of its first comma.
@@ -104,9 +104,16 @@ def prepare(
         check_fits(
             supernet.options.resolve(encoder.num_layers, encoder.sizes[0], updates), updates
         )
+    if options.start_by is not None and supernet.encoder.scores.dim() != 1:
+        raise ConfigError(
+            f"start_by: {options.start_by!r} is no start for the scores of method: "
+            f"{supernet.options.method}, which are {tuple(supernet.encoder.scores.shape)}: leave "
+            "it out"
+        )
     weights = weights_of(original.model, supernet)
-    orders = {}
-    if options.orders:
+    # Measured again, nearly equal layers could change their places.
+    orders = ranked_before(output_dir, options)
+    if options.orders - orders.keys():
         # As it is, whatever norm the supernet will have. The exits are not trained: they would
         # be noise in the loss.
         same = supernet_config(original.config, options.sizes, own_norm(original.config))
@@ -115,8 +122,8 @@ def prepare(
         model.load_state_dict(model.state_dict() | weights_of(original.model, model))
         data = list(first_batches(args, options.calibration))
         orders = {by: rank_units(model, data, by) for by in options.orders}
-    if options.start_by is not None:
-        weights["encoder.scores"] = scores_of(orders[options.start_by], supernet)
+    if order := orders.get(options.start_by or ""):
+        weights["encoder.scores"] = scores_of(order, supernet)
     elif options.rank_by != LEARNED:
         config["model_conf"] |= {"method": "fixed", "ranking": orders[options.rank_by]}
         supernet = built(config, training)
@@ -127,7 +134,7 @@ def prepare(
         whole = vars(args) | config | {"output_dir": str(output_dir), "config": None}
         return _write(output_dir, "config.yaml", whole, UNTRAINED, weights)
     config["init_param"] = [str(output_dir / INITIAL)]
-    return _write(output_dir, CONFIG, config, INITIAL, weights)
+    return _write(output_dir, CONFIG, config, INITIAL, weights, head=_head(options))
 
 
 def without(config: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
@@ -136,6 +143,27 @@ def without(config: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]
     ESPnet would add the options' data to those of the config.
     """
     return {k: v for k, v in config.items() if k not in taken or k.endswith("_conf")}
+
+
+def _head(options: ShrinkOptions) -> str:
+    """First line of a training's config: what its other lines do not tell."""
+    by = options.start_by if options.rank_by == LEARNED else options.rank_by
+    return f"# ranked by: {by}, with {options.calibration} utterances\n"
+
+
+def ranked_before(folder: Path, options: ShrinkOptions) -> dict[str, list[int]]:
+    """The order with which a training has begun in the folder, if one has.
+
+    Where scores are learned it is in the checkpoint, and empty here.
+    """
+    path = folder / CONFIG
+    if not options.orders or not (folder / CHECKPOINT).exists() or not path.exists():
+        return {}
+    text = path.read_text("utf-8")
+    if not text.startswith(_head(options)):
+        return {}  # will be refused
+    (by,) = options.orders
+    return {by: yaml.safe_load(text)["model_conf"].get("ranking", [])}
 
 
 def needs_training(config: Path) -> bool:
@@ -268,19 +296,23 @@ def first_batches(args: argparse.Namespace, utterances: int) -> Iterator[dict]:
 
 
 def _write(
-    folder: Path, name: str, config: dict, file: str, weights: dict[str, torch.Tensor]
-) -> Path:
-    text = yaml.safe_dump(config, sort_keys=False, indent=4)
+    folder: Path, name: str, config: dict, file: str, weights: dict[str, torch.Tensor],
+    head: str = "",
+) -> Path:  # fmt: skip
+    text = head + yaml.safe_dump(config, sort_keys=False, indent=4)
     path = folder / name
-    if (folder / CHECKPOINT).exists() and (
-        not path.exists() or path.read_text("utf-8") != text
-    ):
-        raise ConfigError(
-            f"output_dir: {folder} holds a training that began otherwise; give the options that "
-            "it began with, to go on with it, or another folder (in a recipe, another --asr_tag)"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CHECKPOINT).exists():
-        write_state(weights, folder / file)
-        write_atomically(path, lambda partial: partial.write_text(text, "utf-8"))
+    with alone_in(
+        folder, "training"
+    ):  # one that has no checkpoint yet must find what it wrote
+        if (folder / CHECKPOINT).exists() and (
+            not path.exists() or path.read_text("utf-8") != text
+        ):
+            raise ConfigError(
+                f"output_dir: {folder} holds a training that began otherwise; give the options "
+                "that it began with, to go on with it, or another folder (in a recipe, another "
+                "--asr_tag)"
+            )
+        if not (folder / CHECKPOINT).exists():
+            write_state(weights, folder / file)
+            write_atomically(path, lambda partial: partial.write_text(text, "utf-8"))
     return path

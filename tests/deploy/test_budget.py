@@ -156,6 +156,15 @@ def test_of_measured_sizes_the_best_one_is_taken(
     assert (not_the_largest in told) == (budget == {"macs": "1M"})
 
 
+def test_times_of_pytorch_choose_no_size_for_onnx(supernet, model, tmp_path):
+    path = slices(tmp_path, model)
+    with pytest.raises(
+        ConfigError, match="slices: .* has times of PyTorch, .* --runtime onnx-int8"
+    ):
+        chosen_size(*supernet, rtf=0.0031, slices=path, runtime="onnx-int8")
+    assert chosen_size(*supernet, macs="4k", slices=path, runtime="onnx-int8") == 3
+
+
 def test_without_word_error_rates_the_largest_is_taken(supernet, model, tmp_path):
     path = slices(tmp_path, model)
     content = json.loads(path.read_text())

@@ -136,3 +136,13 @@ def test_larger_sizes_need_not_cost_more():
     assert told(Budget("ms", 20.0), costs, 8).endswith("there is no larger one")
     assert "the next larger one, size 6, has 30" in told(Budget("ms", 20.0), costs, 4)
     assert one_budget(macs=None, ms="20") == ("ms", 20.0)
+
+
+@pytest.mark.parametrize("key", ["parameters_of_front_end", "hop_length"])
+def test_a_table_of_another_front_end_is_refused(model, table, tmp_path, key):
+    content = json.loads(table.read_text())
+    content["model"][key] = 7
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"is of another model: its {key} is 7"):
+        model.set_budget(ms=15, cost_table=other)

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 import espnet_des
+from espnet2.tasks.enh_s2t import EnhS2TTask
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.errors import ConfigError
 from tests.train import ROOT, make_data, train_here
@@ -235,6 +236,44 @@ def test_samples_that_are_no_numbers_are_refused(whole, speech, value):
             whole(wave)
     with pytest.raises(ValueError, match=r"speech\[1\]: 1 of 4000 samples"):
         whole([torch.zeros(4000), speech])
+
+
+def test_of_several_channels_the_first_is_heard_in_a_batch_too(whole, speech):
+    stereo = torch.stack([speech, 3 * torch.randn(4000)], 1)
+    alone = best(whole(stereo))
+    assert alone == best(whole(speech))
+    assert [best(r) for r in whole([stereo, stereo[:3000]])] == [
+        alone,
+        best(whole(speech[:3000])),
+    ]
+    assert best(whole.batch_decode(stereo[None], [4000])[0]) == alone
+
+
+def test_a_model_of_enhancement_and_recognition_has_one_size(tmp_path):
+    stft = {"n_fft": 64, "hop_length": 32}
+    small = {"linear_units": 16, "num_blocks": 1, "attention_heads": 2}
+    config = EnhS2TTask.get_default_config() | {
+        "enh_encoder": "stft", "enh_encoder_conf": stft, "enh_decoder": "stft",
+        "enh_decoder_conf": stft, "enh_separator": "rnn",
+        "enh_separator_conf": {"num_spk": 1, "layer": 1, "unit": 8},
+        "enh_criterions": [{"name": "mse", "conf": {"compute_on_mask": False},
+                            "wrapper": "fixed_order", "wrapper_conf": {}}],
+        "frontend_conf": stft | {"n_mels": 20}, "subtask_series": ["enh", "asr"],
+        "token_list": ["<blank>", "<unk>", "a", "b", "<sos/eos>"], "token_type": "char",
+        "encoder": "transformer", "encoder_conf": small | {"output_size": 16},
+        "decoder": "transformer", "decoder_conf": small,
+    }  # fmt: skip
+    known = {key: value for key, value in config.items() if not callable(value)}
+    files = tmp_path / "config.yaml", tmp_path / "model.pth"
+    files[0].write_text(yaml.safe_dump(known))
+    built, args = EnhS2TTask.build_model_from_file(files[0])
+    files[0].write_text(yaml.safe_dump(vars(args)))
+    torch.save(built.state_dict(), files[1])
+    model = espnet_des.Speech2Text(*files, enh_s2t_task=True, beam_size=2)
+    assert model.sizes == [] and len(model(torch.randn(4000))) == 1
+    assert model(torch.zeros(4000))[0][0][:2] == ("", [])
+    with pytest.raises(ConfigError, match="of one size only .ESPnetEnhS2TModel"):
+        model.set_size(3)
 
 
 def pack(exp: str, zip_file: Path) -> None:

@@ -1,14 +1,16 @@
 """Stages 2 to 4 on a few lines."""
 
+import dataclasses
 from argparse import Namespace
 
 import pytest
 
 from espnet_des.corpus.kaldi import write_table
-from espnet_des.recipe.data import filter_length
+from espnet_des.recipe.data import filter_length, format_audio, symbols
 from espnet_des.recipe.jobs import speech
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
+from espnet_des.recipe.process import StageError
 
 
 def test_a_language_model_is_trained_on_all_texts_that_are_named(tmp_path):
@@ -44,3 +46,25 @@ def test_a_dump_of_espnets_stage_3_is_read_as_asr_sh_reads_it(tmp_path, audio_fo
     if audio_format:
         (tmp_path / "audio_format").write_text(f"{audio_format}\n")
     assert speech(tmp_path) == f"{tmp_path}/wav.scp,speech,{kind}"
+
+
+def test_a_command_in_a_table_is_called_one(tmp_path):
+    o: Namespace = parse(
+        ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test",
+         "--dumpdir", str(tmp_path / "dump")]
+    )  # fmt: skip
+    at = dataclasses.replace(layout(o), data=tmp_path / "data")
+    folder = at.data / "test"
+    folder.mkdir(parents=True)
+    for table, value in (("text", "ONE"), ("utt2spk", "s"),
+                         ("wav.scp", "sph2pipe -f wav a.sph |")):  # fmt: skip
+        write_table(folder / table, {"test-1": value})
+    with pytest.raises(StageError, match=r"test-1: 'sph2pipe -f wav a.sph \|' is a command"):
+        format_audio(o, at)
+
+
+def test_symbols_that_bpe_keeps_may_stand_in_a_file_as_in_espnet(tmp_path):
+    file = tmp_path / "nlsyms.txt"
+    file.write_text("<noise> 1\n\n<laugh>\n", encoding="utf-8")
+    assert symbols(str(file)) == symbols("<noise>,<laugh>") == "<noise>,<laugh>"
+    assert symbols("") == ""

@@ -9,12 +9,13 @@ import torch
 
 from espnet_des.corpus.kaldi import read_table, write_table
 from espnet_des.inference import loading
+from espnet_des.inference.scoring import Errors
 from espnet_des.measure import report
 from espnet_des.recipe import sizes as stage_16
 from espnet_des.recipe.layout import layout
 from espnet_des.recipe.options import parse
 from espnet_des.recipe.process import StageError
-from espnet_des.recipe.sizes import write_sizes
+from espnet_des.recipe.sizes import rates_by_set, write_sizes
 from espnet_des.recipe.slices import write_slices
 from tests.train import train_here
 
@@ -179,3 +180,9 @@ def test_a_baseline_has_no_table_of_sizes(tmp_path, monkeypatch, capsys):
     o = parse(OPTIONS)  # of all stages it is the last, which must not fail
     stage_16.score_sizes(o, layout(o))
     assert "conformer has one size only: there is no table" in capsys.readouterr().out
+
+
+def test_sets_of_the_same_last_name_stay_two():
+    names = ("one/dev", "two/dev", "org/dev")
+    errors = {name: Errors(1, 10, i, 0, 0, 1) for i, name in enumerate(names, start=1)}
+    assert rates_by_set(errors) == {"one/dev": 10.0, "two/dev": 20.0, "dev": 30.0}

@@ -129,6 +129,7 @@ def test_the_fewer_updates_the_lower_the_learning_rate(words, part):
 def test_options_of_a_line():
     found = ShrinkOptions.of_words(["--sizes", "16", "32", "48", "--share=0.5"])
     assert found == ShrinkOptions(sizes=[16, 32, 48], share=0.5)
+    assert ShrinkOptions.of_words(["--lr_factor", "1e-1"]).lr_factor == 0.1
     assert ShrinkOptions.of_words([]) == ShrinkOptions()
 
 

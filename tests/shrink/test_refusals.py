@@ -12,6 +12,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.recipe.shrink import shrink
 from tests.shrink.originals import train_original
 
+METHOD = ["--model_conf", "method=ortho_softmax"]
 NAME = "valid.cer_ctc.ave.pth"
 
 
@@ -77,6 +78,10 @@ def test_other_models(original, tmp_path, changes, says):
         (
             {"training": ["--normalize", "utterance_mvn"]},
             "normalize: 'utterance_mvn' must be None",
+        ),
+        (
+            {"rank_by": "scores", "start_by": "angle", "training": METHOD},
+            "start_by: 'angle' is no start for the scores of method: ortho_softmax",
         ),
         ({"training": ["--train_shape_file", "none"]}, "train_shape_file: none is not there"),
         ({"training": ["--max_epoch", "3"]}, "max_epoch: leave it out"),

@@ -1,7 +1,9 @@
 """Shrinking trained models, end to end."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from espnet_des.recipe.shrink import leaves_gpu_idle, shrink
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.shrink.original import read_original
 from espnet_des.shrink.prepare import built, prepare
+from espnet_des.utils.files import alone_in
 from tests.shrink.originals import E_BRANCHFORMER, TRANSDUCER, train_original
 from tests.train import ROOT, load
 
@@ -180,3 +183,36 @@ def test_a_packed_model_is_shrunk(original, tmp_path):
     )  # fmt: skip
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
     assert model.state.is_frozen
+    # Another archive leaves it as it is, and the same one goes on.
+    before = contents(out)
+    other = tmp_path / "other.zip"
+    shutil.copy(packed, other)
+    with zipfile.ZipFile(other, "a") as more:
+        more.writestr("more.txt", "of another model")
+    with pytest.raises(ConfigError, match="output_dir: .*original is of another model"):
+        shrink(out, model_file=other, sizes=[3, 5, 8], share=1.0)
+    with pytest.raises(ConfigError, match="began otherwise"):
+        shrink(out, model_file=packed, sizes=[2, 5, 8], share=1.0)
+    assert contents(out) == before
+    shrink(out, model_file=packed, sizes=[3, 5, 8], share=1.0)
+
+
+def test_what_has_begun_is_not_ranked_again(original, tmp_path, unmeasured, monkeypatch):
+    out = tmp_path / "shrunk"
+    options = of(original) | {"sizes": [3, 8], "share": 0.3, "calibration": 4}
+    shrink(out, **options)
+    monkeypatch.setattr("espnet_des.shrink.prepare.rank_units", lambda *args: list(range(8)))
+    shrink(out, **options)
+    with pytest.raises(ConfigError, match="began otherwise"):
+        shrink(out, **options | {"rank_by": "angle"})
+    with pytest.raises(ConfigError, match="began otherwise"):
+        shrink(out, **options | {"calibration": 5})
+
+
+def test_a_second_shrink_does_not_change_what_the_first_begins_with(original, tmp_path):
+    out = tmp_path / "shrunk"
+    files, options = read_original(*of(original).values()), ShrinkOptions([3, 8], share=0.3)
+    before = prepare(files, out, options).read_bytes()
+    with alone_in(out, "training"), pytest.raises(RuntimeError, match="another training runs"):
+        prepare(files, out, ShrinkOptions([4, 8], share=0.3))
+    assert (out / "shrink.yaml").read_bytes() == before
