@@ -122,8 +122,11 @@ def at_equal_macs(table: Table) -> str:
 def counts_at(table: Table, system: System, size: int) -> Counts | None:
     """Counts of a system at the MACs that a size of Simple-Top-k has with the same seed.
 
-    None where no seed has both, or has a size that is as small.
+    None where no seed has both. A system with as many sizes has one for each of Simple-Top-k's:
+    None where that takes more MACs with a seed.
     """
+    as_many = len(system.sizes) == len(table.groups[STK][0].sizes)
+    mate = table.groups[STK][0].sizes.index(size)
     found = table.results.get(system.name, {})
     errors, seeds, words = [], [], None
     for seed, result in sorted(found.items()):
@@ -131,11 +134,13 @@ def counts_at(table: Table, system: System, size: int) -> Counts | None:
         macs = [result["sizes"][str(z)].get("macs") for z in system.sizes]
         if "macs" not in target or None in macs:
             continue
+        if as_many and macs[mate] > target["macs"]:
+            return None
         if not macs[0] <= target["macs"] <= macs[-1]:  # it has no such size
             continue
         place = float(numpy.interp(target["macs"], macs, range(len(macs))))
-        if len(system.sizes) == len(table.groups[STK][0].sizes):
-            place = int(place)
+        if as_many:
+            place = mate
         low, high = system.sizes[int(place)], system.sizes[int(numpy.ceil(place))]
         one, other = (count({seed: result}, z, TEST_SETS) for z in (low, high))
         errors.append(one.errors[0] + (place - int(place)) * (other.errors[0] - one.errors[0]))

@@ -64,10 +64,11 @@ def compare(
     for name in only or ():
         if name not in names:
             raise ConfigError(f"only: {name!r} must be one of {names}")
-    # Seed by seed: what is there early on covers all systems. What is taken of further seeds
-    # is in the tables, and is not trained.
+    # Seed by seed: what is there early on covers all systems. What there is of further seeds, here
+    # or taken, is in the tables, and is not trained.
+    known = max(seeds, seeds_of(taken or ()), seeds_in(recipe, systems))
     runs = [Run(system.name, seed, recipe, system.sizes, system.plan)
-            for seed in range(max(seeds, seeds_of(taken or ()))) for system in systems]  # fmt: skip
+            for seed in range(known) for system in systems]  # fmt: skip
     chosen = [run for run in runs if run.seed < seeds and (only is None or run.system in only)]
     with alone_in(recipe / "exp", "comparison"):
         if taken:
@@ -91,8 +92,16 @@ def systems_of(what: str, base: Config) -> list[System]:
     ]
 
 
+def seeds_in(recipe: Path, systems: Sequence[System]) -> int:
+    """How many seeds are finished in this folder, counted as by :func:`seeds_of`."""
+    names = {f"asr_{system.plan}_{system.name}" for system in systems}
+    found = (file.parent.name.rpartition("_seed")
+             for file in (recipe / "exp").glob("asr_*_seed*/result.json"))  # fmt: skip
+    return max((int(seed) + 1 for name, _, seed in found if name in names), default=0)
+
+
 def set_aside(folder: Path, what: str, runs: list[Run]) -> None:
-    """Keep tables of trainings that are not here, once, under another name.
+    """Keep tables of trainings that are not here under another name.
 
     They came with the recipe, or from another machine, and are not among ``--taken``.
     """
@@ -101,16 +110,20 @@ def set_aside(folder: Path, what: str, runs: list[Run]) -> None:
         return
     here = {(run.system, run.seed) for run in runs if run.result() is not None}
     found = {(run["system"], run["seed"]) for run in json.loads(table.read_text())["runs"]}
-    kept = table.with_stem(f"{what}.before")
-    if found <= here or kept.exists():
+    if found <= here:
         return
+    stem, number = f"{what}.before", 1
+    while table.with_stem(stem).exists():
+        number += 1
+        stem = f"{what}.before{number}"
+    kept = table.with_stem(stem)
     say(
         f"{table} has {len(found - here)} trainings that are not in exp/: it is {kept.name} now. "
         f"To go on from it: --taken {kept}"
     )
     for file in (table, table.with_suffix(".md")):
         if file.exists():
-            file.replace(file.with_stem(f"{what}.before"))
+            file.replace(file.with_stem(stem))
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:

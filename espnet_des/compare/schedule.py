@@ -1,6 +1,7 @@
 """Run all systems, several side by side; what is finished is not run again."""
 
 import concurrent.futures
+import contextlib
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,8 +43,9 @@ def run_all(
     bar = progress(total=sum(epochs.values()), desc="epochs", unit="epoch")
     failed: dict[str, BaseException] = {}
     base, of_name = base_config(waiting[0].recipe), {s.name: s for s in systems}
-    with spawned(jobs, begin=quiet) as pool:
+    with contextlib.ExitStack() as pools:
         running: dict[concurrent.futures.Future, Run] = {}
+        pool_of: dict[concurrent.futures.Future, concurrent.futures.Executor] = {}
         while waiting or running:
             for run in list(waiting):
                 if len(running) == jobs:
@@ -62,13 +64,17 @@ def run_all(
                 except (RuntimeError, ValueError) as why:  # the others go on
                     failed[run.name] = why
                 else:
-                    running[pool.submit(execute, run, config)] = run
+                    # A process of its own: where one is killed, the others go on.
+                    pool = pools.enter_context(spawned(1, begin=quiet))
+                    future = pool.submit(execute, run, config)
+                    running[future], pool_of[future] = run, pool
             ended, _ = concurrent.futures.wait(
                 running, timeout=10, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for future in ended:
                 run = running.pop(future)
-                error = future.exception()
+                pool_of.pop(future).shutdown()
+                error = future.exception() or other_sets(run, runs)
                 if error is None:
                     bar.write(f"{run.name}: {_describe(run)}")
                 else:
@@ -84,6 +90,17 @@ def run_all(
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
         raise RuntimeError("\n".join(["these trainings failed:", *lines]))
+
+
+def other_sets(run: Run, runs: Sequence[Run]) -> RuntimeError | None:
+    """What is wrong where a finished run has heard other test sets than those before it."""
+    sets = next(r.finished()["sets"] for r in (*runs, run) if r.result() is not None)
+    if run.finished()["sets"] == sets:
+        return None
+    return RuntimeError(
+        f"{run.exp} has decoded other test sets than the other trainings: remove it, or those "
+        "that were trained elsewhere"
+    )
 
 
 def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
@@ -102,7 +119,7 @@ def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:
 
 
 def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
-    """Refuse results of another config: they must not stand in one table with these.
+    """Refuse results of another config, or test set: they must not stand in one table.
 
     Raises:
         RuntimeError: naming the first.
@@ -117,6 +134,9 @@ def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
                 f"{run.exp} has the layers that {needed.exp} kept, which is not there any "
                 "more: remove it as well"
             )
+        wrong = other_sets(run, runs)
+        if wrong is not None:
+            raise wrong
         config = config_of(run, base, of_name)
         run.check_config(config)
         others = changed(run.finished(), config)

@@ -81,15 +81,17 @@ def supernet(base: Config, encoder_conf: dict | None = None, **model_conf) -> Co
     config["model_conf"].update(model_conf)
     config["encoder_conf"].update(encoder_conf or {})
     if model_conf.get("method", "simple_top_k") != "simple_top_k":
-        for key in ("hard_gates", "averaged_iterations", "reduction"):  # Simple-Top-k's own
-            config["model_conf"].pop(key, None)
+        for key in {"hard_gates", "averaged_iterations", "reduction"} - model_conf.keys():
+            config["model_conf"].pop(key, None)  # Simple-Top-k's own
     return config
 
 
 def published(base: Config, method: str) -> Config:
     """A method with the authors' settings, also of the encoder where it has such."""
     norm = {"conv_norm": "layer_norm"} if base["encoder"] == "des_conformer" else {}
-    return supernet(base, norm | SHARED, method=method, preset="published")
+    return supernet(
+        base, norm | SHARED, method=method, preset="published", stochastic_depth_p2=0.3
+    )
 
 
 def single(base: Config, **encoder_conf) -> Config:

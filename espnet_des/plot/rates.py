@@ -28,9 +28,11 @@ def draw_rates(table) -> Figure:
         figure = Figure(figsize=(8.6, 4.6))
         axes = figure.subplots()
         width = 0.8 / max(1, len(groups))
-        for number, group in enumerate(groups):
-            shift = (number - (len(groups) - 1) / 2) * width
+        for place_of_group, group in enumerate(groups):
+            shift = (place_of_group - (len(groups) - 1) / 2) * width
+            number = list(table.groups).index(group)  # what is open takes its colour along
             colour, label = COLOURS[number % len(COLOURS)], table.groups[group][0].title
+            marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
             for place, size in enumerate(table.sizes):
                 counts = table.counts(group, size)
                 if counts is None:
@@ -39,7 +41,7 @@ def draw_rates(table) -> Figure:
                 spread = rates.std(ddof=1) if len(rates) > 1 else 0.0
                 axes.errorbar(
                     x, rates.mean(), yerr=spread, color=colour, capsize=2.5,
-                    marker=MARKERS[number % len(MARKERS)], linestyle="none", label=label,
+                    marker=marker, linestyle="none", label=label,
                 )  # fmt: skip
                 axes.plot([x] * len(rates), rates, ".", color=colour, markersize=3, alpha=0.6)
                 label = None  # named once

@@ -4,7 +4,10 @@ import concurrent.futures
 import contextlib
 import copy
 import json
+import os
 import re
+import shutil
+import signal
 from pathlib import Path
 
 import numpy
@@ -37,6 +40,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
+from espnet_des.plot.rates import draw_rates
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -355,6 +359,10 @@ def test_systems_are_compared_at_equal_macs():
     # Of three sizes those with 7 and 17.
     row = next(r for r in rows if "components, three" in r)
     assert row.endswith("| -16.7% (1 seed) | -25.0% (1 seed) |")
+    # A size is not compared with one of another number of layers where it costs too much.
+    few["sizes"]["17"]["macs"] = 18.1e6
+    row = next(r for r in at_equal_macs(table).splitlines() if "components, three" in r)
+    assert row.endswith("| -16.7% (1 seed) | - |")
     row = next(r for r in macs(table).splitlines() if "Simple-Top-k, three sizes" in r)
     assert row.endswith("| - | 11.0 | - | - | - | 18.0 | - | - | - | - | - |")
 
@@ -390,7 +398,7 @@ def own_recipe(tmp_path):
 
 def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
     systems = comparison(base_config(own_recipe))
-    result = {"sizes": {str(n): {"kept": list(range(n))} for n in (8, 16, 24)}}
+    result = {"sizes": {str(n): {"kept": list(range(n))} for n in (8, 16, 24)}, "sets": {}}
     runs = [write_run(own_recipe, systems, "simple_top_k", result),
             write_run(own_recipe, systems, "simple_top_k_alone_8", result)]  # fmt: skip
     check_finished(runs, systems)
@@ -478,6 +486,9 @@ def test_tables_of_trainings_that_are_not_here_are_kept(own_recipe, monkeypatch,
     assert json.loads((folder / "compare.json").read_text())["runs"] == written
     compare(own_recipe, seeds=1)  # now they are in exp/
     assert json.loads((folder / "compare.json").read_text())["runs"] == written
+    shutil.rmtree(own_recipe / "exp")
+    compare(own_recipe, seeds=1)  # and gone once more, with what was kept already
+    assert json.loads((folder / "compare.before2.json").read_text())["runs"] == written
 
 
 def test_a_system_whose_config_cannot_be_made_does_not_end_the_others(own_recipe, monkeypatch):
@@ -497,6 +508,9 @@ def test_a_system_whose_config_cannot_be_made_does_not_end_the_others(own_recipe
             future.set_result(None)
             return future
 
+        def shutdown(self):
+            pass
+
     module = "espnet_des.compare.schedule."
     monkeypatch.setattr(f"{module}config_of", config_of)
     monkeypatch.setattr(f"{module}prepare_data", lambda *_: None)
@@ -505,6 +519,48 @@ def test_a_system_whose_config_cannot_be_made_does_not_end_the_others(own_recipe
     with pytest.raises(RuntimeError, match="failed:\ncompare_even_seed0: share: 0.01 is too"):
         run_all(runs, systems, 1, lambda: None)
     assert [run.result() is None for run in runs] == [False, True, False]
+
+
+def finish_unless_killed(run, config):
+    """In place of a training: that of evenly spaced layers meets the OOM killer."""
+    if run.system == "even":
+        os.kill(os.getpid(), signal.SIGKILL)
+    run.exp.mkdir(parents=True)
+    run.result_file.write_text(json.dumps(result_of([1, 2, 3])))
+
+
+def test_a_training_that_is_killed_does_not_end_the_others(own_recipe, monkeypatch):
+    systems = comparison(base_config(own_recipe))
+    runs = [Run(name, 0, own_recipe, [8]) for name in ("even", "random", "layer_drop")]
+    module = "espnet_des.compare.schedule."
+    monkeypatch.setattr(f"{module}prepare_data", lambda *_: None)
+    monkeypatch.setattr(f"{module}execute", finish_unless_killed)
+    with pytest.raises(RuntimeError, match="failed:\ncompare_even_seed0: .*terminated"):
+        run_all(runs, systems, 2, lambda: None)
+    assert [run.result() is None for run in runs] == [True, False, False]
+
+
+def test_a_training_that_heard_other_test_sets_is_refused(own_recipe):
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    take([as_file(own_recipe, written)], runs, systems)
+    written[2]["sets"]["test_clean"]["words"] = [6, 5, 4]
+    runs[2].result_file.write_text(json.dumps(written[2]))
+    with pytest.raises(RuntimeError, match="random_seed0 has decoded other test sets"):
+        check_finished(runs, systems)
+
+
+def test_further_seeds_that_are_finished_here_stay_in_the_tables(own_recipe, monkeypatch):
+    monkeypatch.setattr("espnet_des.compare.compare.run_all", lambda *_: None)
+    monkeypatch.setattr("espnet_des.compare.compare.describe", lambda *_: "")
+    monkeypatch.setattr("espnet_des.compare.compare.sections", lambda *_: "")
+    systems = comparison(base_config(own_recipe))
+    written = [another_machine(own_recipe, systems, seed=seed)[1][-1] for seed in (0, 4)]
+    compare(own_recipe, seeds=5, taken=[as_file(own_recipe, written)])
+    compare(own_recipe, seeds=1)
+    folder = own_recipe / "results"
+    assert json.loads((folder / "compare.json").read_text())["runs"] == written
+    assert not list(folder.glob("*before*"))
 
 
 def test_layers_that_a_supernet_kept_are_not_taken_without_it(own_recipe):
@@ -639,3 +695,13 @@ def test_the_cost_of_a_killed_run_is_not_known(tmp_path):
         (run.exp / "cost.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         cost = summed_cost(run)["train"]
         assert cost == known if known is None else cost["cpu"] == known
+
+
+def test_no_two_systems_look_alike_in_the_picture():
+    systems = comparison(base_config(ROOT / "egs2/compare_words/asr1"))
+    result = result_of([1, 2, 3])
+    result["sizes"] |= {str(n): result["sizes"]["8"] for n in (16, 24)}
+    table = Table(systems, {system.name: {0: result} for system in systems})
+    drawn = [bars[0] for bars in draw_rates(table).axes[0].containers]
+    looks = {(line.get_color(), line.get_marker()) for line in drawn}
+    assert len(looks) == len(table.groups) > 8
