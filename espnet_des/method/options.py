@@ -358,12 +358,13 @@ def check_fits(schedule: Schedule, total_updates: int | None, done: int = 0) -> 
     """Refuse a schedule whose stage 1 does not end within the run.
 
     Args:
-        done: updates that the initial parameters have behind them.
+        total_updates: of the run, or what is left of it; None where it is not known.
+        done: updates that the parameters have behind them, of this run or another.
     """
     if total_updates is not None and schedule.last_update + 1 - done >= total_updates:
         raise ConfigError(
-            f"the selection takes updates 0 to {schedule.last_update} "
-            f"({len(schedule.updates)} iterations), but the whole run has only "
-            f"{total_updates} updates: the layers would never be chosen. Raise "
-            "max_epoch, or lower updates_per_iteration (selection_share)"
+            f"the selection takes updates {done} to {schedule.last_update} "
+            f"({len(schedule.updates)} iterations), but the run has only "
+            f"{total_updates} updates{' left' if done else ''}: the layers would never be "
+            "chosen. Raise max_epoch, or lower updates_per_iteration (selection_share)"
         )

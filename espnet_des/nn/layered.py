@@ -112,9 +112,8 @@ class LayeredEncoder(torch.nn.Module):
 
     def parameters_of_layers(self) -> list[int]:
         """Number of parameters of each layer, its norm included."""
-        kind = self.block_type
         return [
-            num_parameters(*kind.modules(self.encoders[layer.block], layer.kind))
+            self.block_type.count_parameters(self.encoders[layer.block], layer.kind)
             for layer in self.layers
         ]
 

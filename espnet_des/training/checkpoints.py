@@ -305,22 +305,27 @@ def remove_epochs(folder: Path, last: int, keep: Iterable[int]) -> None:
         (folder / epoch_file(epoch)).unlink(missing_ok=True)
 
 
-# A scheduler may change them as it goes on.
-MOVING = {"params", "lr", "betas", "momentum"}
+# What a scheduler may change as it goes on; those of the second line do where they cycle it.
+MOVING = {"lr"}
+CYCLED = {"betas", "momentum"}
 COUNTERS = {"last_epoch"}
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer, state: dict, scheduler) -> None:
     """Refuse the state of another optimizer; say which settings of the config are not used.
 
     Args:
         optimizer: of the config, as it starts.
         state: of the checkpoint, see ``Optimizer.state_dict``.
+        scheduler: of both; or None.
 
     Raises:
         OtherTrainingError: saying what differs.
     """
     kind = type(optimizer).__name__
+    moving = set() if scheduler is None else MOVING
+    if getattr(scheduler, "cycle_momentum", False):
+        moving = moving | CYCLED
     for mine, theirs in zip(optimizer.param_groups, state["param_groups"]):
         other = sorted(mine.keys() ^ theirs.keys())
         # Adam and AdamW differ in this alone.
@@ -329,7 +334,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 f"its optimizer has other settings ({', '.join(other)}) than optim: {kind}"
                 if other else f"its optimizer decays weights otherwise than optim: {kind}"
             )  # fmt: skip
-        _tell_differences(kind, {k: v for k, v in mine.items() if k not in MOVING}, theirs)
+        asked = {k: v for k, v in mine.items() if k not in moving | {"params"}}
+        _tell_differences(kind, asked, theirs)
 
 
 def check_scheduler(scheduler, state: dict | None) -> None:
@@ -353,10 +359,11 @@ def check_scheduler(scheduler, state: dict | None) -> None:
 
 def check_settings(found: dict, optimizers: Sequence, schedulers: Sequence) -> None:
     """Both, for all of a checkpoint of ESPnet's Trainer."""
-    for optimizer, state in zip(optimizers, found["optimizers"]):
-        check_optimizer(optimizer, state)
+    # Schedulers first: they leave keys in the optimizer, which is not to blame for them.
     for scheduler, state in zip(schedulers, found["schedulers"]):
         check_scheduler(scheduler, state)
+    for optimizer, state, scheduler in zip(optimizers, found["optimizers"], schedulers):
+        check_optimizer(optimizer, state, scheduler)
 
 
 def _tell_differences(kind: str, asked: dict, kept: dict) -> None:

@@ -1,6 +1,7 @@
 """Criteria by which epochs are ranked, a training is stopped, or its learning rate is lowered."""
 
 import argparse
+import logging
 from typing import Any, NamedTuple
 
 from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
@@ -80,6 +81,12 @@ def check_reported(
         if name not in known:
             raise ConfigError(
                 f"{key}: {[phase, name, *mode]}: {phase}.{name} is never reported. {told}"
+            )
+        if key == SCHEDULING and name == "loss" and len(model.encoder.sizes) > 2:
+            logging.warning(
+                f"{key}: {[phase, name]}: with stage 2 the loss gets the middle sizes' parts, and "
+                f"rises: {args.scheduler} may lower the learning rate for that alone. One of the "
+                "full size's, such as [valid, loss_ctc], does not"
             )
     ranking = [list(criterion) for criterion in args.best_model_criterion]
     if ranking and not any(name in reported[phase] for phase, name, _ in ranking):

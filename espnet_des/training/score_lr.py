@@ -96,7 +96,7 @@ def moves_by_gradient(model: DESModel, optimizer: torch.optim.Optimizer) -> bool
     if options.score_steps is None:
         return False
     raise ConfigError(
-        f"model_conf: score_steps: {options.score_steps} belongs to optim: adam, adamw, nadam "
+        f"model_conf: score_steps: {options.score_steps} belongs to optim: adam, adamw "
         f"and radam, not to {type(optimizer).__name__.lower()}; leave it out"
     )
 
@@ -144,6 +144,29 @@ def score_group(model: DESModel, optimizer: torch.optim.Optimizer) -> int:
     )
 
 
+def check_optimizer_of_scores(model: DESModel, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer of which it is not known how far it moves the scores.
+
+    Raises:
+        ConfigError: naming the key that must be given.
+    """
+    moves_by_gradient(model, optimizer)
+    options = model.options
+    must_travel = model.selector.travel(Schedule((1,), (1,)), model.encoder.num_layers)
+    if (
+        must_travel
+        and options.score_lr_factor is None
+        and not isinstance(optimizer, STEPS_OF_LR)
+    ):
+        raise ConfigError(
+            "model_conf: score_lr_factor: None must be a number with optim: "
+            f"{type(optimizer).__name__.lower()}, whose steps have the length of the "
+            f"gradients: how far the scores of {options.method} move can be said "
+            "before the training for adam, adamw and their like only. Give "
+            "score_lr_factor, or use optim: adamw"
+        )
+
+
 def choose_score_lr_factor(
     model: DESModel,
     optimizer: torch.optim.Optimizer,
@@ -154,22 +177,15 @@ def choose_score_lr_factor(
     """The factor asked for, or what the method needs; see :meth:`Selector.travel`.
 
     Raises:
-        ConfigError: where neither is known: the rule is that of optimizers whose steps are
-            about as long as the learning rate.
+        ConfigError: where neither is known, see :func:`check_optimizer_of_scores`.
     """
     asked = model.options.score_lr_factor
     needed = model.selector.travel(schedule, model.encoder.num_layers)
     if needed is None:
         return 1.0 if asked is None else asked
     if not isinstance(optimizer, STEPS_OF_LR):
-        if asked is None and not model.state.is_frozen:
-            raise ConfigError(
-                "model_conf: score_lr_factor: None must be a number with optim: "
-                f"{type(optimizer).__name__.lower()}, whose steps have the length of the "
-                f"gradients: how far the scores of {model.options.method} move can be said "
-                "before the training for adam, adamw and their like only. Give "
-                "score_lr_factor, or use optim: adamw"
-            )
+        if not model.state.is_frozen:
+            check_optimizer_of_scores(model, optimizer)
         return 1.0 if asked is None else asked
     group = score_group(model, optimizer)
     travel = sum_of_learning_rates(

@@ -10,17 +10,20 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet_des.errors import ConfigError, is_number, need, text_hint
+from espnet_des.espnet_api import CHECKPOINT
 from espnet_des.method.selection import Schedule
+from espnet_des.nn.cost_table import read_cost_table
 from espnet_des.nn.model import DESModel
 from espnet_des.training.criteria import check_criteria, check_reported
 from espnet_des.training.reporter import reported_names
-from espnet_des.training.score_lr import stand_in_for
+from espnet_des.training.score_lr import check_optimizer_of_scores, stand_in_for
 
 # Not lbfgs: its step needs the loss as a function, which ESPnet's Trainer does not give it.
 OPTIMIZERS = sorted(set(optim_classes) - {"lbfgs"})
@@ -219,6 +222,11 @@ def check_with_model(
                 f"some: begin it with one of {modules}, such as 'encoder.embed'"
             )
     check_reported(args, model, reported_names(model, optimizer))
+    has_begun = args.resume and (Path(args.output_dir) / CHECKPOINT).exists()
+    if not args.init_param and not has_begun:  # else these are of the training that began
+        check_optimizer_of_scores(model, optimizer)
+        if model.options.budget == "ms":
+            read_cost_table(str(model.options.cost_table)).check_model(model)
     if args.scheduler is not None:
         with named_failure("scheduler", args.scheduler, args.scheduler_conf):
             scheduler_classes[args.scheduler](stand_in_for(optimizer), **args.scheduler_conf)

@@ -53,6 +53,11 @@ class Length(NamedTuple):
     per_epoch: int | None
     total: int | None
 
+    def left_after(self, epochs: int) -> int | None:
+        if self.per_epoch is None or self.total is None:
+            return None
+        return self.total - epochs * self.per_epoch
+
 
 class SupernetTrainer(stock.Trainer):
     """Trainer of ``model: des``.
@@ -119,8 +124,7 @@ class SupernetTrainer(stock.Trainer):
         with named_mismatch(chosen):
             load_states(found, model, reporter, optimizers, schedulers, scaler)
         done = reporter.get_epoch()
-        left = cls.length.total and cls.length.total - done * cls.length.per_epoch
-        check_one_cycle(schedulers[0], left, begun=True)
+        check_one_cycle(schedulers[0], cls.length.left_after(done), begun=True)
         put_in_place(chosen, checkpoint)
         logging.info(f"The training was resumed using {chosen}")
         keep_schedule(model, cls.length, done)
@@ -231,14 +235,16 @@ def start_selection(
     encoder, state, total = model.encoder, model.state, length.total
     if not int(state.updates):  # else --init_param brought the costs
         set_costs(model)
-    schedule = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
     known = state.get_schedule()  # with --init_param of a supernet
-    if known is not None and known != schedule:
-        logging.warning(
-            f"The initial parameters bring their selection schedule ({describe(known)}); "
-            f"it is kept, not the one of the options ({describe(schedule)})."
-        )
+    if known is None:
+        schedule = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
+    else:
         schedule = known
+        if other := other_schedule(model, known, total):
+            logging.warning(
+                f"The initial parameters bring their selection schedule ({describe(known)}); "
+                f"it is kept, not the one of the options ({other})."
+            )
     if not state.is_frozen:
         check_fits(schedule, total, done=int(state.updates))
     state.set_schedule(schedule)
@@ -252,21 +258,36 @@ def start_selection(
 
 def keep_schedule(model: DESModel, length: Length, epochs: int) -> None:
     """After a resume: say so where the options would now give another schedule."""
-    encoder, state = model.encoder, model.state
+    state = model.state
     kept = state.get_schedule()
+    assert kept is not None, "checkpoints are of trainings that have one"
     if not state.is_frozen:
-        check_fits(kept, length.total)
-    try:
-        now = model.options.resolve(encoder.num_layers, encoder.sizes[0], length.total)
-        difference = "" if now == kept else describe(now)
-    except ConfigError as error:
-        difference = str(error)
-    if difference:
+        left = length.left_after(epochs)
+        check_fits(kept, left, done=int(state.updates))
+    if other := other_schedule(model, kept, length.total):
         logging.warning(
-            f"The options would now give another selection schedule ({difference}); "
+            f"The options would now give another selection schedule ({other}); "
             f"the one of the first start is kept ({describe(kept)})."
         )
+    asked = model.options.score_lr_factor
+    if asked is not None and not torch.isclose(
+        torch.tensor(asked, dtype=torch.float32), state.score_lr_factor.float(), rtol=1e-6
+    ):
+        logging.warning(
+            f"model_conf: score_lr_factor: {asked:g} is not used: the training goes on with the "
+            f"checkpoint's {float(state.score_lr_factor):g}."
+        )
     tell_schedule(model, length, epochs)
+
+
+def other_schedule(model: DESModel, kept: Schedule, total: int | None) -> str:
+    """What the options would give in place of a schedule; empty where it is the same."""
+    encoder = model.encoder
+    try:
+        now = model.options.resolve(encoder.num_layers, encoder.sizes[0], total)
+    except ConfigError as error:
+        return str(error)
+    return "" if now == kept else describe(now)
 
 
 def tell_schedule(model: DESModel, length: Length, epochs: int = 0) -> None:

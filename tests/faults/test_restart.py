@@ -19,7 +19,7 @@ OTHERS = [
     ("adam", {"optim": "adam"}, "decays weights otherwise than optim: Adam\\b"),
     ("radam", {"optim": "radam"}, "other settings \\(amsgrad, fused\\) than optim: RAdam"),
     ("adamax", {"optim": "adamax"}, "other settings .* than optim: Adamax"),
-    ("no scheduler", {"scheduler": None, "scheduler_conf": None}, "initial_lr"),
+    ("no scheduler", {"scheduler": None, "scheduler_conf": None}, "than scheduler: None"),
     ("exponential", {"scheduler": "exponentiallr", "scheduler_conf": {"gamma": 0.9}},
      "\\(gamma, warmup_steps\\) than scheduler: ExponentialLR"),
 ]  # fmt: skip

@@ -131,19 +131,28 @@ def test_published_ranking_goes_by_the_scores_before_the_last_zero_out():
     assert method.ranking(scores, record).tolist() == [1, 0, 3, 4, 2]
 
 
-def test_a_late_zero_out_is_made_up_for():
-    """Nothing fires at one exact number only."""
-    schedule = Schedule((3, 3), (1, 2))
-    method, n = IterativeZeroOut(), 4
-    record = ZeroOuts(torch.zeros(n).double(), torch.zeros(n).double())
-    scores = torch.arange(4.0)
-    assert method.zero_out(scores, record, schedule, 2) is None
-    scores, record = method.zero_out(scores, record, schedule, 5)  # due at 3
-    assert record.at.tolist() == [1, 0, 0, 0]
-    scores, record = method.zero_out(scores, record, schedule, 6)
-    assert record.at.tolist() == [1, 2, 0, 0]
-    assert method.zero_out(scores, record, schedule, 7) is None
-
-
 def test_scores_that_are_all_equal_are_ranked_by_index():
     assert rank(torch.full((6,), 0.5)).tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_zero_out_has_its_turn_where_layers_cost_more_than_its_step(seed):
+    """One dear layer may be all that two of them take out."""
+    costs = torch.tensor([8.0, 5.0, 3.0, 8.0] * 6).double()
+    costs *= 24 / costs.sum()
+    method = IterativeZeroOut(costs=costs)
+    schedule = Schedule((3,) * 16, tuple(range(1, 17)))
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(24, generator=generator)
+    record, fired = ZeroOuts(torch.zeros(24).double(), torch.zeros(24).double()), []
+    for t in range(schedule.last_update + 1):
+        scores = scores + 0.1 * torch.randn(24, generator=generator)
+        changed = method.zero_out(scores, record, schedule, t)
+        if changed is None:
+            continue
+        scores, record = changed
+        fired.append(t)
+        left = float(costs[record.at == 0].sum())
+        asked = 24 - schedule.zeroed[len(fired) - 1]
+        assert asked - float(costs.max()) < left <= asked + 1e-9
+    assert fired == list(schedule.ends)

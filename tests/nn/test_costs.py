@@ -6,6 +6,7 @@ import torch
 from espnet_des.deploy.extract import config_with, state_with, subnet_state
 from espnet_des.nn.costs import parameters_of_sizes
 from espnet_des.nn.encoders import SUBNETS
+from espnet_des.nn.layered import num_parameters
 from espnet_des.nn.macs import count_macs, count_macs_of_layers
 from tests.conftest import TINY_OF, TOKENS, make_model
 
@@ -96,3 +97,12 @@ def test_any_layers_can_be_taken_out():
     subnet.load_state_dict(
         {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     )
+
+
+@pytest.mark.parametrize("name", TINY_OF)
+def test_a_layer_has_the_parameters_that_go_with_it(name):
+    encoder = make_model({"encoder": name}).encoder
+    whole = num_parameters(encoder.encoders)
+    for q, count in enumerate(encoder.parameters_of_layers()):
+        rest = [other for other in range(encoder.num_layers) if other != q]
+        assert whole - num_parameters(encoder.blocks_with(rest, encoder.num_layers)) == count

@@ -40,6 +40,7 @@ def best(*criterion):
 
 
 # Changes of a good config, and what the error says.
+SGD = {"optim": "sgd", "optim_conf": {"lr": 0.1}}
 REFUSED = [
     ({"best_model_criterion": ["valid", "cer_ctc", "min"]},
      r"best_model_criterion: \['valid', 'cer_ctc', 'min'\] must be \[\[phase, key, mode\], "),
@@ -132,6 +133,13 @@ REFUSED = [
     ({"freeze_param": ["encodr"]}, r"freeze_param: 'encodr' is the name of no .*\['ctc', 'enc"),
     ({"freeze_param": ["ctc", "encoder.emb"]}, "freeze_param: 'encoder.emb' is the name of no"),
     ({"freeze_param": "ctc"}, "freeze_param: 'ctc' must be a list of names"),
+    (SGD | {"model_conf__score_steps": "by_gradient"},
+     "score_steps: by_gradient belongs to optim: adam, adamw and radam, not to sgd"),
+    (SGD | {"model_conf__method": "iterative_zero_out", "model_conf__reduction": None,
+            "model_conf__updates_per_iteration": None},
+     "score_lr_factor: None must be a number with optim: sgd"),
+    ({"model_conf__budget": "ms", "model_conf__cost_table": "none.json"},
+     "cost_table: none.json is no table of costs"),
 ]  # fmt: skip
 
 
@@ -344,3 +352,14 @@ def test_a_resume_is_warned_by_the_updates_that_are_left(data, tmp_path, caplog)
     train(data, tmp_path, **selection)
     assert "max_epoch is 3. So no epoch can be the best" in caplog.text
     assert "Raise max_epoch to 4 at least" in caplog.text
+
+
+def test_a_loss_that_rises_with_stage_2_is_told_of_where_it_lowers_the_rate(
+    data, tmp_path, caplog
+):
+    train(data, tmp_path / "1", **BY_PLATEAU | {"val_scheduler_criterion": ["valid", "loss"]})
+    assert "val_scheduler_criterion: ['valid', 'loss']: with stage 2 the loss" in caplog.text
+    caplog.clear()
+    train(data, tmp_path / "2",
+          **BY_PLATEAU | {"val_scheduler_criterion": ["valid", "loss_ctc"]})  # fmt: skip
+    assert "val_scheduler_criterion" not in caplog.text

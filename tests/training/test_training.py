@@ -1,6 +1,7 @@
 """Trainings through ``espnet2.bin.asr_train``: stages, resume, averages, refusals."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,12 @@ import torch
 import yaml
 
 from espnet_des.errors import ConfigError
+from espnet_des.method.options import SelectionOptions
+from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
+from espnet_des.training.checkpoints import check_settings
+from espnet_des.training.trainer import Length, keep_schedule, start_selection
+from tests.conftest import make_model
 from tests.train import (
     CONFIG,
     ROOT,
@@ -462,3 +468,60 @@ def test_two_processes_agree(data, tmp_path):
     one, two = (load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert_same(one, two)
     assert one[SELECTION + "ranking"].any() and one[SELECTION + "updates"] == 21
+
+
+def with_updates_of_another_run(updates):
+    """A supernet in stage 1 that --init_param has brought, with so many updates done."""
+    model = make_model({"sizes": [2, 8]}, Schedule((10,), (6,)), updates_per_iteration=10)
+    model.state.updates.fill_(updates)
+    return model
+
+
+def test_a_resume_counts_what_is_left_of_the_selection():
+    """10 of its updates, 8 of which were done, 4 of them before this run of 8 began."""
+    model = with_updates_of_another_run(8)
+    keep_schedule(model, Length(4, 8), epochs=1)
+    model.state.updates.fill_(4)
+    with pytest.raises(ConfigError, match="takes updates 4 to 10 .* only 4 updates left"):
+        keep_schedule(model, Length(4, 8), epochs=1)
+
+
+def test_a_schedule_that_is_not_used_is_not_asked_to_fit():
+    model = with_updates_of_another_run(11)
+    model.state.freeze(torch.arange(8))
+    model.options = SelectionOptions(selection_share=0.1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    start_selection(
+        model, optimizer, None, Length(2, 4), seed=0
+    )  # too short to select anything
+    assert model.state.get_schedule() == Schedule((10,), (6,))
+
+
+def test_a_rate_of_the_scores_that_a_resume_does_not_take_over_is_named(caplog):
+    model = with_updates_of_another_run(8)
+    model.options = SelectionOptions(updates_per_iteration=10, reduction=6, score_lr_factor=3)
+    keep_schedule(model, Length(4, 8), epochs=1)
+    assert "score_lr_factor: 3 is not used: the training goes on with the checkpoint's 1" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("scheduler, told", [
+    (None, {"lr", "betas"}),
+    (lambda o: torch.optim.lr_scheduler.StepLR(o, 3), {"initial_lr", "betas"}),
+    (lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 9), set()),
+])  # fmt: skip
+def test_settings_of_an_optimizer_are_told_unless_the_scheduler_moves_them(
+    caplog, scheduler, told
+):
+    def made(lr, betas):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=lr, betas=betas)
+        return [optimizer], [scheduler and scheduler(optimizer)]
+
+    optimizers, schedulers = made(0.001, (0.9, 0.99))
+    found = {
+        "optimizers": [o.state_dict() for o in optimizers],
+        "schedulers": [s and s.state_dict() for s in schedulers],
+    }
+    check_settings(found, *made(0.002, (0.8, 0.99)))
+    assert set(re.findall(r"AdamW: (\w+): ", caplog.text)) == told

@@ -96,6 +96,10 @@ class BlockType:
         parts = [getattr(block, name, None) for name in self.parts[kind]]
         return [part for part in parts if part is not None]
 
+    def count_parameters(self, block: torch.nn.Module, kind: str) -> int:
+        """Number of parameters that go with a layer where it is the first of a block to go."""
+        return sum(p.numel() for m in self.modules(block, kind) for p in m.parameters())
+
     def has_batch_norm(self, block: torch.nn.Module, kind: str) -> bool:
         """True of a layer whose statistics are those of all utterances of the batch."""
         norm = getattr(self.module(block, kind), self.batch_norms.get(kind, ""), None)

@@ -63,6 +63,20 @@ class TwoBranches(BlockType):
         start = SIDES.index(kind) * block.size
         return slice(start, start + block.size)
 
+    def count_parameters(self, block, kind):
+        count = super().count_parameters(block, kind)
+        if kind not in SIDES:
+            return count
+        for merged in (getattr(block, name) for name in self.merging):
+            if self.half(block, kind) is None:  # nothing of it stays
+                count += sum(p.numel() for p in merged.parameters())
+            else:
+                halved = [merged.weight]
+                if not isinstance(merged, torch.nn.Linear):  # whose bias belongs to both
+                    halved += [] if merged.bias is None else [merged.bias]
+                count += sum(p.numel() for p in halved) // 2
+        return count
+
     def remove(self, block, kind):
         if kind in SIDES:
             of_other = self.half(block, SIDES[1 - SIDES.index(kind)])
