@@ -19,7 +19,7 @@ from espnet_des.inference.loading import load_model, read_config
 from espnet_des.inference.named_files import with_files_for
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
-from espnet_des.nn.batch_norm import of_size
+from espnet_des.nn.batch_norm import state_of_current
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.waveforms import sampling_rate
@@ -62,8 +62,9 @@ def state_with(model: DESModel, kept: list[int], size: int) -> dict[str, torch.T
     others = (*(f"encoder.{name}" for name in supernet), f"{head}heads.", blocks)
     whole = model.state_dict()
     state = {key: value for key, value in whole.items() if not key.startswith(others)}
-    of_blocks = model.encoder.blocks_with(kept, size).state_dict(prefix=blocks)
-    state |= {key: value.detach() for key, value in of_size(of_blocks, size).items()}
+    model.encoder.use_statistics_of(size)
+    of_blocks = state_of_current(model.encoder.blocks_with(kept, size), blocks)
+    state |= {key: value.detach() for key, value in of_blocks.items()}
     if model.ctc is not None:
         layer = model.ctc.ctc_lo.of_size(size)
         state |= {head + name: getattr(layer, name).detach() for name in ("weight", "bias")}

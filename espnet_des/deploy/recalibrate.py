@@ -1,7 +1,7 @@
 """BatchNorm statistics of one size, estimated anew.
 
-A supernet has statistics of every size. With ``sizes: any`` most of them are trained in few
-updates; those of one size can be taken of more audio, or of another kind (docs/method.md, trap 9).
+A supernet has statistics of the sizes that are trained, and with ``sizes: any`` means of these for
+others; those of one size can be taken of more audio, or of another kind (docs/method.md, trap 9).
 """
 
 import contextlib

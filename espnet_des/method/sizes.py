@@ -18,26 +18,15 @@ class Sizes(NamedTuple):
     """Numbers of layers, ascending; the last one is all of them.
 
     Attributes:
-        anchors: those that have an output layer and weights of their own, and are told of by
-            name.
-        all: those that are trained and can be set, the anchors among them.
+        anchors: those that are trained, and have an output layer and weights of their own.
+        all: those that can be set, the anchors among them.
     """
 
     anchors: list[int]
     all: list[int]
 
-    def anchor_of(self, size: int) -> int:
-        """The anchor under whose name a size is told of.
-
-        With ``any`` there are three at most: all sizes between the smallest and the full one
-        have the name of the middle anchor.
-        """
-        if size in self.anchors:
-            return size
-        return self.anchors[len(self.anchors) // 2]
-
     def shares_of(self, size: int) -> dict[int, float]:
-        """What a size has of each anchor's output layer and weights; together 1.
+        """What a size has of what the anchors have apart; together 1.
 
         A size between two anchors has the more of one the nearer it is to it.
 

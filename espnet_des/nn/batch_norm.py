@@ -25,6 +25,8 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
 
     Attributes:
         size: whose statistics are used and updated; None: the full size's.
+        between: of a size that has none of its own, the smaller and the larger one whose mean it
+            uses, and the larger one's share for each component of the channels; or None.
         part: of how many components of the channels it has which, see
             :func:`espnet_des.nn.components.cut`; None: all of them.
     """
@@ -34,6 +36,7 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
     def __init__(self, num_features: int):
         super().__init__(num_features)
         self.size: int | None = None
+        self.between: tuple[int | None, int | None, Sequence[float]] | None = None
 
     def keep_apart(self, sizes: Iterable[int]) -> None:
         """Give these sizes statistics; those of all others are the full size's."""
@@ -48,10 +51,31 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
             for name in STATISTICS:
                 getattr(self, name_of(name, size)).copy_(getattr(self, name))
 
+    def use(self, size: int | None) -> None:
+        """Use statistics of this size, and update them in training; None: the full size's."""
+        self.size, self.between = size, None
+
+    def use_between(
+        self, low: int | None, high: int | None, of_high: Sequence[float]
+    ) -> None:  # fmt: skip
+        """Use a mean of those of two sizes, which stay as they are.
+
+        Args:
+            of_high: the larger one's share, for each component of the channels.
+        """
+        self.between = low, high, of_high
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Running mean and variance ``(dim,)`` of the current size."""
-        mean, var = (getattr(self, name_of(name, self.size)) for name in STATISTICS)
+        mean, var = map(self._of_size, STATISTICS)
         return mean, var
+
+    def _of_size(self, name: str) -> torch.Tensor:
+        if self.between is None:
+            return getattr(self, name_of(name, self.size))
+        low, high = (getattr(self, name_of(name, size)) for size in self.between[:2])
+        of_high = low.new_tensor(self.between[2])
+        return torch.lerp(low, high, of_high.repeat_interleave(len(low) // len(of_high)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, dim, time)`` to the same."""
@@ -94,20 +118,21 @@ def name_of(statistic: str, size: int | None) -> str:
     return statistic if size is None else f"{statistic}_size{size}"
 
 
-def of_size(state: Mapping[str, torch.Tensor], size: int | None) -> dict[str, torch.Tensor]:
-    """A state dict with the statistics of one size, under torch's names.
+def of_full_size(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the statistics that smaller sizes have of their own."""
+    return {
+        key: value for key, value in state.items()
+        if not key.rpartition("_size")[0].endswith(tuple(STATISTICS))
+    }  # fmt: skip
 
-    Args:
-        size: one without statistics of its own, as None, has those that have these names.
-    """
-    found = dict(state)
-    for key in state:
-        name, _, number = key.rpartition("_size")
-        if name.endswith(tuple(STATISTICS)):
-            value = found.pop(key)
-            if number == str(size):
-                found[name] = value
-    return found
+
+def state_of_current(module: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The state dict of a module, with the statistics of the size that is used alone."""
+    state = of_full_size(module.state_dict(prefix=prefix))
+    for name, norm in module.named_modules(prefix=prefix.removesuffix(".")):
+        if isinstance(norm, FiniteBatchNorm1d):
+            state |= {f"{name}.{key}": v for key, v in zip(STATISTICS, norm.statistics())}
+    return state
 
 
 def check_statistics(state: Mapping[str, torch.Tensor], keys: Iterable[str]) -> None:

@@ -156,3 +156,6 @@ def shrink(module: Any, components: Sequence[int]) -> None:
                 if value.dim():  # the statistics of each size
                     setattr(child, name, part_of(value, 0, of.number, components).clone())
             child.num_features = len(child.weight)
+            if (between := getattr(child, "between", None)) is not None:
+                *sizes, of_high = between
+                setattr(child, "between", (*sizes, [of_high[c] for c in components]))  # noqa: B010

@@ -34,7 +34,7 @@ class SupernetEncoder(LayeredEncoder):
         **conf: see :class:`LayeredEncoder`.
 
     Attributes:
-        sizes: those that are told of by name, ascending.
+        sizes: those that are trained, ascending.
         all_sizes: those that can be set; with ``any`` they are more.
     """
 
@@ -68,10 +68,13 @@ class SupernetEncoder(LayeredEncoder):
         self._sizes = sizes_of_supernet(sizes, self.num_layers, smallest_size, size_step)
         self.sizes, self.all_sizes = self._sizes.anchors, self._sizes.all
         self.size = self.sizes[-1]
-        # In a list: they are modules of the blocks.
-        self._norms = [m for m in self.encoders.modules() if isinstance(m, FiniteBatchNorm1d)]
-        for norm in self._norms:
-            norm.keep_apart(self.all_sizes[:-1])
+        # In a list: they are modules of the blocks. Each with the number of its layer.
+        self._norms = [
+            (q, norm) for q in range(self.num_layers) for norm in self.module_of(q).modules()
+            if isinstance(norm, FiniteBatchNorm1d)
+        ]  # fmt: skip
+        for _, norm in self._norms:
+            norm.keep_apart(self.sizes[:-1])
         self.own: Any = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
@@ -124,12 +127,8 @@ class SupernetEncoder(LayeredEncoder):
         runs, some = self.layers_that_run(kept)
         return {"kept_layers": sorted(runs)} | ({"kept_components": some} if some else {})
 
-    def anchor_of(self, size: int) -> int:
-        """The size whose name a size has; see :class:`Sizes`."""
-        return self._sizes.anchor_of(size)
-
     def shares_of(self, size: int) -> dict[int, float]:
-        """What a size has of each anchor's output layer and weights; see :class:`Sizes`."""
+        """What a size has of what those that are trained have apart; see :class:`Sizes`."""
         return self._sizes.shares_of(size)
 
     def set_size(self, size: int) -> None:
@@ -140,13 +139,26 @@ class SupernetEncoder(LayeredEncoder):
 
     def use_statistics_of(self, size: int) -> None:
         """Let the next run use, and in training update, BatchNorm's statistics of this size."""
-        for norm in self._norms:
-            norm.size = None if size == self.num_layers else size
+        if size in self.sizes:
+            for _, norm in self._norms:
+                norm.use(self._or_none(size))
+            return
+        shares = self.shares_of(size)
+        low, high = sorted(shares)
+        of_low = set(self.kept_units(low))
+        for q, norm in self._norms:
+            # What the smaller one has not got there, it has no statistics of.
+            of_high = [shares[high] if u in of_low else 1.0 for u in self.units_of[q]]
+            norm.use_between(low, self._or_none(high), of_high)
+
+    def _or_none(self, size: int) -> int | None:
+        """As the statistics are named: those of the full size have no number."""
+        return None if size == self.num_layers else size
 
     def start_statistics(self) -> None:
         """Let sizes that stage 1 does not run begin with the full one's of BatchNorm."""
-        for norm in self._norms:
-            norm.copy_full_to(self.all_sizes[1:-1])
+        for _, norm in self._norms:
+            norm.copy_full_to(self.sizes[1:-1])
 
     def forward(self, *args: Any, **kwargs: Any):
         """As ESPnet's, at the size that is set."""
@@ -170,15 +182,13 @@ class SupernetEncoder(LayeredEncoder):
             return self.encoders
         shares = self.shares_of(size)
         owned = {z: share for z, share in shares.items() if z != self.num_layers}
-        return self.own.added_to(
-            self.encoders, owned, self._lacking(size), learns=size in self.sizes
-        )
+        return self.own.added_to(self.encoders, owned, self._lacking(size))
 
     def idle_own_weights(self, sizes: Collection[int]) -> list[torch.nn.Parameter]:
         """Own weights without use in an update of these sizes: others', and of lacking layers."""
         if self.own is None:
             return []
-        active = [size for size in sizes if size in self.sizes and self._adds_own(size)]
+        active = [size for size in sizes if self._adds_own(size)]
         idle = self.own.parameters_of_others(active)
         for size in active:
             idle += self.own.added_by(size, self.encoders, self._lacking(size))

@@ -28,7 +28,7 @@ from espnet_des.method.sizes import BUDGETS
 from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
-from espnet_des.nn.batch_norm import check_statistics, of_size
+from espnet_des.nn.batch_norm import check_statistics, of_full_size
 from espnet_des.nn.distillation import Distillation, Logits, said_by, with_distillation
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
@@ -169,7 +169,7 @@ class DESModel(ESPnetASRModel):
             check_statistics(state_dict, mine)
             check_own_weights(state_dict, mine)
         # Sizes without statistics of their own, in an older file, have the full size's.
-        self.state.check_whole(state_dict, list(of_size(mine, None)))
+        self.state.check_whole(state_dict, list(of_full_size(mine)))
         return super().load_state_dict(state_dict, strict, assign)
 
     # ---- one update -------------------------------------------------------
@@ -199,18 +199,9 @@ class DESModel(ESPnetASRModel):
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
-        """The middle size of update t: drawn, and the same on every rank.
-
-        All have the same chance; but with any size it is half of the time the anchor, because
-        what it owns is trained by itself alone.
-        """
-        middles = self.encoder.all_sizes[1:-1]
-        if not middles:
-            return None
-        draw, anchors = self._generator(t), self.encoder.sizes[1:-1]
-        if len(anchors) < len(middles) and draw.random() < 0.5:
-            return anchors[0]
-        return middles[draw.integers(len(middles))]
+        """The middle size of update t: drawn, and the same on every rank."""
+        middles = self.encoder.sizes[1:-1]
+        return middles[self._generator(t).integers(len(middles))] if middles else None
 
     def _generator(self, t: int, *purpose: int) -> numpy.random.Generator:
         """What update t is drawn with: after a resume it draws the same."""
@@ -509,8 +500,7 @@ class DESModel(ESPnetASRModel):
         return self.exits if size == self.encoder.num_layers else []
 
     def _name_at(self, size: int, name: str) -> str:
-        anchor = self.encoder.anchor_of(size)
-        return name if size == self.encoder.num_layers else f"{name}_size{anchor}"
+        return name if size == self.encoder.num_layers else f"{name}_size{size}"
 
     def before_step(self) -> None:
         """Leave alone what this update did not train (optimizer's pre-step hook).

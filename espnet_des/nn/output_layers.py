@@ -47,7 +47,7 @@ class SizedLinear(torch.nn.Linear):
     def of_size(self, size: int) -> torch.nn.Module:
         """That of a size, which is the full one's where all share it.
 
-        A size between two that have one has a mean of theirs, and leaves them as they are.
+        A size between two that have one has a mean of theirs.
         """
         shares = self._encoder[0].shares_of(size) if self.heads else {size: 1.0}
         layers = [self._of_anchor(anchor) for anchor in shares]
@@ -116,11 +116,11 @@ class _Mean(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        return self._between(*(layer.weight.detach() for layer in self._layers))
+        return self._between(*(layer.weight for layer in self._layers))
 
     @property
     def bias(self) -> torch.Tensor:
-        return self._between(*(layer.bias.detach() for layer in self._layers))
+        return self._between(*(layer.bias for layer in self._layers))
 
     def _between(self, low, high) -> torch.Tensor:
         return torch.lerp(low, high, self._of_high)

@@ -2,8 +2,8 @@
 
 From stage 2 on (``encoder_conf: own_weights``) a size computes with w + d in place of each
 parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
-trained by this size alone. With ``sizes: any`` other sizes have a mean of what the two nearest
-of these add, and leave it as it is.
+trained by this size alone. With ``sizes: any`` a size between two of these has a mean of what
+they add.
 An extracted size has the sums: it is as small and as fast as without.
 """
 
@@ -67,7 +67,6 @@ class OwnWeights(torch.nn.Module):
         blocks: torch.nn.Module,
         shares: Mapping[int, float],
         without: Collection[torch.nn.Parameter] = (),
-        learns: bool = True,
     ) -> Any:
         """Blocks that compute with the sums, and share all else.
 
@@ -75,7 +74,6 @@ class OwnWeights(torch.nn.Module):
             blocks: of the encoder.
             shares: how much of what each size adds, by size.
             without: parameters of layers that the size has not: they stay as they are.
-            learns: False leaves what is added without gradients.
 
         Raises:
             ConfigError: where the parameters of the blocks are hidden.
@@ -86,11 +84,9 @@ class OwnWeights(torch.nn.Module):
         values = {name: value for name, value in shared.items() if id(value) not in left}
         for size, share in shares.items():
             added: Any = self.of_sizes[f"size{size}"]
-            own = {name: added[_key(name)] for name in values}
-            if not learns:
-                own = {name: value.detach() for name, value in own.items()}
             values = {
-                name: value.add(own[name], alpha=share) for name, value in values.items()
+                name: value.add(added[_key(name)], alpha=share)
+                for name, value in values.items()
             }
         return with_values(blocks, values)
 

@@ -4,7 +4,7 @@ import torch
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError
-from espnet_des.nn.batch_norm import BATCH_NORMS, of_size
+from espnet_des.nn.batch_norm import BATCH_NORMS, of_full_size
 from espnet_des.nn.model import DESModel
 
 # What only a supernet has.
@@ -33,7 +33,7 @@ def weights_of(original: ESPnetASRModel, supernet: DESModel) -> dict[str, torch.
             block = name.removesuffix(".norm")
             _fold(state, f"{block}.depthwise_conv", name, module.eps)
     # BatchNorm's statistics of the sizes follow those of all when they are loaded.
-    found = of_size(supernet.state_dict(), None)
+    found = of_full_size(supernet.state_dict())
     lacking = [name for name in found if name not in state and not name.startswith(OWN)]
     for name in [name for name in state if name not in found] + lacking:
         raise ConfigError(

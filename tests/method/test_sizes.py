@@ -52,9 +52,6 @@ def test_given_sizes_are_their_own_anchors():
 def test_any_size(layers, smallest, step, anchors, everything):
     found = sizes_of_supernet("any", layers, smallest, step)
     assert found == (anchors, everything)
-    between = [z for z in everything if z not in anchors]
-    assert {found.anchor_of(z) for z in between} <= {anchors[1]}
-    assert [found.anchor_of(z) for z in anchors] == anchors
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from espnet_des.deploy.extract import subnet_state
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.batch_norm import FiniteBatchNorm1d, of_size
+from espnet_des.nn.batch_norm import FiniteBatchNorm1d, of_full_size
 from espnet_des.nn.encoders import SubnetConformerEncoder
 from tests.conftest import TINY, make_batch, make_model
 
@@ -90,7 +90,7 @@ def test_a_size_is_extracted_with_its_own(size):
 def test_sizes_begin_with_those_of_a_stock_checkpoint():
     model, other = make_model(CONF), make_model(CONF)
     trained(model)
-    stock = of_size(model.state_dict(), None)
+    stock = of_full_size(model.state_dict())
     assert len(stock) == len(model.state_dict()) - 2 * 2 * len(norms(model))
     # As ESPnet's init_param: what the file lacks comes from the new model.
     plain = {k: v for k, v in stock.items() if ".selection." not in k}

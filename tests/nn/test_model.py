@@ -8,7 +8,7 @@ import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.batch_norm import of_size
+from espnet_des.nn.batch_norm import of_full_size
 from espnet_des.nn.residual import Run
 from tests.conftest import make_batch, make_model, reference, under_ddp
 
@@ -328,7 +328,7 @@ def test_a_stock_checkpoint_starts_every_output_layer(tmp_path, part):
     own = ("encoder.scores", "encoder.selection.", "ctc.ctc_lo.heads.")
     stock = {
         k: torch.randn_like(v) if v.is_floating_point() else v
-        for k, v in of_size(model.state_dict(), None).items() if not k.startswith(own)
+        for k, v in of_full_size(model.state_dict()).items() if not k.startswith(own)
     }  # fmt: skip
     torch.save(stock, tmp_path / "stock.pth")
     load_pretrained_model(f"{tmp_path}/stock.pth{part}", model, ignore_init_mismatch=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet_des.errors import ConfigError
-from espnet_des.nn.batch_norm import of_size
+from espnet_des.nn.batch_norm import of_full_size
 from espnet_des.shrink.ranking import SPREAD, rank_units, scores_of
 from espnet_des.shrink.weights import weights_of
 from tests.conftest import make_batch, make_model
@@ -25,7 +25,7 @@ def stock_and_supernets():
 def as_stock(model):
     """Without what only a supernet has."""
     own = ("ctc.ctc_lo.heads", "encoder.scores", "encoder.selection")
-    state = of_size(model.state_dict(), None)
+    state = of_full_size(model.state_dict())
     state = {k: v for k, v in state.items() if not k.startswith(own)}
     model.state_dict = lambda: dict(state)
     return model
