@@ -1,15 +1,16 @@
-"""Front ends, which bound the speed of small sizes: the full encoder behind each of them.
+"""Front ends, which bound the speed of small sizes: a supernet, and the full encoder alone.
 
-With early exits, which a supernet has by default: a deep encoder begins to learn late without
-them, and behind a front end with a factor of 8 too late for few updates.
+The supernet says the recipe's own tokens, behind front ends with a factor of 4. The full encoder
+says longer ones, which leaves a factor of 8 enough frames. It has early exits, as a supernet has
+by default: a deep encoder begins to learn late without them.
 """
 
-from espnet_des.compare.systems import OTHER_TOKENS, Config, System, aux_loss
+from espnet_des.compare.systems import OTHER_TOKENS, Config, System, aux_loss, supernet
 from espnet_des.nn.front_end import KINDS_WITH
 
 # Eight times fewer frames than features are fewer than characters: CTC needs longer units.
 PIECES = {"token_type": "bpe", "nbpe": 90}
-CONV2D = "conv2d"
+CONV2D, DW_SUPERNET = "conv2d", "supernet_dw_striding_4"
 
 
 def front_ends(base: Config) -> list[System]:
@@ -17,12 +18,20 @@ def front_ends(base: Config) -> list[System]:
     channels, sizes = base["encoder_conf"]["output_size"], base["encoder_conf"]["sizes"]
     systems = []
 
+    def behind(config: Config, input_layer: str, **conf) -> Config:
+        kept = {k: v for k, v in config["encoder_conf"].items() if k not in KINDS_WITH}
+        return config | {"encoder_conf": kept | {"input_layer": input_layer} | conf}
+
+    supernets = [
+        System("simple_top_k", "Simple-Top-k, conv2d", lambda b, s, k: supernet(b), sizes),
+        System(DW_SUPERNET, "Simple-Top-k, dw_striding by 4",
+               lambda b, s, k: behind(supernet(b), "dw_striding",
+                                      subsampling_channels=channels), sizes),
+    ]  # fmt: skip
+
     def ask(name: str, title: str, input_layer: str, **conf) -> None:
         def config(b: Config, seed: int, k: None) -> Config:
-            found = aux_loss(b) | {OTHER_TOKENS: PIECES}
-            kept = {k: v for k, v in found["encoder_conf"].items() if k not in KINDS_WITH}
-            found["encoder_conf"] = kept | {"input_layer": input_layer} | conf
-            return found
+            return behind(aux_loss(b) | {OTHER_TOKENS: PIECES}, input_layer, **conf)
 
         systems.append(System(name, title, config, sizes))
 
@@ -33,4 +42,4 @@ def front_ends(base: Config) -> list[System]:
     for factor in (4, 8):
         ask(f"dw_striding_{factor}", f"dw_striding by {factor}", "dw_striding",
             subsampling_factor=factor, subsampling_channels=channels)  # fmt: skip
-    return systems
+    return supernets + systems
