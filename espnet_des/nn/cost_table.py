@@ -93,9 +93,8 @@ def about_model(model: DESModel) -> dict[str, Any]:
         "front_end": type(encoder.embed).__name__,
         # They tell its width, and by how much it shortens.
         "parameters_of_front_end": num_parameters(encoder.embed),
-        "hop_length": getattr(
-            model.frontend, "hop_length", None
-        ),  # samples from frame to frame
+        # Samples from frame to frame.
+        "hop_length": getattr(model.frontend, "hop_length", None),
         "vocabulary": model.vocab_size,
         "parameters_of_layers": counts,
         "components": dict(Counter(unit.kind for unit in encoder.units)),

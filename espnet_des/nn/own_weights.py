@@ -3,7 +3,7 @@
 From stage 2 on (``encoder_conf: own_weights``) a size computes with w + d in place of each
 parameter w of its layers. d begins as 0, so that the size goes on from what is shared, and is
 trained by this size alone. With ``sizes: any`` a size between two of these has a mean of what
-they add.
+they add; to a layer that the smaller one has not got that adds nothing.
 An extracted size has the sums: it is as small and as fast as without.
 """
 
