@@ -65,10 +65,10 @@ def budgets(base: Config) -> list[System]:
 
 
 def of_components(sizes: Sequence[int]) -> list[int]:
-    """Sizes by MACs for what sizes of layers are compared with.
+    """Sizes by MACs that cost about what sizes of layers do.
 
-    Layers cost less or more than their share of all; these take no more MACs than those that
-    Simple-Top-k chose from spoken words, at 8 and 16 layers with each of three seeds.
+    Layers cost less or more than their share of all; these are near to those that Simple-Top-k
+    chose from spoken words, at 8 and 16 layers.
     """
     return [max(1, sizes[0] - 1), *(size + 1 for size in sizes[1:-1]), sizes[-1]]
 
@@ -94,56 +94,47 @@ def off_the_line(table: Table) -> str:
     return markdown(["WER relative to the line between its neighbours", *head], rows)
 
 
-def at_equal_macs(table: Table) -> str:
-    """Differences to Simple-Top-k's sizes of layers, at the MACs that these have.
+def at_equal_macs(table: Table, to: str) -> str:
+    """Differences of all sizes to another system's, at equal MACs with the same seed.
 
-    Of a supernet for any budget the errors between two of its sizes are a straight line; of one
-    for a few sizes the one counts that takes no more MACs.
+    Args:
+        to: between two of its sizes its errors are a straight line over MACs. Its smallest stands
+            for what is smaller still, with more MACs.
     """
-    (known,) = table.groups[STK]
-    rows = []
+    (known,) = table.groups[to]
+    sizes, rows = table.sizes[:-1], []
     for group, (system, *others_of_group) in table.groups.items():
-        if group == STK or others_of_group:
+        if group == to or others_of_group:  # models of one size each, whose MACs are not noted
             continue
         cells = []
-        for size in known.sizes[:-1]:
-            others = table.counts(STK, size)
-            mine = counts_at(table, system, size)
-            if others is None or mine is None:
-                is_open = others is None or not table.found(group, system.sizes[-1])
-                cells.append("open" if is_open else "-")
+        for size in sizes:
+            mine, others = table.counts(group, size), counts_at(table, known, system, size)
+            if mine is None or others is None:
+                cells.append(table.none(group, size))
             else:
                 cells.append(interval(mine, others))
         rows.append([system.title, *cells])
-    head = [f"MACs of {size} layers" for size in known.sizes[:-1]]
-    return markdown([f"WER relative to: {known.title}", *head], rows)
+    head = [f"{size} layers" for size in sizes]
+    return markdown([f"WER relative to: {known.title}, at equal MACs", *head], rows)
 
 
-def counts_at(table: Table, system: System, size: int) -> Counts | None:
-    """Counts of a system at the MACs that a size of Simple-Top-k has with the same seed.
+def counts_at(table: Table, of: System, system: System, size: int) -> Counts | None:
+    """Counts of a system at the MACs that another one's size has with the same seed.
 
-    None where no seed has both. A system with as many sizes has one for each of Simple-Top-k's:
-    None where that takes more MACs with a seed.
+    None where no seed has both.
     """
-    as_many = len(system.sizes) == len(table.groups[STK][0].sizes)
-    mate = table.groups[STK][0].sizes.index(size)
-    found = table.results.get(system.name, {})
+    known, found = (table.results.get(s.name, {}) for s in (of, system))
     errors, seeds, words = [], [], None
-    for seed, result in sorted(found.items()):
-        target = table.results.get(STK, {}).get(seed, {}).get("sizes", {}).get(str(size), {})
-        macs = [result["sizes"][str(z)].get("macs") for z in system.sizes]
-        if "macs" not in target or None in macs:
+    for seed in sorted(known.keys() & found.keys() if size in system.sizes else ()):
+        result = known[seed]
+        target = found[seed]["sizes"][str(size)].get("macs")
+        macs = [result["sizes"][str(z)].get("macs") for z in of.sizes]
+        if target is None or None in macs:  # of an older version
             continue
-        if as_many and macs[mate] > target["macs"]:
-            return None
-        if not macs[0] <= target["macs"] <= macs[-1]:  # it has no such size
-            continue
-        place = float(numpy.interp(target["macs"], macs, range(len(macs))))
-        if as_many:
-            place = mate
-        low, high = system.sizes[int(place)], system.sizes[int(numpy.ceil(place))]
-        one, other = (count({seed: result}, z, TEST_SETS) for z in (low, high))
-        errors.append(one.errors[0] + (place - int(place)) * (other.errors[0] - one.errors[0]))
+        place = float(numpy.interp(target, macs, range(len(macs))))
+        ends = (of.sizes[int(at)] for at in (numpy.floor(place), numpy.ceil(place)))
+        one, other = (count({seed: result}, z, TEST_SETS) for z in ends)
+        errors.append(one.errors[0] + (place % 1) * (other.errors[0] - one.errors[0]))
         seeds.append(seed)
         words = one.words
     return None if words is None else Counts(numpy.stack(errors), words, seeds)

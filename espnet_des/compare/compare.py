@@ -205,7 +205,7 @@ def sections(what: str, table: Table) -> str:
         parts = {
             "Word error rates": table.error_rates(),
             "Differences to the training for three sizes": table.differences("simple_top_k"),
-            "Differences to it at equal MACs": at_equal_macs(table),
+            "Differences to any size at equal MACs": at_equal_macs(table, "any_size"),
             "A size between its neighbours": off_the_line(table),
             "MACs": macs(table),
             "Parameters": table.parameters(),
@@ -244,7 +244,7 @@ def sections(what: str, table: Table) -> str:
             "Word error rates": table.error_rates(),
             "Differences to models trained alone": table.differences("separate"),
             "Differences to a supernet from scratch": table.differences("simple_top_k"),
-            "Differences to it at equal MACs": at_equal_macs(table),
+            "Differences to it at equal MACs": at_equal_macs(table, "simple_top_k"),
             "Differences to random layers": table.differences("random_20"),
             "Differences to layers by the angle": table.differences("angle_20", ["shrunk_20"]),
             "Cost": table.costs(),

@@ -339,32 +339,27 @@ def test_a_size_off_the_line_between_its_neighbours_is_told():
 
 def test_systems_are_compared_at_equal_macs():
     systems = budgets(base_config(ROOT / "egs2/compare_words/asr1"))
-    three, many = result_of([4, 0, 0], 16), result_of([0, 0, 0], 24)
-    three["sizes"] |= result_of([6, 0, 0], 8)["sizes"]
-    three["sizes"] |= result_of([4, 0, 0], 24)["sizes"]
-    three["sizes"]["8"]["macs"], three["sizes"]["16"]["macs"] = 11e6, 18e6
+    many, few = ({k: v for k, v in result_of([0, 0, 0], 8).items() if k != "sizes"} | {"sizes": {}}
+                 for _ in range(2))  # fmt: skip
     for size in range(8, 25, 2):
-        many["sizes"] |= result_of([size, 0, 0], size)["sizes"]
+        many["sizes"] |= result_of([40 - size, 0, 0], size)["sizes"]
         many["sizes"][str(size)]["macs"] = size * 1e6
-    few = {"sizes": {}} | {k: v for k, v in many.items() if k != "sizes"}
-    for size, errors in ((7, 5), (17, 3), (24, 2)):
+    for size, errors, cost in ((7, 28, 7.5e6), (17, 11, 17e6), (24, 2, 24e6)):
         few["sizes"] |= result_of([errors, 0, 0], size)["sizes"]
-        few["sizes"][str(size)]["macs"] = size * 1e6
-    table = Table(systems, {"simple_top_k": {0: three}, "components": {0: many},
-                            "components_three": {0: few}})  # fmt: skip
-    rows = at_equal_macs(table).splitlines()
-    # 11 lies between its sizes 10 and 12: 11 errors, and not 6; 18 is a size of it.
-    row = next(r for r in rows if "components, any" in r)
-    assert row.endswith("| +83.3% (1 seed) | +350.0% (1 seed) |")
-    # Of three sizes those with 7 and 17.
-    row = next(r for r in rows if "components, three" in r)
-    assert row.endswith("| -16.7% (1 seed) | -25.0% (1 seed) |")
-    # A size is not compared with one of another number of layers where it costs too much.
-    few["sizes"]["17"]["macs"] = 18.1e6
-    row = next(r for r in at_equal_macs(table).splitlines() if "components, three" in r)
-    assert row.endswith("| -16.7% (1 seed) | - |")
-    row = next(r for r in macs(table).splitlines() if "Simple-Top-k, three sizes" in r)
-    assert row.endswith("| - | 11.0 | - | - | - | 18.0 | - | - | - | - | - |")
+        few["sizes"][str(size)]["macs"] = cost
+    table = Table(systems, {"any_size": {0: many}, "components_three": {0: few, 1: few}})
+    rows = at_equal_macs(table, "any_size").splitlines()
+    # 17 lies between the sizes 16 and 18, with 24 and 22 errors; 7.5 below the smallest, with 32.
+    row = next(r for r in rows if "components, three sizes by MACs |" in r)
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert dict(zip(table.sizes, cells)) == {
+        7: "-12.5% (1 seed)", 17: "-52.2% (1 seed)",
+        **dict.fromkeys((8, 10, 12, 14, 16, 18, 20, 22), "-"),
+    }  # fmt: skip
+    row = next(r for r in rows if "components, any MACs |" in r)
+    assert row.count("open") == 8 and row.count(" - ") == 2
+    row = next(r for r in macs(table).splitlines() if "Simple-Top-k, any size |" in r)
+    assert row.endswith("| 16.0 | - | 18.0 | 20.0 | 22.0 | 24.0 |")
 
 
 def test_a_cost_is_open_before_and_not_known_after_a_kill():
