@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def anchors(text: str):
     """What links to the headings of a document end with, on GitHub and in MyST."""
     headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@every_document
+def test_headings_leave_no_level_out(name):
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose(read(name)), re.MULTILINE)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 @every_document
