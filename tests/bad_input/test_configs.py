@@ -68,7 +68,7 @@ REFUSED = [
     ({"model_conf__score_lr_factor": [2]}, rf"{MODEL}score_lr_factor: \[2\] must be a number"),
     ({"model_conf__updates_per_iteration": "1"},
      rf"{MODEL}updates_per_iteration: '1' must be an integer above 0"),
-    ({"model_conf__updates_per_iteration": 10**30}, "whole run has only .* Raise max_epoch"),
+    ({"model_conf__updates_per_iteration": 10**30}, "the run has only .* Raise max_epoch"),
     ({"model_conf__reduction": 1.0}, rf"{MODEL}reduction: 1.0 must divide 5 .* one of \[1, 5\]"),
     ({"model_conf__typo": 3}, rf"{MODEL}typo: 3 is unknown to model: des; it takes .*method"),
     ({"model_conf__ctc_weight": NAN}, rf"{MODEL}ctc_weight: nan must be from 0"),

@@ -248,7 +248,7 @@ STAGE_3 = [
     ("text", b"a-0 W\na-1\nb-0 W\nb-1 W\nc-1 W\n", "text has besides 1 utterances, such as c-1"),
     ("text", b"a-0 W\xff\n", "text is not UTF-8"),
     ("utt2spk", b"a-0 a\na-1 a\n", "utt2spk lacks 2 utterances, such as b-0"),
-    ("wav.scp", b"a sox a.sph -t wav - |\nb b.wav\n", "sox a.sph .*: no such file"),
+    ("wav.scp", b"a sox a.sph -t wav - |\nb b.wav\n", "a: .sox a.sph .* is a command; only"),
     ("a.wav", b"no audio", "a.wav: cannot be read as audio"),
     ("segments", b"", "train: names no utterance"),
     ("segments", b"../a-0 a 0 1\n", "text lacks 1 utterances, such as ../a-0"),

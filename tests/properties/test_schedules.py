@@ -168,7 +168,11 @@ def test_any_size_is_right_or_refused_by_name(smallest, step, num_layers):
         assert set(found.anchors) <= set(found.all) and found.all == sorted(set(found.all))
         for sizes in found:
             assert sizes[0] == found.all[0] >= 1 and sizes[-1] == num_layers
-        assert {found.anchor_of(z) for z in found.all} == set(found.anchors)
+        for size in found.all:
+            shares = found.shares_of(size)
+            assert shares.keys() <= set(found.anchors) and min(shares.values()) > 0.0
+            # It lies where the mean of these sizes does.
+            assert sum(z * share for z, share in shares.items()) == pytest.approx(size)
 
 
 @examples(300)

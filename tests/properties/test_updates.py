@@ -78,7 +78,8 @@ def start(conf: dict, run: Run, optim: str) -> Training:
     args = argparse.Namespace(
         optim=optim, optim_conf=OPTIMIZERS[optim], sharded_ddp=False,
         exclude_weight_decay=False, freeze_param=[], best_model_criterion=[], patience=None,
-        scheduler=None,
+        scheduler=None, resume=False,
+        init_param=["a supernet"],  # whose scores any optimizer may have moved
     )  # fmt: skip
     (optimizer,) = SupernetTask.build_optimizers(args, model)
     register_hooks(model, optimizer)
