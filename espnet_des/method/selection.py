@@ -370,10 +370,9 @@ class IterativeZeroOut(Selector):
         Returns:
             New scores and record, or None when nothing is due.
         """
-        if t not in schedule.ends:
+        done = int(record.at.max())
+        if done >= len(schedule.ends) or t < schedule.ends[done]:
             return None
-        # Not what the record says: a dear layer may be all that two of them take out.
-        done = schedule.ends.index(t)
         order = rank(self.importance(scores))
         stay = count_fitting(order, self.costs, self.total(scores) - schedule.zeroed[done])
         out = torch.zeros_like(scores, dtype=torch.bool)
@@ -381,6 +380,8 @@ class IterativeZeroOut(Selector):
         # A layer that left earlier and is still out keeps its place in the record.
         leaves = out & (record.at == 0)
         at = torch.where(leaves, done + 1, record.at) * out
+        # One dear layer may be all that two zero-outs take out: it left with the last of them.
+        at = torch.where(at == at.max(), done + 1, at)
         noted = out if self.published_ranking else leaves
         score = torch.where(noted, scores.to(record.score.dtype), record.score) * out
         return scores.masked_fill(out, self.zeroed_score), ZeroOuts(at, score)

@@ -131,6 +131,20 @@ def test_published_ranking_goes_by_the_scores_before_the_last_zero_out():
     assert method.ranking(scores, record).tolist() == [1, 0, 3, 4, 2]
 
 
+def test_a_late_zero_out_is_made_up_for():
+    """Nothing fires at one exact number only."""
+    schedule = Schedule((3, 3), (1, 2))
+    method, n = IterativeZeroOut(), 4
+    record = ZeroOuts(torch.zeros(n).double(), torch.zeros(n).double())
+    scores = torch.arange(4.0)
+    assert method.zero_out(scores, record, schedule, 2) is None
+    scores, record = method.zero_out(scores, record, schedule, 5)  # due at 3
+    assert record.at.tolist() == [1, 0, 0, 0]
+    scores, record = method.zero_out(scores, record, schedule, 6)
+    assert record.at.tolist() == [1, 2, 0, 0]
+    assert method.zero_out(scores, record, schedule, 7) is None
+
+
 def test_scores_that_are_all_equal_are_ranked_by_index():
     assert rank(torch.full((6,), 0.5)).tolist() == list(range(6))
 
