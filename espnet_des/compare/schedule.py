@@ -92,10 +92,14 @@ def run_all(
         raise RuntimeError("\n".join(["these trainings failed:", *lines]))
 
 
+def first_sets(runs: Sequence[Run]) -> dict | None:
+    """What the first finished run has decoded; None where none is finished."""
+    return next((run.finished()["sets"] for run in runs if run.result() is not None), None)
+
+
 def other_sets(run: Run, runs: Sequence[Run]) -> RuntimeError | None:
     """What is wrong where a finished run has heard other test sets than those before it."""
-    sets = next(r.finished()["sets"] for r in (*runs, run) if r.result() is not None)
-    if run.finished()["sets"] == sets:
+    if run.finished()["sets"] == first_sets([*runs, run]):
         return None
     return RuntimeError(
         f"{run.exp} has decoded other test sets than the other trainings: remove it, or those "

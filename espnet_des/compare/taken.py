@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_des.compare.defaults import changed
 from espnet_des.compare.run import Run, base_config
-from espnet_des.compare.schedule import config_of, needed_run
+from espnet_des.compare.schedule import config_of, first_sets, needed_run
 from espnet_des.compare.systems import System
 from espnet_des.errors import ConfigError
 from espnet_des.recipe.process import say
@@ -32,7 +32,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     for file in files:
         found |= {(result["system"], result["seed"]): (file, result) for result in _read(file)}
     base, of_name = base_config(runs[0].recipe), {s.name: s for s in systems}
-    sets = next((run.finished()["sets"] for run in runs if run.result() is not None), None)
+    sets = first_sets(runs)
     number = 0
     for run in runs:
         if (run.system, run.seed) not in found or run.result() is not None:
