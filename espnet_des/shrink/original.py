@@ -126,23 +126,24 @@ def unpacked_before(archive: Path, folder: Path) -> tuple[Path, Path] | None:
     """
     if not folder.exists():
         return None
-    try:
-        before = json.loads((folder / UNPACKED).read_text("utf-8"))
-        is_same = before["sha256"] == digest(archive)
-        files = folder / before["asr_train_config"], folder / before["asr_model_file"]
-    except (OSError, ValueError, KeyError, TypeError):
-        is_same, files = False, (folder, folder)
-    if not is_same:
+    stamp = (
+        folder / UNPACKED
+    )  # the last that is written: without it there is half of an archive
+    before = json.loads(stamp.read_text("utf-8")) if stamp.exists() else {}
+    if before.get("sha256") != digest(archive):
         raise ConfigError(
             f"output_dir: {folder} is of another model than {archive}: give another folder (in a "
             "recipe, another --asr_tag), or remove what was made there"
         )
-    return files
+    return folder / before["asr_train_config"], folder / before["asr_model_file"]
 
 
-def digest(file: Path) -> str:
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def digest(archive: Path) -> str:
+    try:
+        with Path(archive).open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"model_file: {archive} cannot be read ({error})") from error
 
 
 def unpacked(archive: Path, folder: Path) -> tuple[Path, Path]:

@@ -193,6 +193,8 @@ def test_a_packed_model_is_shrunk(original, tmp_path):
         shrink(out, model_file=other, sizes=[3, 5, 8], share=1.0)
     with pytest.raises(ConfigError, match="began otherwise"):
         shrink(out, model_file=packed, sizes=[2, 5, 8], share=1.0)
+    with pytest.raises(ConfigError, match="model_file: .*gone.zip cannot be read"):
+        shrink(out, model_file=tmp_path / "gone.zip", sizes=[3, 5, 8], share=1.0)
     assert contents(out) == before
     shrink(out, model_file=packed, sizes=[3, 5, 8], share=1.0)
 
