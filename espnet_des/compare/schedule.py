@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from espnet_des.compare.defaults import changed
-from espnet_des.compare.run import Run, as_words, base_config, execute, quiet
-from espnet_des.compare.systems import OTHER_TOKENS, System
+from espnet_des.compare.run import MODEL_FILE, Run, as_words, base_config, execute, quiet
+from espnet_des.compare.systems import OTHER_TOKENS, SHRINK, System
+from espnet_des.corpus.spoken import DONE
 from espnet_des.recipe.process import say
 from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
@@ -59,6 +60,7 @@ def run_all(
                     if lacks:
                         raise RuntimeError(f"it needs {lacks}, which is missing")
                     config = config_of(run, base, of_name)
+                    check_begins_with(config, run.recipe)
                     if OTHER_TOKENS in config:
                         prepare_data(run.recipe, config[OTHER_TOKENS])
                 except (RuntimeError, ValueError) as why:  # the others go on
@@ -74,7 +76,7 @@ def run_all(
             for future in ended:
                 run = running.pop(future)
                 pool_of.pop(future).shutdown()
-                error = future.exception() or other_sets(run, runs)
+                error = future.exception() or without_other_sets(run, runs)
                 if error is None:
                     bar.write(f"{run.name}: {_describe(run)}")
                 else:
@@ -107,6 +109,14 @@ def other_sets(run: Run, runs: Sequence[Run]) -> RuntimeError | None:
     )
 
 
+def without_other_sets(run: Run, runs: Sequence[Run]) -> RuntimeError | None:
+    """As :func:`other_sets`; such a result is put aside, out of the tables."""
+    wrong = other_sets(run, runs)
+    if wrong is not None:
+        run.result_file.rename(run.result_file.with_suffix(".other_sets.json"))
+    return wrong
+
+
 def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
     """The run whose kept layers this one is made of; None where it needs none."""
     needs = systems[run.system].needs
@@ -120,6 +130,24 @@ def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:
     needed = needed_run(run, systems)
     kept = None if needed is None else needed.kept_layers()
     return systems[run.system].config(base, run.seed, kept)
+
+
+def check_begins_with(config: dict, recipe: Path) -> None:
+    """Refuse a training that begins with a model of which there is only the result.
+
+    Raises:
+        RuntimeError: naming the model.
+    """
+    files = list(config.get("init_param", []))
+    if SHRINK in config:
+        files.append(f"{config[SHRINK]['shrink']}/{MODEL_FILE}")
+    for file in files:
+        if not (recipe / file).exists():
+            raise RuntimeError(
+                f"it begins with {file}, which is not here: a result that is taken from elsewhere "
+                f"brings no model. Remove {(recipe / file).parent} and leave out --taken to "
+                "train it here"
+            )
 
 
 def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
@@ -163,7 +191,7 @@ def _describe(run: Run) -> str:
 
 
 def prepare_data(recipe: Path, tokens: dict | None = None) -> None:
-    """Stages 1 to 10, once; again where the front end is another.
+    """Stages 1 to 10, once; again where the front end or the corpus is another.
 
     Args:
         recipe: folder of the recipe.
@@ -174,12 +202,7 @@ def prepare_data(recipe: Path, tokens: dict | None = None) -> None:
     """
     words, first = as_words(tokens or {}), "5" if tokens else "1"
     mark = recipe / "exp" / "".join([".prepared", *words])
-    options = recipe / "conf" / "run.options"
-    # Of the statistics: what changes them.
-    base = base_config(recipe)
-    made_of = yaml.safe_dump({key: base.get(key) for key in ("frontend", "frontend_conf")})
-    made_of += options.read_text() if options.exists() else ""
-    if mark.exists() and mark.read_text() == made_of:
+    if mark.exists() and mark.read_text() == prepared_of(recipe):
         return
     stages = ["./run.sh", "--stage", first, "--stop_stage", "10", *words]
     code = subprocess.call(stages, cwd=recipe, **lifeline())
@@ -188,4 +211,13 @@ def prepare_data(recipe: Path, tokens: dict | None = None) -> None:
             f"stages {first} to 10 of {recipe}/run.sh failed (exit {code}): see above"
         )
     mark.parent.mkdir(exist_ok=True)
-    mark.write_text(made_of)
+    mark.write_text(prepared_of(recipe))
+
+
+def prepared_of(recipe: Path) -> str:
+    """What stages 1 to 10 depend on: corpus, options, and what changes the statistics."""
+    base = base_config(recipe)
+    text = yaml.safe_dump({key: base.get(key) for key in ("frontend", "frontend_conf")})
+    for file in (recipe / "conf" / "run.options", recipe / "downloads" / DONE):
+        text += file.read_text() if file.exists() else ""
+    return text

@@ -124,14 +124,15 @@ def speak(
         jobs: processes, where the voices can be spoken by several; all processors by default.
 
     Raises:
-        DataError: where the folder holds something else, which is not touched, or what the
-            voices need is missing.
+        DataError: where the folder holds something else or another corpus, which is not
+            touched, or what the voices need is missing.
     """
     if jobs is not None and jobs < 1:
         raise DataError(f"jobs: {jobs} must be at least 1; left out it is the processors")
     done = out / DONE
     wanted = f"seed {seed}, scale {scale}, {corpus}\n"
-    if done.exists() and done.read_text() == wanted:
+    if done.exists():
+        check_same_corpus(out, done.read_text(), wanted)
         print(f"{out} is there already")
         return
     check_ours(out, DONE)
@@ -139,8 +140,9 @@ def speak(
     synthesizer = make()
     partial = out.with_name(out.name + ".partial")
     books = partial / "LibriSpeech" / "BOOKS.TXT"
-    goes_on = synthesizer.INDEPENDENT and books.exists() and books.read_text() == f"; {wanted}"
-    if not goes_on:
+    if synthesizer.INDEPENDENT and books.exists():
+        check_same_corpus(partial, books.read_text().removeprefix("; "), wanted)
+    else:
         shutil.rmtree(partial, ignore_errors=True)
         books.parent.mkdir(parents=True)
         # As LibriSpeech tells its books; data directories look at it.
@@ -155,8 +157,17 @@ def speak(
             bar.set_postfix_str(task.part.name, refresh=False)
             bar.update(task.part.utterances)
     (partial / DONE).write_text(wanted)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)  # at most an empty one
     partial.rename(out)
+
+
+def check_same_corpus(folder: Path, found: str, wanted: str) -> None:
+    """Refuse to replace hours of work by another corpus, or by a smaller one."""
+    if found != wanted:
+        raise DataError(
+            f"{folder} holds another corpus ({found.strip()}) than the one asked for "
+            f"({wanted.strip()}): give another --out, or remove it"
+        )
 
 
 def tasks_of(corpus: Corpus, seed: int, scale: float) -> list[Task]:

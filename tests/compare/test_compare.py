@@ -545,6 +545,39 @@ def test_a_training_that_heard_other_test_sets_is_refused(own_recipe):
         check_finished(runs, systems)
 
 
+def finish_with_other_sets(run, config):
+    run.exp.mkdir(parents=True)
+    result = result_of([1, 2, 3])
+    result["sets"]["test_clean"]["words"][0] += run.system == "random"
+    run.result_file.write_text(json.dumps(result))
+
+
+def test_a_result_of_other_test_sets_is_put_aside(own_recipe, monkeypatch):
+    systems = comparison(base_config(own_recipe))
+    runs = [Run(name, 0, own_recipe, [8]) for name in ("even", "random")]
+    module = "espnet_des.compare.schedule."
+    monkeypatch.setattr(f"{module}prepare_data", lambda *_: None)
+    monkeypatch.setattr(f"{module}execute", finish_with_other_sets)
+    with pytest.raises(RuntimeError, match="random_seed0: .*has decoded other test sets"):
+        run_all(runs, systems, 1, lambda: None)
+    assert [run.result() is None for run in runs] == [False, True]
+    assert (runs[1].exp / "result.other_sets.json").exists()
+
+
+def test_a_shrink_of_a_model_of_which_only_the_result_was_taken_is_refused(
+    own_recipe, monkeypatch
+):
+    monkeypatch.setattr("espnet_des.compare.schedule.prepare_data", lambda *_: None)
+    systems = systems_of("shrink", base_config(own_recipe))
+    model = write_run(own_recipe, systems, "separate_24", result_of([1, 2, 3]))
+    shrink = next(s for s in systems if s.name == "angle_20")
+    run = Run("angle_20", 0, own_recipe, shrink.sizes, shrink.plan)
+    wanted = r"begins with exp/asr_compare_separate_24_seed0/valid.*Remove .*separate_24_seed0 and"
+    with pytest.raises(RuntimeError, match=wanted):
+        run_all([model, run], systems, 1, lambda: None)
+    assert not run.exp.exists()
+
+
 def test_further_seeds_that_are_finished_here_stay_in_the_tables(own_recipe, monkeypatch):
     monkeypatch.setattr("espnet_des.compare.compare.run_all", lambda *_: None)
     monkeypatch.setattr("espnet_des.compare.compare.describe", lambda *_: "")
@@ -618,7 +651,7 @@ def test_files_that_are_no_results_are_not_taken(own_recipe, text):
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_the_data_is_prepared_once_and_again_for_another_front_end(tmp_path, code):
+def test_the_data_is_prepared_once_and_again_for_another_front_end_or_corpus(tmp_path, code):
     (tmp_path / "conf").mkdir()
     config, calls = tmp_path / "conf/train_des.yaml", tmp_path / "calls"
     config.write_text((ROOT / "conf/compare_digits/train_des.yaml").read_text())
@@ -634,6 +667,11 @@ def test_the_data_is_prepared_once_and_again_for_another_front_end(tmp_path, cod
         config.write_text(re.sub(r"n_mels: \d+", f"n_mels: {n_mels}", config.read_text()))
         prepare_data(tmp_path)
         assert calls.read_text() == "--stage 1 --stop_stage 10\n" * number
+    (tmp_path / "downloads").mkdir()
+    for corpus, number in (("scale 1", 3), ("scale 1", 3), ("scale .1", 4)):
+        (tmp_path / "downloads/.done").write_text(corpus)
+        prepare_data(tmp_path)
+        assert calls.read_text().count("\n") == number
     calls.unlink()
     for _ in range(2):
         prepare_data(tmp_path, {"token_type": "bpe", "nbpe": 100})

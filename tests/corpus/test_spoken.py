@@ -79,14 +79,16 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert Tones.said == whole[2:]
 
 
-def test_what_another_seed_began_is_begun_anew(tmp_path):
-    speak(tmp_path / "whole", CORPUS, seed=1)
-    partial = tmp_path / "parts.partial/LibriSpeech"
-    partial.mkdir(parents=True)
-    (partial / "BOOKS.TXT").write_text("; seed 0, scale 1.0\n")
-    (partial / "test-x/9").mkdir(parents=True)
-    speak(tmp_path / "parts", CORPUS, seed=1)
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+@pytest.mark.parametrize("other", [{"seed": 1}, {"scale": 0.5}])
+@pytest.mark.parametrize("place", ["parts", "parts.partial"], ids=["whole", "begun"])
+def test_another_corpus_is_not_replaced(tmp_path, place, other):
+    """Hours of work may be in it."""
+    speak(tmp_path / "parts", CORPUS)
+    (tmp_path / "parts").rename(tmp_path / place)
+    before = content(tmp_path / place)
+    with pytest.raises(DataError, match=rf"{place} holds another corpus \(seed 0, scale 1.0"):
+        speak(tmp_path / "parts", CORPUS, **other)
+    assert content(tmp_path / place) == before
 
 
 def test_several_processes_say_the_same(tmp_path):
