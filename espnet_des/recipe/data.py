@@ -1,11 +1,13 @@
 """Stages 1 to 5: corpus, formatting, filtering, token list."""
 
 import argparse
+import functools
 import shlex
 import shutil
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import soxr
 
@@ -13,8 +15,10 @@ from espnet_des.corpus.kaldi import read_rows, read_table, write_table
 from espnet_des.recipe.layout import Layout
 from espnet_des.recipe.process import StageError, run_logged, say
 from espnet_des.utils.audio import COMMAND, read_header, read_mono, write_audio
-from espnet_des.utils.processes import lifeline
+from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
+
+A_JOB = 2000  # utterances for which stage 3 starts a process
 
 
 def prepare(o: argparse.Namespace, at: Layout) -> None:
@@ -117,23 +121,55 @@ def format_audio(o: argparse.Namespace, at: Layout) -> None:
         partial.rename(target)
 
 
+class Piece(NamedTuple):
+    """An utterance that stage 3 is to make readable.
+
+    Attributes:
+        utt: its id.
+        path: of the recording.
+        begin, end: in seconds after the change of speed; None for all of it.
+        speed: how many times as fast it is to be.
+    """
+
+    utt: str
+    path: Path
+    begin: float | None
+    end: float | None
+    speed: float
+
+
 def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace):
+    pieces = _pieces_of(source)
+    make = functools.partial(_format, source, target, partial, o.sample_rate, o.audio_format)
+    bar = functools.partial(
+        progress, total=len(pieces), desc=f"formatting {source.name}", unit="utt"
+    )
+    # A process is worth its start from some thousands on.
+    jobs = min(o.nj, -(-len(pieces) // A_JOB))
+    if jobs == 1:
+        made = list(bar(map(make, pieces)))
+    else:
+        with spawned(jobs) as pool:
+            made = list(bar(pool.map(make, pieces, chunksize=100)))
+    return {utt: path for utt, path, _ in made}, {utt: str(n) for utt, _, n in made}
+
+
+def _pieces_of(source: Path) -> list[Piece]:
+    """Those of a data directory, checked as far as its tables tell."""
     recordings = read_table(source / "wav.scp")
     speed_file, segments = source / "rec2speed", source / "segments"
     speeds = read_table(speed_file) if speed_file.exists() else {}
-    pieces: dict[str, tuple[str, float | None, float | None]]
-    pieces = {utt: (utt, None, None) for utt in recordings}
+    places: dict[str, tuple[str, float | None, float | None]]
+    places = {utt: (utt, None, None) for utt in recordings}
     if segments.exists():
         rows = read_table(segments)
-        pieces = {utt: parse_segment(utt, row, source) for utt, row in rows.items()}
-    if not pieces:
+        places = {utt: parse_segment(utt, row, source) for utt, row in rows.items()}
+    if not places:
         raise StageError(f"{source}: names no utterance; its wav.scp must have one a line")
     for table in ("text", "utt2spk"):
-        check_same(pieces, source / table)
-    wavs, samples = {}, {}
-    for utt, (recording, begin, end) in progress(
-        pieces.items(), desc=f"formatting {source.name}", unit="utt"
-    ):
+        check_same(places, source / table)
+    pieces = []
+    for utt, (recording, begin, end) in places.items():
         if utt.startswith("/") or ".." in Path(utt).parts:
             raise StageError(
                 f"{source}: utterance {utt} cannot be the name of a file; rename it"
@@ -147,26 +183,38 @@ def _format_set(source: Path, target: Path, partial: Path, o: argparse.Namespace
                 f"{source}/wav.scp: {recording}: {recordings[recording]!r} is a command; only "
                 "audio is read: run it once, and name the file that it makes"
             )
-        path, speed = Path(recordings[recording]), float(speeds.get(recording, 1.0))
-        header = read_header(str(path))
-        is_ready = begin is None and (header.rate, header.channels) == (o.sample_rate, 1)
-        if is_ready and speed == 1.0 and path.suffix in (".flac", ".wav"):
-            wavs[utt], samples[utt] = str(path), str(header.frames)
-            continue
-        first, last = 0, header.frames
-        if begin is not None:  # seconds after the change of speed
-            first, last = (round(t * speed * header.rate) for t in (begin, end))
-        if begin is not None and first >= header.frames:
-            seconds = header.frames / header.rate / speed
-            raise StageError(f"{source}/segments: {utt} begins at {begin} s, but {path} ends at "
-                             f"{seconds:.2f} s")  # fmt: skip
-        wave = read_mono(str(path), header.rate, first, last)
-        if header.rate * speed != o.sample_rate:
-            wave = soxr.resample(wave, header.rate * speed, o.sample_rate)
-        name = Path("data") / f"{utt}.{o.audio_format}"
-        write_audio(partial / name, wave, o.sample_rate)
-        wavs[utt], samples[utt] = str(target / name), str(len(wave))
-    return wavs, samples
+        speed = float(speeds.get(recording, 1.0))
+        pieces.append(Piece(utt, Path(recordings[recording]), begin, end, speed))
+    return pieces
+
+
+def _format(
+    source: Path, target: Path, partial: Path, rate: int, audio_format: str, piece: Piece
+) -> tuple[str, str, int]:
+    """Write a piece below ``partial``, unless it can be read as it is.
+
+    Returns:
+        Its id, where it is once ``partial`` has become ``target``, and its samples.
+    """
+    utt, path, begin, end, speed = piece
+    header = read_header(str(path))
+    is_ready = begin is None and (header.rate, header.channels) == (rate, 1)
+    if is_ready and speed == 1.0 and path.suffix in (".flac", ".wav"):
+        return utt, str(path), header.frames
+    first, last = 0, header.frames
+    if begin is not None and end is not None:
+        first, last = (round(t * speed * header.rate) for t in (begin, end))
+    if begin is not None and first >= header.frames:
+        seconds = header.frames / header.rate / speed
+        raise StageError(
+            f"{source}/segments: {utt} begins at {begin} s, but {path} ends at {seconds:.2f} s"
+        )
+    wave = read_mono(str(path), header.rate, first, last)
+    if header.rate * speed != rate:
+        wave = soxr.resample(wave, header.rate * speed, rate)
+    name = Path("data") / f"{utt}.{audio_format}"
+    write_audio(partial / name, wave, rate)
+    return utt, str(target / name), len(wave)
 
 
 def filter_length(o: argparse.Namespace, at: Layout) -> None:

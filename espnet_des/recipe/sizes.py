@@ -109,15 +109,18 @@ def decode_best_path(
     """CTC best-path decoding of every test set, with the extracted model."""
     from espnet_des.inference.best_path import BestPathDecoder
     from espnet_des.inference.loading import load_model
-    from espnet_des.inference.transcribe import decode_files
+    from espnet_des.inference.transcribe import decode_files, in_processes
 
-    decoder = BestPathDecoder(*load_model(exp / "config.yaml", asr_model(o, exp)))
-    for name in decoded_sets(o):
-        wavs = read_table(at.feats / name / "wav.scp")
-        texts = decode_files(decoder, wavs, 16, f"size {size}: {name}")
-        folder = exp / tag / name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(folder / "text", texts)
+    files = exp / "config.yaml", asr_model(o, exp)
+    decoder = BestPathDecoder(*load_model(*files))
+    wavs = {name: read_table(at.feats / name / "wav.scp") for name in decoded_sets(o)}
+    count = sum(map(len, wavs.values()))
+    with in_processes(*files, o.inference_nj, count) as batches:
+        for name, paths in wavs.items():
+            texts = decode_files(decoder, paths, 16, f"size {size}: {name}", batches)
+            folder = exp / tag / name
+            folder.mkdir(parents=True, exist_ok=True)
+            write_table(folder / "text", texts)
 
 
 def write_sizes(

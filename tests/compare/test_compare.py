@@ -572,7 +572,7 @@ def test_a_shrink_of_a_model_of_which_only_the_result_was_taken_is_refused(
     model = write_run(own_recipe, systems, "separate_24", result_of([1, 2, 3]))
     shrink = next(s for s in systems if s.name == "angle_20")
     run = Run("angle_20", 0, own_recipe, shrink.sizes, shrink.plan)
-    wanted = r"begins with exp/asr_compare_separate_24_seed0/valid.*Remove .*separate_24_seed0 and"
+    wanted = "begins with exp/asr_compare_separate_24.*Remove .*separate_24_seed0 and leave"
     with pytest.raises(RuntimeError, match=wanted):
         run_all([model, run], systems, 1, lambda: None)
     assert not run.exp.exists()

@@ -19,7 +19,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder, Run
 from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.inference.loading import load_model
-from espnet_des.inference.transcribe import decode_files, transcribe
+from espnet_des.inference.transcribe import decode_files, in_processes, transcribe
 from espnet_des.nn.waveforms import sampling_rate
 from espnet_des.utils.audio import AudioError, find_audio
 from tests.conftest import TOKENS, make_model
@@ -125,6 +125,20 @@ def test_the_batch_size_changes_nothing(exp, folder, tmp_path):
     for size in (1, 7):
         decode(exp, folder, tmp_path / str(size), batch_size=size, size=5)
     assert read(tmp_path / "1/text") == read(tmp_path / "7/text")
+
+
+def test_several_processes_change_nothing(exp, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("espnet_des.inference.transcribe.A_JOB", 4)
+    files = exp / "config.yaml", exp / "valid.cer_ctc.ave.pth"
+    extract_subnet(*files, 5, tmp_path / "size5")
+    files = tmp_path / "size5/config.yaml", tmp_path / "size5/valid.cer_ctc.ave.pth"
+    decoder, wavs = BestPathDecoder(*load_model(*files)), find_audio(folder)
+    with in_processes(*files, 1, len(wavs)) as batches:
+        assert batches is None
+    with in_processes(*files, 8, len(wavs)) as batches:
+        assert batches is not None
+        texts = decode_files(decoder, wavs, 2, "test", batches)
+    assert texts == decode_files(decoder, wavs, 2, "test") and any(texts.values())
 
 
 def test_texts_are_those_of_the_models_own_best_path(decoder, folder):

@@ -3,7 +3,9 @@
 import dataclasses
 from argparse import Namespace
 
+import numpy as np
 import pytest
+import soundfile
 
 from espnet_des.corpus.kaldi import write_table
 from espnet_des.recipe.data import filter_length, format_audio, symbols
@@ -61,6 +63,43 @@ def test_a_command_in_a_table_is_called_one(tmp_path):
         write_table(folder / table, {"test-1": value})
     with pytest.raises(StageError, match=r"test-1: 'sph2pipe -f wav a.sph \|' is a command"):
         format_audio(o, at)
+
+
+def test_several_processes_format_as_one_does(tmp_path, monkeypatch):
+    """Of other rates, channels, speeds, and of parts of recordings."""
+    monkeypatch.setattr("espnet_des.recipe.data.A_JOB", 2)
+    rng = np.random.default_rng(0)
+    made = {}
+    for jobs in ("1", "2"):
+        o = parse(
+            ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test", "--nj", jobs,
+             "--dumpdir", str(tmp_path / jobs), "--stage", "3", "--stop_stage", "3"]
+        )  # fmt: skip
+        at = dataclasses.replace(layout(o), data=tmp_path / "data")
+        for name in ("train", "dev", "test"):
+            utts = [f"{name}-{number}" for number in range(5)]
+            folder = at.data / name
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                for number, utt in enumerate(utts):
+                    wave = 0.1 * rng.standard_normal((9000, 1 + number % 2))
+                    soundfile.write(folder / f"{utt}.wav", wave, (16000, 8000)[number // 3])
+                write_table(folder / "wav.scp", {u: str(folder / f"{u}.wav") for u in utts})
+                for table in ("text", "utt2spk", "spk2utt"):
+                    write_table(folder / table, {utt: utt for utt in utts})
+                if name == "train":
+                    write_table(folder / "rec2speed", dict.fromkeys(utts, "0.9"))
+                if name == "dev":
+                    write_table(folder / "segments", {u: f"{u} 0.1 0.4" for u in utts})
+        format_audio(o, at)
+        made[jobs] = {
+            str(file.relative_to(tmp_path / jobs)): file.read_bytes().replace(
+                str(tmp_path / jobs).encode(), b""
+            )
+            for file in (tmp_path / jobs).rglob("*") if file.is_file()
+        }  # fmt: skip
+    assert made["1"] == made["2"]
+    assert sum(name.endswith(".flac") for name in made["1"]) == 5 + 5 + 3
 
 
 def test_symbols_that_bpe_keeps_may_stand_in_a_file_as_in_espnet(tmp_path):
