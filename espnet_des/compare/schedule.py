@@ -13,6 +13,7 @@ from espnet_des.compare.run import MODEL_FILE, Run, as_words, base_config, execu
 from espnet_des.compare.systems import OTHER_TOKENS, SHRINK, System
 from espnet_des.corpus.spoken import DONE
 from espnet_des.recipe.process import say
+from espnet_des.recipe.train import check_gpus
 from espnet_des.utils.processes import lifeline, spawned
 from espnet_des.utils.progress import progress
 
@@ -32,12 +33,14 @@ def run_all(
         after_each: called when a run has ended.
 
     Raises:
-        RuntimeError: where runs failed, after the others have ended.
+        RuntimeError: where runs failed, after the others have ended; before any where there
+            is no GPU for them.
     """
     waiting = [run for run in runs if run.result() is None]
     say(f"{len(runs) - len(waiting)} of {len(runs)} trainings are done already")
     if not waiting:
         return
+    check_gpus(ngpu_of(waiting[0].recipe))
     prepare_data(waiting[0].recipe)
     epochs = {run.name: base_config(run.recipe)["max_epoch"] for run in runs}
     done = {run.name: epochs[run.name] for run in runs if run not in waiting}
@@ -188,6 +191,14 @@ def _describe(run: Run) -> str:
         for size, of_size in found["sizes"].items()
     }
     return "WER " + ", ".join(f"{rate:.2f}% at {size}" for size, rate in rates.items())
+
+
+def ngpu_of(recipe: Path) -> int:
+    """What a recipe's own options train on; others train on the CPU."""
+    options = recipe / "conf" / "run.options"
+    words = options.read_text().split() if options.exists() else []
+    given = [value for name, value in zip(words, words[1:]) if name == "--ngpu"]
+    return int(given[-1]) if given else 0
 
 
 def prepare_data(recipe: Path, tokens: dict | None = None) -> None:

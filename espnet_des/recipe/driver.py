@@ -8,7 +8,7 @@ from collections.abc import Callable
 from espnet_des.recipe import data, evaluate, lm, sizes, train
 from espnet_des.recipe.layout import Layout, layout
 from espnet_des.recipe.options import parse
-from espnet_des.recipe.process import say
+from espnet_des.recipe.process import StageError, say
 
 STAGES: dict[int, tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     1: ("Data preparation", data.prepare),
@@ -26,6 +26,7 @@ STAGES: dict[int, tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     14: ("Pack model", evaluate.pack),
     16: ("Sizes: extract, decode, score, measure and draw every size", sizes.score_sizes),
 }
+TRAININGS = (7, 11)
 
 
 def skipped(o: argparse.Namespace) -> set[int]:
@@ -49,15 +50,21 @@ def main(argv: list[str]) -> int:
     if o.only_check:
         return 0
     at, out = layout(o), skipped(o)
+    stages = [n for n in STAGES if n not in out and o.stage <= n <= o.stop_stage]
     begin = time.monotonic()
-    for number, (title, stage) in STAGES.items():
-        if number in out or not o.stage <= number <= o.stop_stage:
-            continue
-        say(f"Stage {number}: {title}")
-        try:
-            stage(o, at)
-        except (RuntimeError, ValueError, OSError) as error:  # ours, and of the libraries
-            print(f"Stage {number} ({title}) stopped:\n{error}", file=sys.stderr)
-            return 1
+    try:
+        for number in stages:
+            if number in TRAININGS:
+                train.check_gpus(o.ngpu)
+        for number in stages:
+            title, stage = STAGES[number]
+            say(f"Stage {number}: {title}")
+            try:
+                stage(o, at)
+            except (RuntimeError, ValueError, OSError) as error:  # ours, and of the libraries
+                raise StageError(f"Stage {number} ({title}) stopped:\n{error}") from error
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return 1
     say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")
     return 0

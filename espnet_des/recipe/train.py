@@ -21,6 +21,23 @@ from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.utils.files import alone_in, write_atomically
 
 
+def check_gpus(ngpu: int) -> None:
+    """Refuse a training on GPUs that are not there, before the stages that prepare it.
+
+    Raises:
+        StageError: with what to do.
+    """
+    import torch
+
+    found = torch.cuda.device_count() if ngpu else 0
+    if found < ngpu:
+        raise StageError(
+            f"--ngpu {ngpu}: torch finds {found} GPUs here, which is too few to train: give "
+            f"--ngpu {found}, or prepare the data only, with --stop_stage 6 or, without a "
+            "language model, 10"
+        )
+
+
 def _common(o: argparse.Namespace, at: Layout) -> list[str]:
     if not at.token_list.exists():
         raise StageError(f"{at.token_list} is missing: run stage 5 first")

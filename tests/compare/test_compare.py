@@ -564,6 +564,14 @@ def test_a_result_of_other_test_sets_is_put_aside(own_recipe, monkeypatch):
     assert (runs[1].exp / "result.other_sets.json").exists()
 
 
+def test_trainings_without_their_gpus_are_refused_before_the_data_is_made(own_recipe):
+    (own_recipe / "conf/run.options").write_text("--ngpu 0 --nj 8 --ngpu 97\n")
+    run = Run("even", 0, own_recipe, [8])
+    with pytest.raises(RuntimeError, match="--ngpu 97: torch finds"):
+        run_all([run], comparison(base_config(own_recipe)), 1, lambda: None)
+    assert not run.exp.exists()
+
+
 def test_a_shrink_of_a_model_of_which_only_the_result_was_taken_is_refused(
     own_recipe, monkeypatch
 ):

@@ -55,6 +55,14 @@ def test_a_stage_before_its_time_says_what_is_missing(recipe):
         assert says in done.stderr, (stage, done.stderr)
 
 
+def test_a_training_without_its_gpus_is_refused_before_the_data_is_made(recipe):
+    done = run(recipe, "--ngpu", "97")
+    assert done.returncode == 1 and "torch finds" in done.stderr, done.stderr
+    assert not (recipe / "downloads").exists()
+    done = run(recipe, "--ngpu", "97", "--stage", "4", "--stop_stage", "4")
+    assert "run the stage that makes it first" in done.stderr
+
+
 def test_the_recipe_ends_with_a_table_of_sizes(recipe):
     done = run(recipe)
     assert done.returncode == 0, done.stdout + done.stderr
