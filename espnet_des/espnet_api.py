@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from espnet2.asr.espnet_model import ESPnetASRModel
@@ -34,6 +36,12 @@ CHECKPOINT = "checkpoint.pth"  # what a training resumes from
 def epoch_file(epoch: int) -> str:
     """Name of the weights of an epoch, beside the checkpoint; links point to it."""
     return f"{epoch}epoch.pth"
+
+
+def read_tokens(file: str | Path) -> list[str]:
+    """The tokens of a list, as ESPnet writes them into ``config.yaml``."""
+    with open(file, encoding="utf-8") as lines:
+        return [line.rstrip() for line in lines]
 
 
 def extract_features(

@@ -115,7 +115,7 @@ class SupernetTask(ASRTask):
             {"params": [scores], "lr": optimizer.defaults["lr"], "weight_decay": 0.0}
         )
         check_with_model(args, model, optimizer)
-        if model.options.teacher_config is not None:
+        if model.options.teacher_config is not None and not args.collect_stats:
             learn_from_file(model)
         return [optimizer]
 

@@ -16,6 +16,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet_des.errors import ConfigError
 from espnet_des.nn.batch_norm import STATISTICS, FiniteBatchNorm1d
+from espnet_des.nn.sizes import is_supernet
 from espnet_des.nn.waveforms import can_have_speech
 from espnet_des.utils.audio import find_audio, read_header, read_mono, tell_conversions
 from espnet_des.utils.progress import progress
@@ -83,6 +84,8 @@ def recalibrate(
             "recalibrate_scp: this size has no BatchNorm, and needs no statistics "
             "(encoder_conf: conv_norm: layer_norm); leave it out"
         )
+    if is_supernet(model):
+        encoder.keep_statistics_of(encoder.size)
     model.eval()
     frames = dict.fromkeys(norms, 0)
 

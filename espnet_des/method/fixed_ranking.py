@@ -24,8 +24,7 @@ class FixedRanking(SimpleTopK):
         super().__init__(costs=costs)
         self.given = torch.tensor(list(order))
 
-    def small_pass(self, schedule: Schedule, t: int) -> list[int]:
-        """Layers of the small pass of update t, ascending."""
+    def fixed_units(self, schedule: Schedule, t: int) -> list[int]:
         order, k = self._kept(self.given, schedule, t)
         return sorted(order[:k].tolist())
 

@@ -91,6 +91,10 @@ class OrthoSoftmax(Selector):
         rows = self.rows(scores, self.temperature_final)
         return rows.cumsum(0).mean(0)
 
+    def importance(self, scores: torch.Tensor) -> torch.Tensor:
+        """Of what :meth:`of_layers` gives, in which the costs are already."""
+        return scores
+
     def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """Those that the smallest size would not keep."""
         order = self._order(scores)

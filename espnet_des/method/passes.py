@@ -12,7 +12,7 @@ import numpy
 import torch
 
 from espnet_des.method.options import SelectionOptions
-from espnet_des.method.selection import Schedule
+from espnet_des.method.selection import Schedule, Selector
 
 # A smaller gate leaves too little of the branch in the sum to have it back, in float32.
 FAINT = 0.005
@@ -50,37 +50,40 @@ class Pass(NamedTuple):
 
 def passes_of_stage_1(
     options: SelectionOptions,
-    selector,
+    selector: Selector,
     schedule: Schedule,
     t: int,
     sizes: Sequence[int],
     scores: torch.Tensor,
     scores_cpu: torch.Tensor,
-    size: int,
+    small_size: int,
 ) -> list[Pass]:
     """The full size, and the small pass that teaches the scores, of update t.
 
     Args:
-        selector: of the method, see :class:`Selector`.
+        selector: of the method.
         sizes: of the supernet, ascending.
         scores: the supernet's, ``(num_layers,)``, which the gates are made of.
         scores_cpu: the same on the CPU: what is decided by them must not wait for
             the device once more.
-        size: of the small pass, where the method draws it.
+        small_size: of the small pass, of which methods that draw it want to know.
     """
     outside, p1 = [], options.stochastic_depth_p1
     if p1 > 0.0:
         outside = selector.outside(scores_cpu, schedule, t)
     full = Pass(sizes[-1], options.loss_weight_full, dropped=outside, drop_rate=p1)
     small = Pass(sizes[0], options.loss_weight_small, share=options.rows_stage_1)
-    if not selector.learns:
-        return [full, small._replace(kept=selector.small_pass(schedule, t))]
-    gates = selector.gates(scores, schedule, t, now=scores_cpu, size=size)
+    fixed = selector.fixed_units(schedule, t)
+    if fixed is not None:
+        return [full, small._replace(kept=fixed)]
+    gates = selector.gates(scores, schedule, t, now=scores_cpu, size=small_size)
     closed = selector.closed(scores_cpu, schedule, t)
+    if closed:  # the others are open
+        return [full, small._replace(gates=gates, closed=closed)]
     # The same gates once more, on the CPU: which are nearly 0 must be known here.
-    known = selector.gates(scores_cpu, schedule, t, size=size)
-    faint = [q for q in (known < FAINT).nonzero().flatten().tolist() if q not in closed]
-    return [full, small._replace(gates=gates, closed=closed, faint=faint)]
+    known = selector.gates(scores_cpu, schedule, t, size=small_size)
+    faint = (known < FAINT).nonzero().flatten().tolist()
+    return [full, small._replace(gates=gates, faint=faint)]
 
 
 def passes_of_stage_2(

@@ -51,12 +51,12 @@ def relaxed_topk(scores: torch.Tensor, k: int, hard: bool = True) -> torch.Tenso
     if not hard:
         return soft
     mask = torch.zeros_like(soft)
-    mask[rank(scores.detach())[:k]] = 1.0  # the order of the soft mask, too
+    mask[best_first(scores.detach())[:k]] = 1.0  # the order of the soft mask, too
     # (soft - soft) is exactly 0, so the value stays exactly 0 or 1.
     return mask + (soft - soft.detach())
 
 
-def rank(scores: torch.Tensor) -> torch.Tensor:
+def best_first(scores: torch.Tensor) -> torch.Tensor:
     """Layers from the highest score to the lowest; of equals the earlier first."""
     return scores.argsort(descending=True, stable=True)
 
@@ -237,8 +237,12 @@ class Selector:
         raise NotImplementedError
 
     def closed(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
-        """Layers whose gate is exactly 0, ascending."""
+        """Layers whose gate is exactly 0, ascending: where there are such, all others are 1."""
         return []
+
+    def fixed_units(self, schedule: Schedule, t: int) -> list[int] | None:
+        """What the small pass of update t keeps, ascending, where no score decides it."""
+        return None
 
     def outside(self, scores: torch.Tensor, schedule: Schedule, t: int) -> list[int]:
         """Layers that get stochastic depth p1 in the full pass, ascending."""
@@ -257,7 +261,7 @@ class Selector:
         self, scores: torch.Tensor, schedule: Schedule, t: int
     ) -> tuple[torch.Tensor, int]:
         """The layers, most important first, and how many of them the small pass has."""
-        order = rank(self.importance(scores.detach()))
+        order = best_first(self.importance(scores.detach()))
         size = self.num_kept(schedule, t, self.total(scores))
         return order, count_fitting(order, self.costs, size)
 
@@ -294,7 +298,7 @@ class SimpleTopK(Selector):
         return self.outside(scores, schedule, t) if self.hard else []
 
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
-        return rank(self.importance(scores))
+        return best_first(self.importance(scores))
 
 
 class IterativeZeroOut(Selector):
@@ -373,7 +377,7 @@ class IterativeZeroOut(Selector):
         done = int(record.at.max())
         if done >= len(schedule.ends) or t < schedule.ends[done]:
             return None
-        order = rank(self.importance(scores))
+        order = best_first(self.importance(scores))
         stay = count_fitting(order, self.costs, self.total(scores) - schedule.zeroed[done])
         out = torch.zeros_like(scores, dtype=torch.bool)
         out[order[stay:]] = True
@@ -389,9 +393,9 @@ class IterativeZeroOut(Selector):
     def ranking(self, scores: torch.Tensor, record: ZeroOuts) -> torch.Tensor:
         out = record.at > 0
         of_all = torch.where(out, record.score.to(scores.dtype), scores)
-        order = rank(self.importance(of_all))
+        order = best_first(self.importance(of_all))
         if self.published_ranking:
             return order
         # Stable: layers that left at the same zero-out stay in order of score.
         left = torch.where(out, record.at, float("inf"))
-        return order[rank(left[order])]
+        return order[best_first(left[order])]

@@ -11,7 +11,7 @@ import torch
 from espnet_des.errors import OtherTrainingError
 from espnet_des.method.layers import ORDERS
 from espnet_des.method.methods import METHODS
-from espnet_des.method.selection import Schedule, ZeroOuts, count_fitting
+from espnet_des.method.selection import Schedule, Selector, ZeroOuts, count_fitting
 from espnet_des.method.sizes import BUDGETS
 
 METHOD_NAMES = tuple(METHODS)
@@ -37,7 +37,6 @@ class SelectionState(torch.nn.Module):
             where the units are the layers, and each costs 1.
     """
 
-    LAYER_ORDERS = ORDERS
     # What checkpoints of older versions do not have: they load without it.
     ADDED_LATER = ("seed", "costs", "budget")
 
@@ -72,7 +71,7 @@ class SelectionState(torch.nn.Module):
         buffer("budget", 0.0)
         # Of the middle sizes' draws; -1 where an older version trained, which had none.
         buffer("seed", -1.0)
-        buffer("layer_order", self.LAYER_ORDERS.index(layer_order))
+        buffer("layer_order", ORDERS.index(layer_order))
         buffer("sizes", sizes)
         buffer("costs", costs)
         # One row an iteration (updates, layers zeroed). Zeroed counts increase,
@@ -113,14 +112,14 @@ class SelectionState(torch.nn.Module):
         return bool(self.ranking.any())
 
     def frozen_ranking(self) -> list[int]:
-        return [int(layer) for layer in self.ranking]
+        return self.ranking.long().tolist()
 
-    def current_ranking(self, scores: torch.Tensor, selector) -> list[int]:
+    def current_ranking(self, scores: torch.Tensor, selector: Selector) -> list[int]:
         """All units, most important first: final in stage 2, before that of the scores.
 
         Args:
             scores: the supernet's.
-            selector: how they are read, see :class:`Selector`.
+            selector: how they are read.
         """
         if self.is_frozen:
             return self.frozen_ranking()
@@ -204,9 +203,7 @@ class SelectionState(torch.nn.Module):
                 f"the config {_ints(self.sizes)}; use the config.yaml beside the checkpoint"
             )
         if "layer_order" in found and found["layer_order"] != self.layer_order:
-            names = [
-                self.LAYER_ORDERS[int(o)] for o in (found["layer_order"], self.layer_order)
-            ]
+            names = [ORDERS[int(o)] for o in (found["layer_order"], self.layer_order)]
             return (
                 f"encoder_conf: layer_order: the checkpoint has {names[0]}, the config "
                 f"{names[1]}; use the config.yaml beside the checkpoint"

@@ -99,8 +99,8 @@ class SelectionTracker:
         self._chosen = chosen
 
     def score_margin(self, scores: torch.Tensor) -> float:
-        """Gap between the smallest size's lowest score and the next below it."""
-        final = self.final_scores(scores)
+        """Gap between the smallest size's lowest score and the next below it, per cost if asked."""
+        final = self.selector.importance(self.final_scores(scores))
         ranking = self.state.current_ranking(scores, self.selector)
         kept = self.state.smallest_of(ranking)
         return float(final[kept].min() - final[ranking[len(kept)]])

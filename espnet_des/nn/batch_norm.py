@@ -45,6 +45,11 @@ class FiniteBatchNorm1d(torch.nn.BatchNorm1d):
                 own = torch.full_like(getattr(self, name), value)
                 self.register_buffer(name_of(name, size), own)
 
+    def keep_mean_as(self, size: int) -> None:
+        """Give a size between others statistics of its own: the mean that it uses now."""
+        for name, mean in zip(STATISTICS, self.statistics()):
+            self.register_buffer(name_of(name, size), mean.clone())
+
     def copy_full_to(self, sizes: Iterable[int]) -> None:
         """Let these sizes, which have statistics, go on from the full size's."""
         for size in sizes:

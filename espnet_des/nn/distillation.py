@@ -186,11 +186,13 @@ def check_frames(of_teacher: torch.Tensor, of_pupil: torch.Tensor) -> None:
         OtherTrainingError: with an example.
     """
     of_pupil = of_pupil.to(of_teacher.device)
-    if not torch.equal(of_teacher, of_pupil):
+    wrong = (of_teacher != of_pupil).nonzero().flatten().tolist()
+    if wrong:
+        one, other = int(of_teacher[wrong[0]]), int(of_pupil[wrong[0]])
         raise OtherTrainingError(
             "model_conf: teacher_model_file: the teacher gives other numbers of frames than "
-            f"the encoder, such as {int(of_teacher[0])} and {int(of_pupil[0])}: both need the "
-            "same frontend_conf and input_layer"
+            f"the encoder, such as {one} and {other}: both need the same frontend_conf and "
+            "input_layer"
         )
 
 

@@ -75,6 +75,7 @@ class SupernetEncoder(LayeredEncoder):
         ]  # fmt: skip
         for _, norm in self._norms:
             norm.keep_apart(self.sizes[:-1])
+        self._with_statistics = set(self.sizes)
         self.own: Any = OwnWeights(self.encoders, self.sizes[:-1]) if own_weights else None
         self.register_load_state_dict_pre_hook(self.before_loading)
         self.scores = torch.nn.Parameter(torch.full((self.num_units,), 0.5))
@@ -139,7 +140,7 @@ class SupernetEncoder(LayeredEncoder):
 
     def use_statistics_of(self, size: int) -> None:
         """Let the next run use, and in training update, BatchNorm's statistics of this size."""
-        if size in self.sizes:
+        if size in self._with_statistics:
             for _, norm in self._norms:
                 norm.use(self._or_none(size))
             return
@@ -150,6 +151,14 @@ class SupernetEncoder(LayeredEncoder):
             # What the smaller one has not got there, it has no statistics of.
             of_high = [shares[high] if u in of_low else 1.0 for u in self.units_of[q]]
             norm.use_between(low, self._or_none(high), of_high)
+
+    def keep_statistics_of(self, size: int) -> None:
+        """Give a size statistics of its own, where it has a mean of others'."""
+        self.use_statistics_of(size)
+        if size not in self._with_statistics:
+            for _, norm in self._norms:
+                norm.keep_mean_as(size)
+            self._with_statistics.add(size)
 
     def _or_none(self, size: int) -> int | None:
         """As the statistics are named: those of the full size have no number."""

@@ -192,10 +192,11 @@ class DESModel(ESPnetASRModel):
         )  # fmt: skip
 
     def small_size(self, t: int) -> int:
-        """Size of the small pass of update t of stage 1, where the method draws it."""
-        smaller = self.encoder.all_sizes[:-1]
+        """Size of the small pass of update t of stage 1."""
         if not self.selector.draws_size:
-            return smaller[0]
+            schedule = self.state.get_schedule()
+            return self.selector.num_kept(schedule, t, self.encoder.num_layers)
+        smaller = self.encoder.all_sizes[:-1]
         return smaller[self._generator(t, 2).integers(len(smaller))]
 
     def middle_size(self, t: int) -> int | None:
@@ -376,15 +377,12 @@ class DESModel(ESPnetASRModel):
             loss, size_stats = self._loss_of_pass(read, p, targets, lesson)
             sums.add(p.weight * loss)
             stats.update(size_stats)
-        small = self.encoder.sizes[0]
+        small = self.small_size(t) if self.stage == 1 else self.encoder.sizes[0]
         if self.stage == 1:
-            small = self.small_size(t)
             penalty = self.selector.penalty(self.encoder.scores, schedule, t, small)
             if penalty is not None:
                 sums.add(self.selector.penalty_weight(schedule, t) * penalty)
                 stats[str(self.selector.penalty_name)] = penalty.detach()
-            if not self.selector.draws_size:
-                small = self.selector.num_kept(schedule, t, self.encoder.num_layers)
         stats["layers_small"] = float(small)
         loss, size_stats = self._loss_of_pass(front, last, targets, lesson)
         return sums.loss(last.weight * loss), stats | size_stats

@@ -34,6 +34,10 @@ class OwnWeights(torch.nn.Module):
                 for size in sizes
             }
         )
+        for name in _of_norms(blocks):
+            added: Any
+            for added in self.of_sizes.values():
+                added[_key(name)]._no_weight_decay = True  # read by exclude_weight_decay
 
     @torch.no_grad()
     def start(self) -> None:
@@ -124,6 +128,15 @@ def check_own_weights(found: Collection[str], keys: Collection[str]) -> None:
             f"{'' if has else ', the default of older versions'}. Set own_weights: {needed} in "
             "encoder_conf in its config.yaml"
         )
+
+
+def _of_norms(blocks: torch.nn.Module) -> list[str]:
+    """Names of the parameters of LayerNorm and BatchNorm."""
+    norms = (torch.nn.LayerNorm, torch.nn.BatchNorm1d)
+    return [
+        f"{name}.{own}" for name, module in blocks.named_modules() if isinstance(module, norms)
+        for own, _ in module.named_parameters()
+    ]  # fmt: skip
 
 
 def _key(name: str) -> str:

@@ -250,8 +250,9 @@ class _Touch(torch.autograd.Function):
 def touch(x: torch.Tensor, params: list[torch.nn.Parameter]) -> torch.Tensor:
     """Return ``x``; give ``params`` a zero gradient when it is back-propagated.
 
-    DDP with ESPnet's default ``unused_parameters: false`` waits for a gradient
-    of every parameter in every update, also of those that had nothing to do.
+    DDP with ESPnet's default ``unused_parameters: false`` waits for a gradient of every
+    parameter in every update, also of those that had nothing to do. A supernet gives it such
+    zeros itself; there they let one process move such a parameter as several do.
     """
     return _Touch.apply(x, *params) if params and torch.is_grad_enabled() else x
 

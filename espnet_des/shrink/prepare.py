@@ -15,7 +15,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet_des.deploy.extract import write_state
 from espnet_des.errors import ConfigError
-from espnet_des.espnet_api import CHECKPOINT
+from espnet_des.espnet_api import CHECKPOINT, read_tokens
 from espnet_des.method.options import check_fits
 from espnet_des.nn.distillation import has_posteriors
 from espnet_des.nn.model import DESModel
@@ -251,7 +251,7 @@ def check_same(args: argparse.Namespace, original: Original) -> None:
             )
     mine, theirs = args.token_list, list(original.config["token_list"])
     if isinstance(mine, str):
-        mine = Path(mine).read_text("utf-8").splitlines()
+        mine = read_tokens(mine)
     if list(mine) != theirs:
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(mine, theirs)) if a != b]
         where = f"token {pairs[0][0]} is {pairs[0][1]!r}, not {pairs[0][2]!r}" if pairs else (

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from espnet_des.method.selection import rank
+from espnet_des.method.selection import best_first
 from espnet_des.nn.model import DESModel
 from espnet_des.utils.progress import progress
 
@@ -46,7 +46,7 @@ def _by_loss(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list
     everything = list(range(model.encoder.num_units))
     shown = progress(batches, desc="ranking by loss", unit="batch")
     losses = sum(_losses_without_each(model, everything, batch) for batch in shown)
-    return rank(torch.as_tensor(losses)).tolist()
+    return best_first(torch.as_tensor(losses)).tolist()
 
 
 def _greedily(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> list[int]:
@@ -55,7 +55,7 @@ def _greedily(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> lis
     with progress(total=len(left) - 1, desc="ranking greedily", unit="unit") as bar:
         while len(left) > 1:
             losses = sum(_losses_without_each(model, left, batch) for batch in batches)
-            order = rank(-torch.as_tensor(losses)).tolist()
+            order = best_first(-torch.as_tensor(losses)).tolist()
             leave = [left[i] for i in order[: min(step, len(left) - 1)]]
             gone += leave
             left = [unit for unit in left if unit not in leave]
@@ -75,7 +75,7 @@ def _by_angle(model: DESModel, batches: list[Mapping[str, torch.Tensor]]) -> lis
     total = torch.zeros(model.encoder.num_units)
     for batch in progress(batches, desc="ranking by angle", unit="batch"):
         total += _angles(model, batch)
-    return rank(total).tolist()
+    return best_first(total).tolist()
 
 
 def _angles(model: DESModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from espnet_des.errors import ConfigError, OtherTrainingError, is_of_machine
-from espnet_des.espnet_api import CHECKPOINT, epoch_file, own_save
+from espnet_des.espnet_api import CHECKPOINT, epoch_file, own_save, read_tokens
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.ranks import rank
 
@@ -109,7 +109,7 @@ def check_tokens(
     if not is_first or not config.exists() or not times_of_checkpoints(folder):
         return
     if isinstance(token_list, str):
-        token_list = Path(token_list).read_text(encoding="utf-8").splitlines()
+        token_list = read_tokens(token_list)
     try:
         before = yaml.safe_load(config.read_text(encoding="utf-8"))["token_list"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
@@ -251,7 +251,7 @@ def load_states(found: dict, model, reporter, optimizers, schedulers, scaler) ->
     Raises:
         OtherTrainingError, RuntimeError, ValueError: where it is of another training.
     """
-    check_settings(found, optimizers, schedulers)
+    check_restored(found, optimizers, schedulers)
     model.load_state_dict(found["model"])
     reporter.load_state_dict(found["reporter"])
     for optimizer, state in zip(optimizers, found["optimizers"]):
@@ -311,7 +311,7 @@ CYCLED = {"betas", "momentum"}
 COUNTERS = {"last_epoch"}
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, state: dict, scheduler) -> None:
+def check_restored_optimizer(optimizer: torch.optim.Optimizer, state: dict, scheduler) -> None:
     """Refuse the state of another optimizer; say which settings of the config are not used.
 
     Args:
@@ -338,7 +338,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: dict, scheduler) ->
         _tell_differences(kind, asked, theirs)
 
 
-def check_scheduler(scheduler, state: dict | None) -> None:
+def check_restored_scheduler(scheduler, state: dict | None) -> None:
     """As :func:`check_optimizer`; either may be None.
 
     Raises:
@@ -357,13 +357,13 @@ def check_scheduler(scheduler, state: dict | None) -> None:
     _tell_differences(type(scheduler).__name__, asked, theirs)
 
 
-def check_settings(found: dict, optimizers: Sequence, schedulers: Sequence) -> None:
+def check_restored(found: dict, optimizers: Sequence, schedulers: Sequence) -> None:
     """Both, for all of a checkpoint of ESPnet's Trainer."""
     # Schedulers first: they leave keys in the optimizer, which is not to blame for them.
     for scheduler, state in zip(schedulers, found["schedulers"]):
-        check_scheduler(scheduler, state)
+        check_restored_scheduler(scheduler, state)
     for optimizer, state, scheduler in zip(optimizers, found["optimizers"], schedulers):
-        check_optimizer(optimizer, state, scheduler)
+        check_restored_optimizer(optimizer, state, scheduler)
 
 
 def _tell_differences(kind: str, asked: dict, kept: dict) -> None:

@@ -7,7 +7,7 @@ from espnet_des.nn.cost_table import read_cost_table
 from espnet_des.nn.macs import macs_of_layers
 from espnet_des.nn.model import DESModel
 
-# Of the audio for which MACs are counted: 10 s with ESPnet's hop of 10 ms.
+# Of features, for which MACs are counted: 10 s of speech with a hop of 10 ms.
 FRAMES = 1000
 # Of the mean cost of a unit.
 LEAST = 0.001
@@ -63,4 +63,4 @@ def _milliseconds(model: DESModel) -> list[float]:
 
 
 def _parameters(model: DESModel) -> list[float]:
-    return [*model.encoder.parameters_of_layers()]
+    return [float(number) for number in model.encoder.parameters_of_layers()]

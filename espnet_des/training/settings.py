@@ -85,6 +85,11 @@ RULES = [
         lambda v: isinstance(v, (list, tuple)) and all(isinstance(name, str) for name in v),
         "a list of names of parameters or modules, such as [frontend, encoder.embed]",
     ),
+    Rule(
+        "wandb_model_log_interval",
+        lambda v: not v or v < 0,
+        "0: with each model ESPnet asks which epoch is the best, and before stage 2 none is",
+    ),
     # In lists: what YAML can hold is not always hashable.
     Rule("optim", lambda v: v in OPTIMIZERS, f"one of {OPTIMIZERS}"),
     Rule(
@@ -225,7 +230,7 @@ def check_with_model(
     has_begun = args.resume and (Path(args.output_dir) / CHECKPOINT).exists()
     if not args.init_param and not has_begun:  # else these are of the training that began
         check_optimizer_of_scores(model, optimizer)
-        if model.options.budget == "ms":
+        if model.options.budget == "ms" and not args.collect_stats:
             read_cost_table(str(model.options.cost_table)).check_model(model)
     if args.scheduler is not None:
         with named_failure("scheduler", args.scheduler, args.scheduler_conf):

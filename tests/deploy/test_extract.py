@@ -210,6 +210,34 @@ def test_with_weights_of_its_own_a_size_has_statistics_of_what_they_give():
     assert not torch.allclose(seen[-1], seen[0])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("own_weights", [False, True])
+def test_a_size_between_gets_statistics_of_its_own(own_weights):
+    """Its mean of others' is no place to write to."""
+    from espnet_des.deploy.recalibrate import recalibrate
+
+    conf = {"sizes": "any", "smallest_size": 2, "own_weights": own_weights}
+    model = make_model(conf).eval()
+    model.state.freeze(torch.arange(8))
+    between = next(z for z in range(3, 8) if z not in model.encoder.sizes)
+    before = subnet_state(model, between)
+    others = {z: subnet_state(model, z) for z in model.encoder.sizes}
+    model.set_size(between)
+    seen = []
+    norm = model.encoder.encoders[0].conv_module.norm
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    recalibrate(model, [(torch.randn(n, 40, 12), torch.full((n,), 40)) for n in (3, 1)])
+    after = subnet_state(model, between)
+    assert before.keys() == after.keys()
+    mean = "encoder.encoders.0.conv_module.norm.running_mean"
+    expected = (3 * seen[0].mean((0, 2)) + seen[1].mean((0, 2))) / 4
+    torch.testing.assert_close(after[mean], expected)
+    assert not torch.allclose(before[mean], expected)
+    for size, state in others.items():
+        for key, value in subnet_state(model, size).items():
+            assert torch.equal(value, state[key]) or key.endswith("num_batches_tracked")
+
+
 @pytest.mark.thorough
 def test_extraction_recalibrates_with_audio(tmp_path):
     from espnet_des.inference.loading import load_model

@@ -8,7 +8,7 @@ from espnet_des.method.selection import (
     Schedule,
     SimpleTopK,
     ZeroOuts,
-    rank,
+    best_first,
     relaxed_topk,
 )
 from tests.conftest import reference
@@ -76,7 +76,7 @@ def test_zero_outs_as_recorded(case):
         assert gap.item() == pytest.approx(row["sparsity_loss"], abs=2e-6)
         # The record says that the zero-outs before this iteration were made.
         was_out = torch.zeros(num_layers, dtype=torch.float64)
-        was_out[rank(scores)[num_layers - schedule.zeroed[i - 1] :]] = i
+        was_out[best_first(scores)[num_layers - schedule.zeroed[i - 1] :]] = i
         record = ZeroOuts(was_out if i else was_out * 0, torch.zeros(num_layers).double())
         changed = method.zero_out(scores, record, schedule, t)
         if t == schedule.last_update:
@@ -146,7 +146,7 @@ def test_a_late_zero_out_is_made_up_for():
 
 
 def test_scores_that_are_all_equal_are_ranked_by_index():
-    assert rank(torch.full((6,), 0.5)).tolist() == list(range(6))
+    assert best_first(torch.full((6,), 0.5)).tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("seed", range(5))

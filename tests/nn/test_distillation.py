@@ -9,7 +9,13 @@ from espnet_des.errors import ConfigError, OtherTrainingError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.passes import Pass
 from espnet_des.method.selection import Schedule
-from espnet_des.nn.distillation import Distillation, Logits, distillation_loss, said_by
+from espnet_des.nn.distillation import (
+    Distillation,
+    Logits,
+    check_frames,
+    distillation_loss,
+    said_by,
+)
 from espnet_des.nn.losses import Targets
 from espnet_des.task import learn_from_file
 from tests.conftest import make_batch, make_model, without_dropout
@@ -161,6 +167,8 @@ def test_a_teacher_with_other_frames_is_refused():
     pupil.learn_from(make_model({"input_layer": "conv2d"}))
     with pytest.raises(OtherTrainingError, match="other numbers of frames"):
         gradients(pupil)
+    with pytest.raises(OtherTrainingError, match="such as 9 and 10: both need"):
+        check_frames(torch.tensor([7, 9, 5]), torch.tensor([7, 10, 5]))
 
 
 def test_a_teacher_with_nothing_in_common_is_refused(monkeypatch):

@@ -10,6 +10,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.batch_norm import of_full_size
 from espnet_des.nn.residual import Run
+from espnet_des.training.costs import set_costs
 from tests.conftest import make_batch, make_model, reference, under_ddp
 
 SCHEDULE = Schedule((4, 4), (3, 5))  # 8 layers, sizes 3, 5, 8: E = 8
@@ -384,6 +385,23 @@ def test_a_supernet_checkpoint_with_missing_weights_is_refused():
     del state["encoder.encoders.0.feed_forward.w_1.weight"]
     with pytest.raises(RuntimeError, match="feed_forward.w_1.weight"):
         model.load_state_dict(state, strict=False)  # as ESPnet's inference does
+
+
+@pytest.mark.parametrize("method", ["simple_top_k", "iterative_zero_out"])
+def test_the_margin_is_of_what_the_layers_are_ordered_by(method):
+    conf = {"sizes": [2, 8]}
+    options = {"method": method, "budget": "params", "rank_per_cost": True}
+    model = make_model(conf, Schedule((4,), (6,)), **options)
+    set_costs(model)
+    with torch.no_grad():
+        model.encoder.scores.copy_(torch.linspace(0.1, 3.0, 8))
+    ranking = model.encoder.ranking()
+    importance = model.selector.importance(model.encoder.scores.detach().double())
+    assert ranking != list(range(8))[::-1]  # which the scores alone would give
+    found = model.tracker.score_margin(model.encoder.scores)
+    kept = len(model.encoder.kept_units(2))
+    expected = importance[ranking[kept - 1]] - importance[ranking[kept]]
+    assert found == pytest.approx(float(expected)) and found > 0
 
 
 def test_margin_spread_and_swaps():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from espnet2.optimizers.optim_groups import configure_optimizer
 from espnet_des.errors import ConfigError
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.costs import parameters_of_sizes
@@ -44,6 +45,19 @@ def test_every_smaller_size_has_as_much_as_the_blocks():
     assert [f"size{size}" for size in encoder.sizes[:-1]] == list(encoder.own.of_sizes)
     assert {num_parameters(added) for added in encoder.own.of_sizes.values()} == {blocks}
     assert make_encoder(own_weights=False).own is None
+
+
+@pytest.mark.parametrize("conv_norm", ["batch_norm", "layer_norm"])
+def test_what_is_added_decays_where_what_is_shared_does(conv_norm):
+    """With ``exclude_weight_decay``, ESPnet's norms and biases do not."""
+    model = make_model({"conv_norm": conv_norm} | OWN)
+    conf = {"bias_weight_decay": False, "normalization_weight_decay": False}
+    optimizer = configure_optimizer(model, torch.optim.AdamW, {"weight_decay": 0.1}, conf)
+    decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, shared in model.encoder.encoders.named_parameters():
+        for added in model.encoder.own.of_sizes.values():
+            assert decay[added[name.replace(".", "/")]] == decay[shared], name
+    assert {0.0, 0.1} == {decay[p] for p in model.encoder.own.parameters()}
 
 
 @pytest.mark.parametrize("name", TINY_OF)

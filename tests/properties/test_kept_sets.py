@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from espnet_des.method.passes import passes_of_stage_1, passes_of_stage_2
-from espnet_des.method.selection import rank, relaxed_topk
+from espnet_des.method.selection import best_first, relaxed_topk
 from espnet_des.method.state import SelectionState
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.encoders import DESConformerEncoder
@@ -279,7 +279,7 @@ def test_relaxed_topk_chooses_k_layers_and_can_be_learned_from(values, data):
     scores = torch.tensor(values, requires_grad=True)
     hard, soft = relaxed_topk(scores, k), relaxed_topk(scores, k, hard=False)
     best = sorted(range(len(values)), key=lambda q: (-values[q], q))
-    assert rank(scores).tolist() == best
+    assert best_first(scores).tolist() == best
     assert hard.tolist() == [float(q in best[:k]) for q in range(len(values))]
     assert (soft >= 0).all()
     torch.testing.assert_close(soft.sum(), torch.tensor(float(k)))

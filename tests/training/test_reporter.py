@@ -79,3 +79,17 @@ def test_an_epoch_without_the_value_leaves_the_ranking_as_it_is():
     assert reporter.get_value("train", "loss_ctc_size5", 2) == 3.0
     with pytest.raises(KeyError, match="valid.loss"):
         reporter.get_value("valid", "loss")
+
+
+def test_an_epoch_is_ranked_where_all_of_it_is_of_stage_2():
+    """Of 7 or 14 ranks the mean of twos is not exactly 2."""
+    reporter = StageReporter()
+    for epoch, stages in enumerate([[2.0] * 99 + [1.0], [2.0] * 3, [2.0000002] * 3], 1):
+        reporter.set_epoch(epoch)
+        with reporter.observe("train") as sub:
+            for stage in stages:
+                sub.register({"stage": stage, "loss": 1.0}, torch.tensor(2.0))
+                sub.next()
+    found = [reporter.is_ranked(epoch) for epoch in (1, 2, 3)]
+    assert found == [False, True, True]
+    assert reporter.sort_epochs("train", "loss", "min") == [2, 3]

@@ -125,6 +125,7 @@ REFUSED = [
     ({"batch_type": "numel", "valid_batch_bins": -1}, "valid_batch_bins: -1 must be an integer"),
     ({"num_iters_per_epoch": 0}, "num_iters_per_epoch: 0 must be an integer above 0, or null"),
     ({"log_interval": 0}, "log_interval: 0 must be an integer above 0, or null"),
+    ({"wandb_model_log_interval": 2}, "wandb_model_log_interval: 2 must be 0"),
     ({"train_dtype": "bfloat16"}, "train_dtype: 'bfloat16' must be float32 .*use_amp: true"),
     ({"train_dtype": "float16"}, "train_dtype: 'float16' must be float32 .*use_amp: true"),
     (DECODER | {"model_conf__lsm_weight": 1.5}, "model_conf: lsm_weight: 1.5 must be at least 0"),

@@ -15,7 +15,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.selection import Schedule
 from espnet_des.nn.model import DESModel
-from espnet_des.training.checkpoints import check_settings
+from espnet_des.training.checkpoints import check_restored, check_tokens
 from espnet_des.training.trainer import Length, keep_schedule, start_selection
 from tests.conftest import make_model
 from tests.train import (
@@ -396,6 +396,20 @@ def test_a_resume_with_other_tokens_is_refused(data, whole_run, tmp_path):
     assert (tmp_path / "exp/config.yaml").read_text() == before
 
 
+def test_a_list_of_tokens_is_read_as_espnet_reads_it(data, whole_run, tmp_path):
+    """A token that is a space of another kind is an empty one then."""
+    shutil.copytree(whole_run, tmp_path / "exp", symlinks=True)
+    config = yaml.safe_load((tmp_path / "exp/config.yaml").read_text())
+    tokens = [*CONFIG["token_list"]]
+    (tmp_path / "tokens.txt").write_text("\u3000\n".join(tokens) + "\n", encoding="utf-8")
+    check_tokens(tmp_path / "exp", str(tmp_path / "tokens.txt"), True)
+    config["token_list"][3] = ""
+    (tmp_path / "exp/config.yaml").write_text(yaml.safe_dump(config))
+    tokens[3] = "\u2028"
+    (tmp_path / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    check_tokens(tmp_path / "exp", str(tmp_path / "tokens.txt"), True)
+
+
 @pytest.mark.parametrize("how", ["resume", "init_param"])
 def test_another_method_in_stage_2_is_refused(data, whole_run, tmp_path, how):
     """config.yaml would name a method that did not choose the layers."""
@@ -523,5 +537,5 @@ def test_settings_of_an_optimizer_are_told_unless_the_scheduler_moves_them(
         "optimizers": [o.state_dict() for o in optimizers],
         "schedulers": [s and s.state_dict() for s in schedulers],
     }
-    check_settings(found, *made(0.002, (0.8, 0.99)))
+    check_restored(found, *made(0.002, (0.8, 0.99)))
     assert set(re.findall(r"AdamW: (\w+): ", caplog.text)) == told

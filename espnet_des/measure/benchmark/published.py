@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from espnet_des.espnet_api import attention_loss
-from espnet_des.method.selection import rank, relaxed_topk
+from espnet_des.method.selection import best_first, relaxed_topk
 from espnet_des.nn.encoder import SupernetEncoder
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.model import DESModel
@@ -65,7 +65,7 @@ def published_loss(
         return loss
     scores, schedule = encoder.scores, model.state.get_schedule()
     removed = full - model.selector.num_kept(schedule, t, full)
-    lowest = sorted(rank(scores.detach())[full - removed :].tolist())
+    lowest = sorted(best_first(scores.detach())[full - removed :].tolist())
     if opts.method == "simple_top_k":
         gates = relaxed_topk(scores, full - removed, opts.hard_gates)
     else:
