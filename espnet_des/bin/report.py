@@ -13,7 +13,7 @@ def main() -> int:
         "--asr_model_file",
         type=Path,
         required=True,
-        help="of a supernet, an extracted size or a stock Conformer",
+        help="of a supernet, an extracted size or a stock encoder",
     )
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="takes report.md and report.json"
@@ -24,7 +24,7 @@ def main() -> int:
         nargs="+",
         default=[],
         metavar="N",
-        help="also ESPnet's own Conformers of so many blocks, such as 4 8 12",
+        help="also ESPnet's own encoders of so many blocks, such as 4 8 12",
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each model")

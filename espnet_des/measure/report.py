@@ -142,11 +142,6 @@ def of_config(
     content = read_config(config)
     encoder = content["encoder"]
     if stock_name(encoder) and encoder not in SUPERNETS and not subnets:
-        if content["encoder_conf"].get("interctc_layer_idx"):
-            raise ConfigError(
-                f"{config}: encoder_conf: interctc_layer_idx cannot be measured: the "
-                "best path is decoded from the last layer only; give a model without it"
-            )
         if content["model_conf"].get("ctc_weight") == 0.0:
             raise ConfigError(
                 f"{config}: model_conf: ctc_weight: 0.0 leaves the model without the CTC "
@@ -240,8 +235,8 @@ COLUMNS = (
 NOTES = """\
 {cpu}, {threads} cores; torch {torch}, ESPnet {espnet}, Python {python}; float32, eager.
 
-- Every size is the model that extract_subnet writes. Stock: ESPnet's own `encoder: conformer`,
-  with the same settings, BatchNorm and random weights.
+- Every size is the model that extract_subnet writes. Stock: ESPnet's own encoder of
+  the same kind, with the same settings and random weights.
 - MAC: one multiplication and one addition (2 FLOPs), per second of audio; of the encoder and
   the CTC output layer, from the features on, at {seconds:g} s (attention costs more per second
   in longer audio). Counted by torch.utils.flop_counter: matrix products, convolutions,

@@ -42,6 +42,8 @@ def shrink(
         RuntimeError: where the training fails.
     """
     chosen = ShrinkOptions(**options)
+    if not Path(output_dir).name:  # the folder that this was started in has a name, too
+        output_dir = Path(output_dir).resolve()
     with files_of(output_dir, asr_train_config, asr_model_file, model_file) as files:
         config = prepare(read_original(*files), output_dir, chosen, training)
     if needs_training(config):

@@ -9,7 +9,7 @@ from espnet_des.nn.encoders import SUPERNETS, stock_name
 # Of a config.yaml: where and on what one training ran, and what ESPnet adds by itself.
 OF_THE_RUN = {
     "config", "print_config", "dry_run", "output_dir", "ngpu", "resume", "init_param",
-    "ignore_init_mismatch", "distributed", "version", "required", "collect_stats",
+    "ignore_init_mismatch", "distributed", "version", "required", "init", "collect_stats",
     "multiprocessing_distributed", "local_rank", "detect_anomaly", "write_collected_feats",
     "patience", "scheduler", "scheduler_conf", "max_epoch", "keep_nbest_models",
     "nbest_averaging_interval", "use_wandb", "log_interval",
@@ -19,6 +19,10 @@ EPOCHS = 10
 # Averaged at most, of the half of the epochs that lie in stage 2.
 AVERAGED = 5
 WARM_UP = 0.1
+# Schedulers whose scheduler_conf: max_lr takes the place of the optimizer's.
+BY_MAX_LR = (
+    "onecyclelr", "cycliclr", "cosineannealingwarmuprestarts", "exponentialdecaywarmup"
+)  # fmt: skip
 # Of the method, where a short fine-tune wants other than a training from scratch, see
 # docs/earlier_results.md.
 METHOD = {
@@ -77,7 +81,7 @@ def peak_lr(config: Mapping[str, Any]) -> float:
     """The highest learning rate that a config's optimizer and scheduler reach."""
     lr, conf = config["optim_conf"].get("lr"), config.get("scheduler_conf") or {}
     name = config.get("scheduler")
-    if name == "onecyclelr" or name == "cosineannealingwarmuprestarts":
+    if name in BY_MAX_LR:
         lr = conf.get("max_lr", lr)
     elif name == "piecewiselinearwarmuplr":
         lr = max(conf.get("warmup_lr_list", [lr]))

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import espnet2.tasks.asr as asr
+from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet_des.deploy.extract import write_state
@@ -83,7 +84,8 @@ def prepare(
         )
     stage_1 = LEARNING if options.rank_by == LEARNED else KNOWN
     plain = supernet_config(original.config, options.sizes, options.conv_norm, **stage_1)
-    plain = without(plain, taken)
+    known = asr.ASRTask.get_default_config()  # an older ESPnet knew other keys
+    plain = {key: value for key, value in without(plain, taken).items() if key in known}
     args = parsed(plain, training)
     method = args.model_conf.get("method", "fixed")
     if options.rank_by != LEARNED and method != "fixed":
@@ -120,7 +122,9 @@ def prepare(
         as_it_is = config | {"encoder_conf": same["encoder_conf"]}
         model = built(as_it_is, [*training, "--model_conf", "exit_weight=0.0"])
         model.load_state_dict(model.state_dict() | weights_of(original.model, model))
-        data = list(first_batches(args, options.calibration))
+        device = "cuda" if args.ngpu and torch.cuda.is_available() else "cpu"
+        model.to(device)
+        data = [to_device(batch, device) for batch in first_batches(args, options.calibration)]
         orders = {by: rank_units(model, data, by) for by in options.orders}
     if order := orders.get(options.start_by or ""):
         weights["encoder.scores"] = scores_of(order, supernet)
@@ -131,7 +135,8 @@ def prepare(
         set_costs(supernet)
         supernet.state.freeze(torch.tensor(orders[options.rank_by]))
         weights = supernet.state_dict() | weights
-        whole = vars(args) | config | {"output_dir": str(output_dir), "config": None}
+        own = {"output_dir": str(output_dir), "config": None}
+        whole = vars(parsed(config, training)) | own
         return _write(output_dir, "config.yaml", whole, UNTRAINED, weights)
     config["init_param"] = [str(output_dir / INITIAL)]
     return _write(output_dir, CONFIG, config, INITIAL, weights, head=_head(options))
@@ -196,7 +201,7 @@ def training_of(
         return {"model_conf": model_conf}
     counted = original.config | {"accum_grad": args.accum_grad}
     length = length_of(options.share, counted, batches_of(args))
-    lr = options.part_of_lr * peak_lr(original.config)
+    lr = options.part_of_lr * peak_lr(original.config | {"optim_conf": args.optim_conf})
     logging.info(
         f"The supernet is to be trained with {length.updates} updates ({length.max_epoch} "
         f"epochs), and a learning rate up to {lr:.3g}"
@@ -216,11 +221,9 @@ def check_folder(original: Original, output_dir: Path) -> None:
 
 def parsed(config: Mapping[str, Any], training: Sequence[str]) -> argparse.Namespace:
     """What ``asr_train`` reads from a config and options."""
-    known = asr.ASRTask.get_default_config()
     with tempfile.TemporaryDirectory(prefix="espnet_des.") as folder:
         file = Path(folder) / CONFIG
-        own = {key: value for key, value in config.items() if key in known}
-        file.write_text(yaml.safe_dump(own, sort_keys=False), "utf-8")
+        file.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
         parser = asr.ASRTask.get_parser()
         return parser.parse_args(["--config", str(file), "--output_dir", folder, *training])
 

@@ -14,6 +14,7 @@ import soundfile
 import torch
 import yaml
 
+from espnet_des.corpus.kaldi import DataError
 from espnet_des.deploy.onnx import example
 from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.deploy.onnx.graph import session
@@ -155,6 +156,9 @@ def test_the_text_is_that_of_decode_best_path(supernet, tmp_path, size, normaliz
 
 def test_int8_and_the_commands_of_the_readme(supernet, tmp_path):
     plain, folder = tmp_path / "plain.onnx", tmp_path / "out"
+    folder.mkdir()
+    for name in ("model.onnx", "tokens.txt"):  # of an earlier export
+        (folder / name).write_text("old")
     command = [sys.executable, "-m", "espnet_des.bin.export_onnx", "--size", "5",
                "--asr_train_config", supernet / "config.yaml", "--asr_model_file",
                supernet / MODEL, "--quantize", "int8", "--runtime", "sherpa-onnx",
@@ -206,6 +210,15 @@ def test_what_it_cannot_run_is_said(supernet, tmp_path, changes, options, says):
     with pytest.raises(ConfigError, match=says):
         export_onnx(config, supernet / MODEL, **given)
     assert [f.name for f in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_of_something_else_is_left_alone(supernet, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(DataError, match="holds something else"):
+        export_onnx(
+            supernet / "config.yaml", supernet / MODEL, tmp_path, 5, runtime="sherpa-onnx"
+        )
+    assert [f.name for f in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_the_benchmark_of_runtimes(supernet, tmp_path, capsys):

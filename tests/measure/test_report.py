@@ -307,17 +307,11 @@ def test_what_cannot_be_reported_is_refused_first(supernet, tmp_path):
     with pytest.raises(ConfigError, match="encoder: 'rnn' cannot be measured"):
         report(tmp_path / "rnn.yaml", model_file, tmp_path / "out")
     extract_subnet(config, model_file, 3, tmp_path / "size3")
-    for key, change in (
-        ("interctc_layer_idx", {"encoder": "conformer",
-                                "encoder_conf": {"interctc_layer_idx": [1]}}),
-        ("ctc_weight", {"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}),
-    ):  # fmt: skip
-        content = yaml.safe_load((tmp_path / "size3/config.yaml").read_text())
-        (tmp_path / "one.yaml").write_text(yaml.safe_dump(content | change))
-        with pytest.raises(ConfigError, match=f"one.yaml: .*{key}"):
-            report(
-                tmp_path / "one.yaml", tmp_path / "size3" / model_file.name, tmp_path / "out"
-            )
+    content = yaml.safe_load((tmp_path / "size3/config.yaml").read_text())
+    content |= {"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="one.yaml: .*ctc_weight"):
+        report(tmp_path / "one.yaml", tmp_path / "size3" / model_file.name, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -55,6 +55,8 @@ def test_a_share_of_too_few_updates_is_refused():
         ("onecyclelr", {"max_lr": 0.004}, 0.004),
         ("onecyclelr", {"max_lr": [0.004, 0.001]}, 0.004),
         ("piecewiselinearwarmuplr", {"warmup_lr_list": [0.0, 5e-5, 1e-3]}, 1e-3),
+        ("exponentialdecaywarmup", {"max_lr": 2e-4, "total_steps": 9}, 2e-4),
+        ("cycliclr", {"base_lr": 1e-5, "max_lr": 3e-4}, 3e-4),
         ("noamlr", {"model_size": 256, "warmup_steps": 25000}, 0.002 / (256 * 25000) ** 0.5),
     ],
 )

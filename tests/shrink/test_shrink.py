@@ -154,6 +154,56 @@ def test_without_training_a_budget_counts_what_it_says(original, tmp_path):
     assert counted[encoder.kept_layers(3)].sum() <= counted.sum() * 3 / 8
 
 
+@pytest.mark.parametrize("words", [
+    ["--encoder_conf", "own_weights=false"],
+    ["--encoder_conf", "granularity=component", "--model_conf", "budget=macs"],
+    ["--optim_conf", "weight_decay=0.125"],
+], ids=["shared", "components", "optimizer"])  # fmt: skip
+def test_without_training_options_of_the_training_count_too(original, tmp_path, words):
+    files, options = read_original(*of(original).values()), ShrinkOptions([3, 8], share=0.0)
+    config = prepare(files, tmp_path / "ranked", options, words)
+    load_model(config, tmp_path / "ranked/ranked.pth")
+    found = yaml.safe_load(config.read_text())
+    for key, word in zip(words[::2], words[1::2]):
+        name, value = word.split("=")
+        assert found[key.removeprefix("--")][name] == yaml.safe_load(value)
+
+
+def test_keys_of_an_older_espnet_are_left_out(original, tmp_path):
+    """ESPnet's own inference does not mind them, and names a model with ``init: chainer``."""
+    exp = shutil.copytree(original, tmp_path / "old", symlinks=True)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    old = config | {"pretrain_key": [], "init": "chainer"}
+    (exp / "config.yaml").write_text(yaml.safe_dump(old))
+    files = read_original(*of(exp).values())
+    written = prepare(files, tmp_path / "out", ShrinkOptions([3, 8], share=1.0))
+    found = yaml.safe_load(written.read_text())
+    assert not {"pretrain_key", "init"} & found.keys()
+    built(found, [])
+
+
+def test_an_original_whose_optimizer_names_no_rate_is_given_one(original, tmp_path):
+    exp = shutil.copytree(original, tmp_path / "adadelta", symlinks=True)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    old = config | {"optim": "adadelta", "optim_conf": {}, "scheduler": None}
+    (exp / "config.yaml").write_text(yaml.safe_dump(old))
+    files, options = read_original(*of(exp).values()), ShrinkOptions([3, 8], share=1.0)
+    with pytest.raises(ConfigError, match="give one with --optim_conf lr=0.001"):
+        prepare(files, tmp_path / "out", options)
+    more = ["--optim", "adam", "--optim_conf", "lr=0.001"]
+    written = prepare(files, tmp_path / "out", options, more)
+    assert yaml.safe_load(written.read_text())["scheduler_conf"]["max_lr"] == 0.001
+
+
+def test_the_folder_it_was_started_in_is_a_place_too(
+    original, tmp_path, unmeasured, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shrink(Path("."), **of(original), sizes=[3, 8], share=0.0)
+    assert (tmp_path / "here_size3/config.yaml").exists()
+
+
 @pytest.mark.parametrize("by", ["angle", "loss", "greedy"])
 def test_the_ranking_is_of_the_original_whatever_norm_the_supernet_has(original, tmp_path, by):
     files = read_original(*of(original).values())

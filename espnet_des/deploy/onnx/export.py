@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from espnet_des.corpus.kaldi import check_ours
 from espnet_des.deploy.extract import extract_subnet
 from espnet_des.deploy.onnx.graph import SOURCES, CTCGraph, export, session
 from espnet_des.deploy.onnx.recognise import transcriptions, word_error_rates
@@ -139,18 +140,24 @@ def write_onnx(
         wer = (
             {} if text is None else word_error_rates(model, args, opened, source, wavs, texts)
         )
-        path, how = put(written, output, runtime)
+        path, how = put(written, output, runtime, source)
     return Exported(path, path.stat().st_size, difference, agreement, wer, how)
 
 
-def put(written: Path, output: Path, runtime: str) -> tuple[Path, str]:
+def put(written: Path, output: Path, runtime: str, source: str) -> tuple[Path, str]:
     """Put what was written in its place; says where the model is, and how to try it."""
     if runtime != sherpa.RUNTIME:
         written.replace(output)
+        if source != "waveform":
+            return output, f"it takes {source}, as the model's frontend gives them"
         return output, f"python3 {Path(__file__).with_name('example.py')} {output} some.wav"
     output.mkdir(exist_ok=True)
     for file in sorted(written.parent.iterdir()):
         file.replace(output / file.name)
+    for other in set(sherpa.MODEL.values()) - {written.name}:
+        (output / other).unlink(
+            missing_ok=True
+        )  # of an earlier export: of other tokens, maybe
     return output / written.name, f"{output / sherpa.README} has the commands"
 
 
@@ -167,6 +174,7 @@ def check_arguments(output: Path, source, quantize, wav_scp, text, runtime) -> N
             raise ConfigError(f"source: {source}: {runtime} needs waveform")
         if output.suffix == ".onnx" or (output.exists() and not output.is_dir()):
             raise ConfigError(f"output: {output} must be a folder for {runtime}")
+        check_ours(output, sherpa.TOKENS)
     elif output.suffix != ".onnx":
         raise ConfigError(f"output: {output} must end in .onnx")
     if text is not None and wav_scp is None:

@@ -1,5 +1,6 @@
 """Text and time of sizes in PyTorch, onnxruntime and sherpa-onnx, utterance by utterance."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -141,14 +142,16 @@ def _decode(
         for name, recognise in runtimes.items():
             begin = time.process_time()
             text = recognise(samples)
-            rtfs[name].append((time.process_time() - begin) / (len(samples) / rate))
+            if len(samples):
+                rtfs[name].append((time.process_time() - begin) / (len(samples) / rate))
             found[name][utt] = " ".join(text.split())
     rows = []
     for name, mine in found.items():
+        rtf = statistics.median(rtfs[name] or [math.nan])  # of empty audio there is none
         twin = name.replace(RUNTIME, "onnxruntime")
         rows.append(Row(
             size, data, name, count_errors(texts, mine).rate, same(mine, found[PYTORCH]),
-            same(mine, found[twin]) if twin != name else None, statistics.median(rtfs[name]),
+            same(mine, found[twin]) if twin != name else None, rtf,
         ))  # fmt: skip
     return rows
 
