@@ -12,6 +12,7 @@ from espnet_des.method.layers import ranges
 # System name to seed to result, of what is finished.
 Results = dict[str, dict[int, dict]]
 OPEN = "open"
+MOST = 1000.0  # percent; an interval that reaches further says nothing
 
 
 class Table:
@@ -186,7 +187,7 @@ def interval(mine: Counts, others: Counts) -> str:
     if found is None:
         return OPEN
     ends = f"[{found.low:+.1f}, {found.high:+.1f}]"
-    if math.isnan(found.low):
+    if math.isnan(found.low) or found.high > MOST:
         ends = "(1 seed)" if found.seeds == 1 else "(no interval)"
     return f"{found.mean:+.1f}% {ends}"
 

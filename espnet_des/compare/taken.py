@@ -70,6 +70,8 @@ def seeds_of(files: Sequence[Path]) -> int:
 
 
 def _read(file: Path) -> list[dict]:
+    if not Path(file).exists():
+        raise ConfigError(f"taken: {file} is not there, seen from {Path.cwd()}")
     try:
         runs = json.loads(Path(file).read_text())["runs"]
         if all({"sets", "config_sha256", "system", "seed"} <= set(run) for run in runs):

@@ -6,7 +6,6 @@ the file, of the models that would be deployed: each size is extracted first.
 
 import contextlib
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.nn.encoders import SUPERNETS, stock_name
 from espnet_des.utils.files import write_atomically
-from espnet_des.utils.machine import processor
+from espnet_des.utils.machine import cores, processor
 from espnet_des.utils.partial import partial_folder
 from espnet_des.utils.progress import progress
 
@@ -93,7 +92,7 @@ def report(
         "asr_train_config": str(asr_train_config),
         "asr_model_file": str(asr_model_file),
         "cpu": processor(),
-        "threads": all_threads(),
+        "threads": cores(),
         "torch": version("torch"),
         "espnet": version("espnet"),
         "python": platform.python_version(),
@@ -188,7 +187,7 @@ def stock(config: Path, blocks: Sequence[int], folder: Path) -> list[Candidate]:
 
 def measure(candidates: list[Candidate], seconds: float, rounds: int) -> list[dict]:
     """One row for each model; every model is held by a process of its own."""
-    both = {"1_thread": 1, "all_threads": all_threads()}
+    both = {"1_thread": 1, "all_threads": cores()}
     steps = len(candidates) * (1 + rounds * len(both))
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress(total=steps, desc="measured", unit="step"))
@@ -220,11 +219,6 @@ def measure(candidates: list[Candidate], seconds: float, rounds: int) -> list[di
                 row[f"rtf_{name}"] = statistics.median(own) / seconds
                 row[f"times_{name}"] = own
     return rows
-
-
-def all_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 COLUMNS = (

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import io
 import logging
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from espnet_des.utils.machine import memory, reset_peak_memory
 from espnet_des.utils.processes import spawned
 from espnet_des.utils.threads import as_applications_wait
 
@@ -152,25 +152,3 @@ def timed_recognition(threads: int, clock: Clock = time.perf_counter) -> float:
         "decoder([wave])", timer=clock, globals=_loaded._asdict(), num_threads=threads
     )
     return timer.blocked_autorange().median
-
-
-def memory(field: str) -> int | None:
-    """Bytes of this process's resident memory: VmRSS now, VmHWM at most.
-
-    Not getrusage's ru_maxrss: over fork and exec it keeps the parent's.
-    """
-    try:
-        found = re.search(
-            rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M
-        )
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
-
-
-def reset_peak_memory() -> None:
-    """Let VmHWM start from now; where that is not allowed, imports may count."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass

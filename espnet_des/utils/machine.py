@@ -1,5 +1,7 @@
-"""What a measurement was made on."""
+"""What a measurement was made on, and what this process uses of it."""
 
+import contextlib
+import os
 import platform
 import re
 from pathlib import Path
@@ -20,3 +22,29 @@ def describe() -> str:
     import torch
 
     return f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory(field: str) -> int | None:
+    """Bytes of this process's resident memory: VmRSS now, VmHWM at most.
+
+    None where the system does not tell. Not getrusage's ru_maxrss: over fork and exec it keeps
+    the parent's.
+    """
+    try:
+        found = re.search(
+            rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE
+        )
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def reset_peak_memory() -> None:
+    """Let VmHWM start from now; where that is not allowed, what was before may count."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -19,8 +19,8 @@ from espnet_des.deploy.onnx.export import export_onnx
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.decode_best_path import decode_best_path
 from espnet_des.inference.loading import load_model
-from espnet_des.measure.worker import memory, reset_peak_memory
 from espnet_des.utils.audio import AudioError, find_audio, read_header, read_mono
+from espnet_des.utils.machine import memory, reset_peak_memory
 from tests.bad_input.conftest import train
 
 RATE = 8000

@@ -281,6 +281,10 @@ def test_one_seed_gives_no_interval_and_none_in_common_no_difference():
     assert interval(one, one._replace(seeds=[5])) == "open"
     nothing = counts_of([[0, 0, 0], [1, 0, 0]])  # no logarithm of it
     assert interval(nothing, two) == "-99.7% (no interval)"
+    wide = counts_of(
+        [[5, 5, 5], [900, 900, 900]]
+    )  # nothing follows from two so different seeds
+    assert interval(wide, two).endswith("% (no interval)")
 
 
 def result_of(errors, size=8, seed=0):
@@ -653,9 +657,13 @@ def test_files_that_are_no_results_are_not_taken(own_recipe, text):
     file = own_recipe / "theirs.json"
     file.write_text(text)
     systems = comparison(base_config(own_recipe))
-    for wrong in (file, own_recipe / "nowhere.json"):
-        with pytest.raises(ValueError, match=f"taken: {wrong} is not a results"):
-            take([wrong], another_machine(own_recipe, systems)[0], systems)
+    runs = another_machine(own_recipe, systems)[0]
+    for wrong, says in (
+        (file, "not a results"),
+        (own_recipe / "nowhere.json", "not there, seen"),
+    ):
+        with pytest.raises(ValueError, match=f"taken: {wrong} is {says}"):
+            take([wrong], runs, systems)
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -321,7 +321,7 @@ def test_command_line(supernet, tmp_path):
 
 def test_the_full_size_is_never_allocated():
     code = """
-from espnet_des.measure.worker import memory, reset_peak_memory
+from espnet_des.utils.machine import memory, reset_peak_memory
 from espnet_des.nn.encoders import SubnetConformerEncoder
 conf = dict(output_size=512, linear_units=2048, num_blocks=12, macaron_style=True,
             rel_pos_type="latest", input_layer="vgg", max_pos_emb_len=100)

@@ -13,7 +13,6 @@ from espnet_des.errors import ConfigError
 from espnet_des.inference.best_path import BestPathDecoder
 from espnet_des.inference.scoring import count_errors, text_cleaner
 from espnet_des.inference.transcribe import decode_files
-from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.nn.waveforms import shortest_input
 
 
@@ -22,7 +21,7 @@ class SessionAsModel:
 
     def __init__(self, session, model: ESPnetASRModel, source: str):
         self.session, self.source = session, source
-        self.frontend, self.blank_id = model.frontend, CTC_BLANK
+        self.frontend = model.frontend
         self.parameters, self.modules = model.parameters, model.modules
         self.shortest = shortest_input(model, source)
         self.ctc = SimpleNamespace(softmax=torch.exp)

@@ -18,7 +18,7 @@ from espnet_des.measure.benchmark.neighbours import Neighbours
 from espnet_des.measure.benchmark.rounds import measure, ratio
 from espnet_des.measure.benchmark.steps import Bench, Setting, Step
 from espnet_des.measure.benchmark.written import write_report
-from espnet_des.utils.machine import describe
+from espnet_des.utils.machine import cores, describe
 from espnet_des.utils.processes import spawned
 from espnet_des.utils.threads import SETTINGS
 
@@ -213,8 +213,3 @@ def report(
             f"| {row.to_one_thread:.2f} | {row.to_alone:.2f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -28,7 +28,7 @@ from espnet_des.deploy.onnx.graph import INPUTS, OUTPUTS
 from espnet_des.nn.losses import CTC_BLANK
 from espnet_des.utils.files import write_atomically
 
-INPUT, OUTPUT = "x", "logits"  # as the files of Omnilingual ASR name them
+INPUT = "x"  # as the files of Omnilingual ASR name it
 ADDED = 1e-5  # to the variance
 IMPOSSIBLE = -1e4  # log-probability of all but blank where there is nothing to recognise
 # The mark: as many samples of this value, and as many of its negative.
