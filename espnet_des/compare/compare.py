@@ -7,7 +7,7 @@ from pathlib import Path
 from espnet_des.compare.ablations import ablations
 from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
 from espnet_des.compare.fast import fast
-from espnet_des.compare.front_ends import CONV2D, DW_SUPERNET, front_ends
+from espnet_des.compare.front_ends import CONV2D, CONV2D_WORDS, front_ends
 from espnet_des.compare.rates import rates
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
@@ -214,12 +214,12 @@ def sections(what: str, table: Table) -> str:
     elif what == "front_ends":
         parts = {
             "Word error rates": table.error_rates(),
-            "Differences to the supernet behind conv2d": table.differences(
-                "simple_top_k", [DW_SUPERNET]
+            "Differences to conv2d": table.differences(
+                CONV2D, [g for g in table.groups if not g.endswith("_words") and g != CONV2D]
             ),
-            "Differences to the full encoder behind conv2d": table.differences(
-                CONV2D,
-                [g for g in table.groups if g not in (CONV2D, "simple_top_k", DW_SUPERNET)],
+            "Differences to conv2d, where the tokens are words": table.differences(
+                CONV2D_WORDS,
+                [g for g in table.groups if g.endswith("_words") and g != CONV2D_WORDS],
             ),
             "Clean and noisy": table.rates_by_set(),
             "Parameters": table.parameters(),

@@ -705,7 +705,7 @@ def test_tokens_of_a_system_reach_the_recipe_and_not_the_training_config(own_rec
     (run.exp / "train.yaml").write_text(run.as_yaml(config))
     train(run, run.exp / "train.yaml")
     assert (run.exp / "run.log").read_text() == (
-        f"--stage 11 --stop_stage 11 --asr_tag {run.name} --token_type bpe --nbpe 90 "
+        f"--stage 11 --stop_stage 11 --asr_tag {run.name} --token_type word "
         f"--asr_config exp/asr_{run.name}/espnet.yaml\n"
     )
     told = yaml.safe_load((run.exp / "espnet.yaml").read_text())
