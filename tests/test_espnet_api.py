@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import espnet2.tasks.asr as asr
 import espnet_des
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
@@ -146,6 +147,19 @@ def test_it_costs_no_import():
 def test_epoch_file(tmp_path):
     """The average looks for it: see also test_average_sums_integers."""
     assert espnet_api.epoch_file(12) == "12epoch.pth"
+
+
+def test_read_tokens(tmp_path):
+    """What ESPnet writes into config.yaml where ``token_list`` is a file."""
+    file = tmp_path / "tokens.txt"
+    file.write_text("<blank>\n<unk>\nA \n\u3000\nB\u2028\n<sos/eos>\n", encoding="utf-8")
+    parser = asr.ASRTask.get_parser()
+    words = "--input_size 12 --encoder transformer --encoder_conf num_blocks=1 --output_dir x"
+    args = parser.parse_args(f"{words} --model_conf ctc_weight=1.0".split())
+    args.token_list = str(file)
+    asr.ASRTask.build_model(args)
+    assert args.token_list == espnet_api.read_tokens(file)
+    assert args.token_list[2:5] == ["A", "", "B"]
 
 
 def test_without_exits():

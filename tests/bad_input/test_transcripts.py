@@ -229,7 +229,7 @@ def write_set(folder):
 
 
 def stage_3(folder, **options):
-    o = {"train_set": "train", "valid_set": "train", "test_sets": "", "sample_rate": 16000,
+    o = {"train_set": "train", "valid_set": "train", "test_sets": "", "sample_rate": 16000, "nj": 1,
          "audio_format": "flac"}  # fmt: skip
     at = argparse.Namespace(data=folder / "data", feats=folder / "dump")
     data.format_audio(argparse.Namespace(**o | options), at)
