@@ -7,12 +7,13 @@ they add; to a layer that the smaller one has not got that adds nothing.
 An extracted size has the sums: it is as small and as fast as without.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from espnet_des.errors import ConfigError, OtherTrainingError
+from espnet_des.nn.batch_norm import BATCH_NORMS
 from espnet_des.nn.copies import with_values
 
 
@@ -34,10 +35,8 @@ class OwnWeights(torch.nn.Module):
                 for size in sizes
             }
         )
-        for name in _of_norms(blocks):
-            added: Any
-            for added in self.of_sizes.values():
-                added[_key(name)]._no_weight_decay = True  # read by exclude_weight_decay
+        for added in self._added(_of_norms(blocks)):
+            added._no_weight_decay = True  # read by exclude_weight_decay
 
     @torch.no_grad()
     def start(self) -> None:
@@ -48,10 +47,14 @@ class OwnWeights(torch.nn.Module):
     def freeze_with(self, blocks: torch.nn.Module) -> None:
         """Let no size add to parameters that ``freeze_param`` keeps as they are."""
         frozen = [n for n, p in blocks.named_parameters() if not p.requires_grad]
-        added: Any
-        for added in self.of_sizes.values():
-            for name in frozen:
-                added[_key(name)].requires_grad_(False)
+        for added in self._added(frozen):
+            added.requires_grad_(False)
+
+    def _added(self, names: Sequence[str]) -> Iterator[Any]:
+        """What every size adds to these parameters of the blocks."""
+        of_size: Any
+        for of_size in self.of_sizes.values():
+            yield from (of_size[_key(name)] for name in names)
 
     def check_visible(self, blocks: torch.nn.Module) -> None:
         """Refuse blocks without some of the parameters that sizes add to.
@@ -132,7 +135,7 @@ def check_own_weights(found: Collection[str], keys: Collection[str]) -> None:
 
 def _of_norms(blocks: torch.nn.Module) -> list[str]:
     """Names of the parameters of LayerNorm and BatchNorm."""
-    norms = (torch.nn.LayerNorm, torch.nn.BatchNorm1d)
+    norms = (torch.nn.LayerNorm, *BATCH_NORMS)
     return [
         f"{name}.{own}" for name, module in blocks.named_modules() if isinstance(module, norms)
         for own, _ in module.named_parameters()

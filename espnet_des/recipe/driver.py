@@ -26,7 +26,7 @@ STAGES: dict[int, tuple[str, Callable[[argparse.Namespace, Layout], None]]] = {
     14: ("Pack model", evaluate.pack),
     16: ("Sizes: extract, decode, score, measure and draw every size", sizes.score_sizes),
 }
-TRAININGS = (7, 11)
+TRAININGS = {7, 11}
 
 
 def skipped(o: argparse.Namespace) -> set[int]:
@@ -49,22 +49,30 @@ def main(argv: list[str]) -> int:
     o = parse(argv)
     if o.only_check:
         return 0
-    at, out = layout(o), skipped(o)
-    stages = [n for n in STAGES if n not in out and o.stage <= n <= o.stop_stage]
     begin = time.monotonic()
     try:
-        for number in stages:
-            if number in TRAININGS:
-                train.check_gpus(o.ngpu)
-        for number in stages:
-            title, stage = STAGES[number]
-            say(f"Stage {number}: {title}")
-            try:
-                stage(o, at)
-            except (RuntimeError, ValueError, OSError) as error:  # ours, and of the libraries
-                raise StageError(f"Stage {number} ({title}) stopped:\n{error}") from error
+        run(o, layout(o))
     except StageError as error:
         print(error, file=sys.stderr)
         return 1
     say(f"Successfully finished. [elapsed={time.monotonic() - begin:.0f}s]")
     return 0
+
+
+def run(o: argparse.Namespace, at: Layout) -> None:
+    """Run the stages that were asked for.
+
+    Raises:
+        StageError: naming the stage that stopped; before all of them where no GPU is there.
+    """
+    out = skipped(o)
+    stages = [n for n in STAGES if n not in out and o.stage <= n <= o.stop_stage]
+    if TRAININGS & set(stages):
+        train.check_gpus(o.ngpu)
+    for number in stages:
+        title, stage = STAGES[number]
+        say(f"Stage {number}: {title}")
+        try:
+            stage(o, at)
+        except (RuntimeError, ValueError, OSError) as error:  # ours, and of the libraries
+            raise StageError(f"Stage {number} ({title}) stopped:\n{error}") from error

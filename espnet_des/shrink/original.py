@@ -126,9 +126,8 @@ def unpacked_before(archive: Path, folder: Path) -> tuple[Path, Path] | None:
     """
     if not folder.exists():
         return None
-    stamp = (
-        folder / UNPACKED
-    )  # the last that is written: without it there is half of an archive
+    # The last that is written: without it there is half of an archive.
+    stamp = folder / UNPACKED
     before = json.loads(stamp.read_text("utf-8")) if stamp.exists() else {}
     if before.get("sha256") != digest(archive):
         raise ConfigError(

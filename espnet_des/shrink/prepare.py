@@ -304,9 +304,8 @@ def _write(
 ) -> Path:  # fmt: skip
     text = head + yaml.safe_dump(config, sort_keys=False, indent=4)
     path = folder / name
-    with alone_in(
-        folder, "training"
-    ):  # one that has no checkpoint yet must find what it wrote
+    # A training that has no checkpoint yet must find what it wrote.
+    with alone_in(folder, "training"):
         if (folder / CHECKPOINT).exists() and (
             not path.exists() or path.read_text("utf-8") != text
         ):

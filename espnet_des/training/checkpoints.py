@@ -339,7 +339,7 @@ def check_restored_optimizer(optimizer: torch.optim.Optimizer, state: dict, sche
 
 
 def check_restored_scheduler(scheduler, state: dict | None) -> None:
-    """As :func:`check_optimizer`; either may be None.
+    """As :func:`check_restored_optimizer`; either may be None.
 
     Raises:
         OtherTrainingError: saying what differs.

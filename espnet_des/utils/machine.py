@@ -1,6 +1,5 @@
 """What a measurement was made on, and what this process uses of it."""
 
-import contextlib
 import os
 import platform
 import re
@@ -44,7 +43,10 @@ def memory(field: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def reset_peak_memory() -> None:
-    """Let VmHWM start from now; where that is not allowed, what was before may count."""
-    with contextlib.suppress(OSError):
+def reset_peak_memory() -> bool:
+    """Let VmHWM start from now; False where that is not allowed, and what was before counts."""
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

@@ -154,10 +154,9 @@ def put(written: Path, output: Path, runtime: str, source: str) -> tuple[Path, s
     output.mkdir(exist_ok=True)
     for file in sorted(written.parent.iterdir()):
         file.replace(output / file.name)
+    # Of an earlier export, and maybe of other tokens.
     for other in set(sherpa.MODEL.values()) - {written.name}:
-        (output / other).unlink(
-            missing_ok=True
-        )  # of an earlier export: of other tokens, maybe
+        (output / other).unlink(missing_ok=True)
     return output / written.name, f"{output / sherpa.README} has the commands"
 
 

@@ -1,6 +1,5 @@
 """How much the process grows in a step, as the system sees it (Linux)."""
 
-import contextlib
 import ctypes
 from collections.abc import Callable
 
@@ -13,10 +12,13 @@ def peak_growth(step: Callable[[], object]) -> int | None:
     Beside what autograd saves these are gradients, and what operations need while they
     run. None where the system does not tell.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    try:
         # What was freed earlier is given back first, or the step would reuse it unseen.
         ctypes.CDLL(None).malloc_trim(0)
-    reset_peak_memory()
+    except (OSError, AttributeError):
+        return None
+    if not reset_peak_memory():
+        return None
     before = memory("VmRSS")
     step()
     after = memory("VmHWM")
