@@ -21,6 +21,7 @@ from espnet_des.nn.distillation import teaches
 from espnet_des.nn.encoders import SUBNETS, SUPERNETS, check_swap
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.model_conf import check_multi_blank
+from espnet_des.nn.taught import TaughtModel
 from espnet_des.nn.transducer import trainable_transducers
 from espnet_des.training.bad_data import check_ids, check_rate
 from espnet_des.training.checkpoints import check_tokens, config_of_checkpoint
@@ -31,7 +32,7 @@ from espnet_des.training.settings import (
 )
 from espnet_des.training.trainer import SupernetTrainer
 
-MODEL = "des"
+MODEL, TAUGHT = "des", "taught"
 # Options that would train the supernet without its Trainer or its counter.
 REFUSED_OPTIONS = {
     "use_deepspeed": "DeepSpeed replaces the Trainer that advances the selection",
@@ -63,6 +64,15 @@ class ASRTask(STOCK_TASK):
             return super().build_model(args)
         with trainable_transducers():
             return super().build_model(args)
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: Any
+    ) -> list[torch.optim.Optimizer]:
+        """As ESPnet's; before, a model that is to have a teacher gets it."""
+        if isinstance(model, TaughtModel) and not args.collect_stats:
+            learn_from_file(model, *model.teacher_files)
+        return super().build_optimizers(args, model)
 
 
 class SupernetTask(ASRTask):
@@ -115,29 +125,31 @@ class SupernetTask(ASRTask):
             {"params": [scores], "lr": optimizer.defaults["lr"], "weight_decay": 0.0}
         )
         check_with_model(args, model, optimizer)
-        if model.options.teacher_config is not None and not args.collect_stats:
-            learn_from_file(model)
+        options = model.options
+        if options.teacher_config is not None and not args.collect_stats:
+            learn_from_file(model, options.teacher_config, str(options.teacher_model_file))
         return [optimizer]
 
 
-def learn_from_file(model: DESModel) -> None:
-    """Let the trained model that the options name teach a supernet.
+def learn_from_file(model: DESModel | TaughtModel, config: str, model_file: str) -> None:
+    """Let a trained model teach.
+
+    Args:
+        config: the ``config.yaml`` of the teacher.
+        model_file: its parameters.
 
     Raises:
         ConfigError: where it does not load, or spells other tokens.
     """
-    options, device = model.options, next(model.parameters()).device
-    teacher, _ = load_model(
-        str(options.teacher_config), str(options.teacher_model_file), str(device)
-    )
+    teacher, _ = load_model(config, model_file, str(next(model.parameters()).device))
     if list(teacher.token_list) != list(model.token_list):
         raise ConfigError(
-            f"model_conf: teacher_config: {options.teacher_config} has another token list than "
+            f"model_conf: teacher_config: {config} has another token list than "
             "this training: its posteriors would be of other tokens"
         )
     if not teaches(teacher, model):
         raise ConfigError(
-            f"model_conf: teacher_config: {options.teacher_config} is of a model that has none of "
+            f"model_conf: teacher_config: {config} is of a model that has none of "
             "the posteriors that this one learns from: both need CTC (ctc_weight above 0), or "
             "both an attention decoder"
         )
@@ -201,5 +213,5 @@ def put_in_place(task: type) -> None:
 
 
 asr.encoder_choices.classes.update(SUPERNETS | SUBNETS)
-asr.model_choices.classes[MODEL] = DESModel
+asr.model_choices.classes |= {MODEL: DESModel, TAUGHT: TaughtModel}
 put_in_place(ASRTask)

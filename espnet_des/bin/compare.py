@@ -11,7 +11,8 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=Path("."), help="its folder")
     parser.add_argument(
         "--what",
-        choices=("compare", "ablations", "budgets", "shrink", "front_ends", "rates", "fast"),
+        choices=("compare", "ablations", "budgets", "shrink", "front_ends", "rates", "fast",
+                 "rivals"),
         default="compare",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every system")

@@ -9,6 +9,7 @@ from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_lin
 from espnet_des.compare.fast import fast
 from espnet_des.compare.front_ends import CONV2D, CONV2D_WORDS, front_ends
 from espnet_des.compare.rates import rates
+from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
 from espnet_des.compare.shrinks import shrinks
@@ -23,6 +24,7 @@ from espnet_des.utils.files import alone_in, write_atomically
 PLANS = {
     "compare": comparison, "ablations": ablations, "budgets": budgets, "shrink": shrinks,
     "front_ends": front_ends, "rates": rates, "fast": fast,
+    "rivals": rivals,
 }  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def compare(
     Args:
         recipe: folder of the recipe.
         what: ``compare``, ``ablations``, ``budgets``, ``shrink``, ``front_ends``,
-            ``rates`` or ``fast``.
+            ``rates``, ``fast`` or ``rivals``.
         seeds: number of trainings of every system.
         jobs: trainings side by side, each with OMP_NUM_THREADS threads (1 by default).
         only: names of systems to train now; the tables have all of them.
@@ -237,6 +239,20 @@ def sections(what: str, table: Table) -> str:
                 of_methods(table, "{}_alone_fast", "{}_fast")
             ),
             "Differences to the defaults": of_methods(table, "{}", "{}_fast"),
+            "Cost": table.costs(),
+        }
+    elif what == "rivals":
+        parts = {
+            "Word error rates": table.error_rates(),
+            "Differences to the supernet (above 0: more errors)": table.differences(
+                "simple_top_k",
+                [g for g in table.groups if g not in ("simple_top_k", "angle_0")],
+            ),
+            "Differences to it at equal MACs": at_equal_macs(table, "simple_top_k"),
+            "Differences to separately trained models": table.differences(
+                "separate", [*OF_THE_PAPER, "taught"]
+            ),
+            "Parameters": table.parameters(),
             "Cost": table.costs(),
         }
     elif what == "shrink":

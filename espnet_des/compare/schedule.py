@@ -136,7 +136,7 @@ def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:
 
 
 def check_begins_with(config: dict, recipe: Path) -> None:
-    """Refuse a training that begins with a model of which there is only the result.
+    """Refuse a training that needs a model of which there is only the result.
 
     Raises:
         RuntimeError: naming the model.
@@ -144,10 +144,12 @@ def check_begins_with(config: dict, recipe: Path) -> None:
     files = list(config.get("init_param", []))
     if SHRINK in config:
         files.append(f"{config[SHRINK]['shrink']}/{MODEL_FILE}")
+    if "teacher_model_file" in config.get("model_conf", {}):
+        files.append(config["model_conf"]["teacher_model_file"])
     for file in files:
         if not (recipe / file).exists():
             raise RuntimeError(
-                f"it begins with {file}, which is not here: a result that is taken from elsewhere "
+                f"it needs {file}, which is not here: a result that is taken from elsewhere "
                 f"brings no model. Remove {(recipe / file).parent} and leave out --taken to "
                 "train it here"
             )

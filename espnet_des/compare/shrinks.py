@@ -19,7 +19,7 @@ from espnet_des.shrink.options import BY, LEARNED, ShrinkOptions
 
 # With so many of the updates, and shrunk with the rest of them.
 SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
-STK = "simple_top_k"
+STK, BY_ANGLE = "simple_top_k", "angle_0"
 
 
 def whole(base: Config) -> str:
@@ -77,6 +77,21 @@ def cut(base: Config, seed: int, share: float, kept: list[int]) -> Config:
     return config | {"init_param": [file], "ignore_init_mismatch": True}
 
 
+def cut_to_sizes(base: Config) -> list[System]:
+    """What ShortGPT does: the layers that turn least are cut off, and each size is fine-tuned."""
+    sizes = base["encoder_conf"]["sizes"]
+    by_angle = System(
+        BY_ANGLE, "ranked by angle, 0%",
+        lambda b, s, k: shrunk(b, s, 0, sizes, "--rank_by angle"), sizes, needs=whole(base)
+    )  # fmt: skip
+    return [by_angle] + [
+        System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
+               lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs=BY_ANGLE,
+               group="cut")
+        for size in sizes[:-1]
+    ]  # fmt: skip
+
+
 def shrinks(base: Config) -> list[System]:
     """The trained model, a supernet from scratch, and shrinks of the model."""
     sizes = base["encoder_conf"]["sizes"]
@@ -132,12 +147,7 @@ def shrinks(base: Config) -> list[System]:
     for by in ("loss", "greedy"):
         ask(f"components_{by}_20", f"components by {by}, sizes by MACs, 20%", 0.2,
             f"--rank_by {by}", asr_args=parts, own_sizes=of_components(sizes))  # fmt: skip
-    systems += [
-        System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
-               lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs="angle_0",
-               group="cut")
-        for size in sizes[:-1]
-    ]  # fmt: skip
+    systems += cut_to_sizes(base)[1:]  # the ranking is among those above
     systems.append(
         System("random_20", "random layers, 20%",
                lambda b, s, k: shrunk(b, s, 0.2, sizes, "--rank_by scores", _random(sizes, s)),

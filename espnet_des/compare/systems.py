@@ -14,7 +14,7 @@ import numpy
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
-from espnet_des.nn.encoders import SUBNETS, SUPERNETS, stock_name
+from espnet_des.nn.encoders import SUPERNETS, stock_name
 from espnet_des.nn.front_end import is_own
 
 Config = dict
@@ -145,12 +145,8 @@ def layer_drop(base: Config, rate: float = 0.2) -> Config:
 
     Source: Fan, Grave and Joulin, "Reducing Transformer Depth on Demand with Structured
     Dropout", ICLR 2020, with its rate.
-    [DEVIATION] ESPnet's stochastic depth, where an encoder has it, draws for a batch as LayerDrop
-    does, and multiplies what stays by 1 / (1 - rate).
     """
-    known = inspect.signature(SUBNETS[f"{base['encoder']}_subnet"]).parameters
-    key = "stochastic_depth_rate"
-    return single(base, **{key if key in known else "layer_drop_rate": rate})
+    return single(base, block_drop_rate=rate)
 
 
 def layers_per_block(base: Config) -> int:

@@ -73,6 +73,9 @@ def check_values(values: Mapping[str, Any]) -> None:
     for key in DROPOUTS:
         if key in values:
             need(is_number(values[key]) and 0 <= values[key] <= 1, key, "from 0 to 1")
+    if "block_drop_rate" in values:
+        rate = values["block_drop_rate"]
+        need(is_number(rate) and 0 <= rate < 1, "block_drop_rate", "from 0 to less than 1")
     if "stochastic_depth_rate" in values:
         rates, num_blocks = values["stochastic_depth_rate"], values["num_blocks"]
         is_list = isinstance(rates, (list, tuple)) and len(rates) == num_blocks

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from espnet_des.errors import ConfigError
 from espnet_des.method.layers import Layer
 from espnet_des.nn.batch_norm import check_statistics
@@ -26,6 +28,10 @@ class SubnetEncoder(LayeredEncoder):
             are, 0-based, ascending.
         num_blocks: blocks of the full encoder; of one without a layer only its
             final norm is left, where it has one.
+        block_drop_rate: LayerDrop (Fan, Grave and Joulin, ICLR 2020): the probability with which
+            a block is left out of a batch in training. Unlike with ESPnet's
+            ``stochastic_depth_rate`` what stays is not scaled, so that a part of the blocks,
+            alone, is as it was in training.
         **conf: see :class:`LayeredEncoder`.
     """
 
@@ -36,11 +42,13 @@ class SubnetEncoder(LayeredEncoder):
         kept_layers: Sequence[int] | None = None,
         kept_components: Mapping[int, Sequence[int]] | None = None,
         num_blocks: int = 6,
+        block_drop_rate: float = 0.0,
         **conf: Any,
     ):
         values = {key: conf.pop(key) for key in PER_BLOCK if key in conf}
         exits = conf.pop("interctc_layer_idx", None) or []
-        check_values({"num_blocks": num_blocks, "interctc_layer_idx": exits, **values})
+        drop = {"block_drop_rate": block_drop_rate}
+        check_values({"num_blocks": num_blocks, "interctc_layer_idx": exits, **drop, **values})
 
         def of_block(number: int) -> dict[str, Any]:
             own = {
@@ -68,6 +76,7 @@ class SubnetEncoder(LayeredEncoder):
         rate = self.encoders.layer_drop_rate
         self.encoders = type(self.encoders)(*blocks, layer_drop_rate=rate)
         self.interctc_layer_idx = list(exits)
+        self.block_drop_rate = block_drop_rate
         self.set_layers(self.layer_order)
         self.register_load_state_dict_pre_hook(self.before_loading)
 
@@ -90,6 +99,11 @@ class SubnetEncoder(LayeredEncoder):
                 else f"{key} must be left out: a layer of the kind {full[q].kind} is whole"
             )
         shrink(module, components)
+
+    def _draw_block(self, block: Any) -> tuple[bool, float]:
+        if self.block_drop_rate and torch.rand(1).item() < self.block_drop_rate:
+            return True, 1.0
+        return super()._draw_block(block)
 
     def before_loading(self, _, state_dict, prefix, metadata, strict,
                        missing_keys, unexpected_keys, error_msgs) -> None:  # fmt: skip

@@ -187,12 +187,12 @@ def test_a_teacher_with_nothing_in_common_is_refused(monkeypatch):
         )
         monkeypatch.setattr(espnet_des.task, "load_model", lambda *_, t=teacher: (t, None))
         if fits:
-            learn_from_file(pupil)
+            learn_from_file(pupil, *conf.values())
         else:
             with pytest.raises(
                 ConfigError, match="teacher_config: c.yaml is of a model that has"
             ):
-                learn_from_file(pupil)
+                learn_from_file(pupil, *conf.values())
 
 
 def test_of_a_batch_without_a_frame_a_teacher_says_nothing():

@@ -1,0 +1,58 @@
+"""Other ways to several sizes from one training, or from one trained model, beside supernets."""
+
+from espnet_des.compare.budgets import of_components
+from espnet_des.compare.run import MODEL_FILE
+from espnet_des.compare.shrinks import cut_to_sizes, whole
+from espnet_des.compare.systems import (
+    Config,
+    System,
+    comparison,
+    layer_drop,
+    supernet,
+    whole_blocks,
+)
+
+# Systems of the comparison.
+OF_THE_COMPARISON = ("simple_top_k", "iterative_zero_out", "random", "own_exits", "layer_drop")
+# Of the blocks: how many are dropped in a batch where a teacher helps, as published.
+DROPPED = 0.5
+
+
+def taught(config: Config, base: Config, seed: int) -> Config:
+    """A model alone, taught by the full one that was trained by itself with this seed."""
+    folder = f"exp/asr_compare_{whole(base)}_seed{seed}"
+    teacher = {
+        "teacher_config": f"{folder}/config.yaml",
+        "teacher_model_file": f"{folder}/{MODEL_FILE}",
+        "distillation_weight": 0.3,
+    }
+    return config | {"model": "taught", "model_conf": config["model_conf"] | teacher}
+
+
+def rivals(base: Config) -> list[System]:
+    """Supernets of layers and of components, models alone, and what others have published."""
+    sizes = base["encoder_conf"]["sizes"]
+    three = of_components(sizes)
+    systems = [
+        system for system in comparison(base)
+        if system.name in OF_THE_COMPARISON or system.group == "separate"
+    ]  # fmt: skip
+    systems += [
+        System("components", "Simple-Top-k, components, sizes by MACs",
+               lambda b, s, k: supernet(b, {"sizes": three, "granularity": "component"},
+                                        budget="macs"), three)
+    ]  # fmt: skip
+    systems += [
+        System(f"taught_{size}", "whole blocks, taught by the full size",
+               lambda b, s, k, n=size: taught(whole_blocks(b, n), b, s), [size],
+               needs=whole(base), group="taught")
+        for size in sizes[:-1]
+    ]  # fmt: skip
+    systems += [
+        # Hannan et al., arXiv 2601.16117; the weight of what the teacher teaches is ours.
+        System("layer_drop_taught", "LayerDrop of half of the blocks with a teacher",
+               lambda b, s, k: taught(layer_drop(b, DROPPED), b, s), sizes,
+               needs=whole(base)),
+        *cut_to_sizes(base),
+    ]  # fmt: skip
+    return systems
