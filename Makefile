@@ -14,7 +14,7 @@
 # make compare [SEEDS=3]        is a size as good as a model of its own? (about 3 hours on two cores)
 # make compare-hard [SEEDS=3]   the same on a harder corpus (about 7 hours)
 # make compare-scale [SEEDS=1]  the same with 48 layers on 15 hours of read speech (one GPU)
-# make compare-natural [SEEDS=2]   the same with 48 layers and natural voices (days); needs npm
+# make compare-natural [SEEDS=2]   other ways beside them: 48 layers, natural voices (days); needs npm
 # make ablations [SEEDS=3]      other settings of the method (a day)
 # The last five go on where they stopped; JOBS=n trainings run side by side (2; compare-scale: 1).
 # All set up .venv themselves (.venv-oldest, .venv-latest); nothing is installed elsewhere.
@@ -118,7 +118,7 @@ compare-scale: .venv/.ready
 compare-natural: SEEDS = 2
 compare-natural: .venv/.ready
 	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[natural]'
-	egs2/compare_natural/asr1/compare.sh --seeds "$(SEEDS)" --jobs "$(JOBS)"
+	egs2/compare_natural/asr1/compare.sh --what rivals --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
 ablations: .venv/.ready
 	egs2/compare_digits/asr1/compare.sh --what ablations --seeds "$(SEEDS)" --jobs "$(JOBS)"

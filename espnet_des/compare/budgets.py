@@ -103,17 +103,17 @@ def at_equal_macs(table: Table, to: str) -> str:
     """
     (known,) = table.groups[to]
     sizes, rows = table.sizes[:-1], []
-    for group, (system, *others_of_group) in table.groups.items():
-        if group == to or others_of_group:  # models of one size each, whose MACs are not noted
-            continue
+    for group, (first, *_) in table.groups.items():
         cells = []
-        for size in sizes:
-            mine, others = table.counts(group, size), counts_at(table, known, system, size)
+        for size in sizes if group != to else ():
+            mine, system = table.counts(group, size), table.system_of(group, size)
+            others = counts_at(table, known, system, size) if system else None
             if mine is None or others is None:
                 cells.append(table.none(group, size))
             else:
                 cells.append(interval(mine, others))
-        rows.append([system.title, *cells])
+        if cells:
+            rows.append([first.title, *cells])
     head = [f"{size} layers" for size in sizes]
     return markdown([f"WER relative to: {known.title}, at equal MACs", *head], rows)
 
@@ -142,19 +142,15 @@ def counts_at(table: Table, of: System, system: System, size: int) -> Counts | N
 
 def macs(table: Table) -> str:
     """Millions of MACs per second of audio, mean over the seeds."""
-    rows = []
-    for group, (system, *others_of_group) in table.groups.items():
-        if others_of_group:  # models of one size each, whose MACs are not noted
-            continue
-        cells = []
-        for size in table.sizes:
-            results = table.found(group, size).values()
-            known = [r["sizes"][str(size)].get("macs") for r in results]
-            if not known:
-                cells.append(table.none(group, size))
-            elif None in known:  # of an older version
-                cells.append("-")
-            else:
-                cells.append(f"{statistics.mean(known) / 1e6:.1f}")
-        rows.append([system.title, *cells])
+
+    def cell(group: str, size: int) -> str:
+        if not table.found(group, size):
+            return table.none(group, size)
+        found = table.macs(group, size)
+        return "-" if found is None else f"{found / 1e6:.1f}"
+
+    rows = [
+        [system.title, *(cell(group, size) for size in table.sizes)]
+        for group, (system, *_) in table.groups.items()
+    ]
     return markdown(["MMAC per second of audio", *map(str, table.sizes)], rows)

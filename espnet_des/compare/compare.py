@@ -12,7 +12,7 @@ from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
-from espnet_des.compare.shrinks import shrinks
+from espnet_des.compare.shrinks import BY_ANGLE, STK, shrinks
 from espnet_des.compare.systems import Config, System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import seeds_of, take
@@ -129,7 +129,7 @@ def set_aside(folder: Path, what: str, runs: list[Run]) -> None:
 
 
 def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run]) -> None:
-    from espnet_des.plot.rates import draw_kept_by_seed, draw_rates
+    from espnet_des.plot.rates import draw_kept_by_seed, draw_rates, draw_rates_by_cost
     from espnet_des.plot.style import save
 
     results: Results = {}
@@ -147,6 +147,8 @@ def write_results(recipe: Path, what: str, systems: list[System], runs: list[Run
     lines = ",\n".join(json.dumps(result) for result in finished)
     as_json = f'{{"runs": [\n{lines}\n]}}\n'
     write_atomically(folder / f"{what}.json", lambda p: p.write_text(as_json))
+    if what == "rivals" and results:
+        save(draw_rates_by_cost(table, STK), folder / "rivals.png")
     if what == "compare" and results:
         save(draw_rates(table), folder / "wer.png")
         for method in OF_THE_PAPER:
@@ -242,16 +244,16 @@ def sections(what: str, table: Table) -> str:
             "Cost": table.costs(),
         }
     elif what == "rivals":
+        untrained = (STK, BY_ANGLE)
         parts = {
             "Word error rates": table.error_rates(),
-            "Differences to the supernet (above 0: more errors)": table.differences(
-                "simple_top_k",
-                [g for g in table.groups if g not in ("simple_top_k", "angle_0")],
+            "Differences to separately trained models": table.differences("separate"),
+            "Differences to the supernet (above 0: more errors than it)": table.differences(
+                STK, [group for group in table.groups if group not in untrained]
             ),
-            "Differences to it at equal MACs": at_equal_macs(table, "simple_top_k"),
-            "Differences to separately trained models": table.differences(
-                "separate", [*OF_THE_PAPER, "taught"]
-            ),
+            "Differences to it at equal MACs": at_equal_macs(table, STK),
+            "Clean and noisy": table.rates_by_set(),
+            "MACs": macs(table),
             "Parameters": table.parameters(),
             "Cost": table.costs(),
         }

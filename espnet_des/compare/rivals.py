@@ -12,8 +12,8 @@ from espnet_des.compare.systems import (
     whole_blocks,
 )
 
-# Systems of the comparison.
-OF_THE_COMPARISON = ("simple_top_k", "iterative_zero_out", "random", "own_exits", "layer_drop")
+# Systems of the comparison that are variants of others which stand here.
+LEFT_OUT = ("simple_top_k_shared", "iterative_zero_out_shared", "even", "aux_loss")
 # Of the blocks: how many are dropped in a batch where a teacher helps, as published.
 DROPPED = 0.5
 
@@ -30,13 +30,14 @@ def taught(config: Config, base: Config, seed: int) -> Config:
 
 
 def rivals(base: Config) -> list[System]:
-    """Supernets of layers and of components, models alone, and what others have published."""
+    """Supernets of layers and of components, models alone, and what others have published.
+
+    The list is what the question "which way to several sizes?" needs; variants of the supernets
+    are compared elsewhere.
+    """
     sizes = base["encoder_conf"]["sizes"]
     three = of_components(sizes)
-    systems = [
-        system for system in comparison(base)
-        if system.name in OF_THE_COMPARISON or system.group == "separate"
-    ]  # fmt: skip
+    systems = [system for system in comparison(base) if system.name not in LEFT_OUT]
     systems += [
         System("components", "Simple-Top-k, components, sizes by MACs",
                lambda b, s, k: supernet(b, {"sizes": three, "granularity": "component"},

@@ -160,8 +160,8 @@ def decode_sizes(run: Run):
     """Errors of every speaker at every size, in the order of their names.
 
     Returns:
-        Size to parameters, kept layers, errors by set and, of a supernet, MACs per second of
-        audio; set to speakers, their words, and the number of utterances.
+        Size to parameters, kept layers, MACs per second of audio and errors by set; set to
+        speakers, their words, and the number of utterances.
     """
     import torch
 
@@ -170,8 +170,9 @@ def decode_sizes(run: Run):
     from espnet_des.inference.loading import load_model
     from espnet_des.inference.scoring import count_errors
     from espnet_des.inference.transcribe import decode_files
-    from espnet_des.nn.costs import macs_of_sizes
+    from espnet_des.nn.costs import SECONDS, macs_of_sizes
     from espnet_des.nn.layered import num_parameters
+    from espnet_des.nn.macs import count_macs
     from espnet_des.nn.sizes import is_supernet
     from espnet_des.nn.waveforms import sampling_rate
 
@@ -189,8 +190,9 @@ def decode_sizes(run: Run):
             if len(run.sizes) > 1:
                 now = smaller(model, size)
             kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
-            params = num_parameters(now.encoder)
-            encoder = {"kept": kept, "params": params}
+            audio = torch.zeros(1, int(SECONDS * sampling_rate(train_args)))
+            encoder = {"kept": kept, "params": num_parameters(now.encoder),
+                       "macs": round(count_macs(now, audio).total / SECONDS)}  # fmt: skip
         decoder, errors = BestPathDecoder(now, train_args), {}
         for name in TEST_SETS:
             data = run.recipe / "dump" / "raw" / name

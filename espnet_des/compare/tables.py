@@ -43,6 +43,13 @@ class Table:
         found = self.found(group, size)
         return count(found, size, sets) if found else None
 
+    def macs(self, group: str, size: int) -> float | None:
+        """MACs per second of audio of a cell, mean over the seeds; None where not noted."""
+        results = self.found(group, size).values()
+        known = [r["sizes"][str(size)].get("macs") for r in results]
+        # Those of older versions do not tell.
+        return statistics.mean(known) if known and None not in known else None
+
     def cell(
         self, group: str, size: int, text: Callable[[Counts], str],
         sets: Sequence[str] = TEST_SETS,

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: WER against size with its spread, kept layers by seed."""
+"""Pictures of a comparison: WER against size or cost with its spread, kept layers by seed."""
 
 import numpy
 from matplotlib.colors import ListedColormap
@@ -46,16 +46,57 @@ def draw_rates(table) -> Figure:
                 axes.plot([x] * len(rates), rates, ".", color=colour, markersize=3, alpha=0.6)
                 label = None  # named once
         axes.set_xticks(range(len(table.sizes)), [f"{size} layers" for size in table.sizes])
-        axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_ylabel("WER (%), log scale")
-        axes.grid(axis="y", color="0.92")
-        axes.set_axisbelow(True)
+        log_of_rates(axes)
         figure.suptitle("WER by size: mean, standard deviation and seeds", x=0.01, ha="left")
         figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def draw_rates_by_cost(table, first: str) -> Figure:
+    """WER of every group over its multiply-accumulates: mean of the seeds, and their spread.
+
+    Args:
+        table: :class:`espnet_des.compare.tables.Table`.
+        first: the group that the others are compared with; its line is the thick one.
+    """
+    with look():
+        figure = Figure(figsize=(8.6, 6.0))
+        axes = figure.subplots()
+        for number, (group, (system, *_)) in enumerate(table.groups.items()):
+            points = []
+            for size in table.sizes:
+                counts, macs = table.counts(group, size), table.macs(group, size)
+                if counts is not None and macs is not None:
+                    rates = counts.rates
+                    spread = rates.std(ddof=1) if len(rates) > 1 else 0.0
+                    points.append((macs / 1e6, rates.mean(), spread))
+            if points:
+                x, mean, spread = zip(*sorted(points))
+                is_first = group == first
+                axes.errorbar(
+                    x, mean, yerr=spread, capsize=2.5, label=system.title,
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+                    linewidth=2.4 if is_first else 0.9,
+                    linestyle="-" if is_first else "--" if number % 2 else ":",
+                    markersize=6 if is_first else 4.5, zorder=3 if is_first else 2,
+                )  # fmt: skip
+        axes.set_xlabel("million multiply-accumulates per second of audio")
+        log_of_rates(axes)
+        figure.suptitle("WER by cost: mean and standard deviation", x=0.01, ha="left")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def log_of_rates(axes) -> None:
+    """An axis of WER on which equal distances are equal ratios."""
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("WER (%), log scale")
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
 
 
 def draw_kept_by_seed(layers: list[Layer], results: dict[int, dict], system) -> Figure:

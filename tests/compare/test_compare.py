@@ -25,7 +25,7 @@ from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data, run_all
-from espnet_des.compare.shrinks import original, shrinks, whole
+from espnet_des.compare.shrinks import STK, original, shrinks, whole
 from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import (
@@ -41,7 +41,7 @@ from espnet_des.errors import ConfigError
 from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.nn.encoders import BLOCK_TYPES, SUBNETS, SUPERNETS
-from espnet_des.plot.rates import draw_rates
+from espnet_des.plot.rates import draw_rates, draw_rates_by_cost
 from tests.conftest import TINY, TOKENS, make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -364,8 +364,27 @@ def test_systems_are_compared_at_equal_macs():
     }  # fmt: skip
     row = next(r for r in rows if "components, any MACs |" in r)
     assert row.count("open") == 8 and row.count(" - ") == 2
+    systems = rivals(base_config(ROOT / "egs2/compare_words/asr1"))
+    three = {"sizes": {str(z): many["sizes"][str(z)] for z in (8, 16, 24)}}
+    alone = result_of([8, 0, 0], 8)
+    alone["sizes"]["8"]["macs"] = (
+        12e6  # in the middle of 8 and 16, which have 32 and 24 errors
+    )
+    results = {"simple_top_k": {0: many | three}, "taught_8": {0: alone}}
+    rows = at_equal_macs(Table(systems, results), "simple_top_k").splitlines()
+    row = next(r for r in rows if r.startswith("| whole blocks, taught"))
+    assert "| -71.4% (1 seed) | open |" in row
     row = next(r for r in macs(table).splitlines() if "Simple-Top-k, any size |" in r)
     assert row.endswith("| 16.0 | - | 18.0 | 20.0 | 22.0 | 24.0 |")
+
+
+def test_what_a_group_costs_is_not_known_of_older_results():
+    systems = rivals(base_config(ROOT / "egs2/compare_words/asr1"))
+    table = Table(systems, {"separate_8": {0: result_of([1, 1, 1])}})
+    assert table.macs("separate", 8) is None
+    # Sizes of components are no sizes of it; then 8, which is not known, and 16.
+    assert "| trained separately, whole blocks | - | - | open |" in macs(table)
+    assert sections("rivals", table).count("## ") == 8
 
 
 def test_a_cost_is_open_before_and_not_known_after_a_kill():
@@ -748,11 +767,15 @@ def test_the_cost_of_a_killed_run_is_not_known(tmp_path):
         assert cost == known if known is None else cost["cpu"] == known
 
 
-def test_no_two_systems_look_alike_in_the_picture():
-    systems = comparison(base_config(ROOT / "egs2/compare_words/asr1"))
+@pytest.mark.parametrize("plan", [comparison, rivals])
+def test_no_two_systems_look_alike_in_the_picture(plan):
+    systems = plan(base_config(ROOT / "egs2/compare_words/asr1"))
     result = result_of([1, 2, 3])
-    result["sizes"] |= {str(n): result["sizes"]["8"] for n in (16, 24)}
+    result["sizes"]["8"]["macs"] = 8e6
+    sizes = {size for system in systems for size in system.sizes}
+    result["sizes"] |= {str(n): result["sizes"]["8"] for n in sizes}
     table = Table(systems, {system.name: {0: result} for system in systems})
-    drawn = [bars[0] for bars in draw_rates(table).axes[0].containers]
+    figure = draw_rates(table) if plan is comparison else draw_rates_by_cost(table, STK)
+    drawn = [bars[0] for bars in figure.axes[0].containers]
     looks = {(line.get_color(), line.get_marker()) for line in drawn}
     assert len(looks) == len(table.groups) > 8
