@@ -137,6 +137,9 @@ def train(run: Run, config: Path) -> None:
     """Stage 11 of the recipe, in a process of its own."""
     of_espnet = yaml.safe_load(config.read_text())
     options = of_espnet.pop(OTHER_TOKENS, {}) | of_espnet.pop(SHRINK, {})
+    # In a config it does not count: the recipe gives asr_train its own.
+    if of_espnet.pop("ignore_init_mismatch", False):
+        options["ignore_init_mismatch"] = "true"
     if "shrink" not in options:
         path = config.with_name("espnet.yaml")
         write_atomically(path, lambda p: p.write_text(yaml.safe_dump(of_espnet)))

@@ -733,6 +733,26 @@ def test_tokens_of_a_system_reach_the_recipe_and_not_the_training_config(own_rec
     assert told == {k: v for k, v in config.items() if k != OTHER_TOKENS} | {"seed": 0}
 
 
+def test_the_recipe_is_told_that_a_cut_model_has_fewer_weights_than_its_file(own_recipe):
+    base = base_config(own_recipe)
+    system = next(s for s in rivals(base) if s.name.startswith("cut"))
+    (size,) = system.sizes
+    run = Run(system.name, 0, own_recipe, system.sizes, "rivals")
+    (own_recipe / "run.sh").write_text('#!/bin/sh\necho "$*"\n')
+    (own_recipe / "run.sh").chmod(0o755)
+    run.exp.mkdir(parents=True)
+    (run.exp / "train.yaml").write_text(
+        run.as_yaml(system.config(base, 0, {size: list(range(size))}))
+    )
+    train(run, run.exp / "train.yaml")
+    assert "--ignore_init_mismatch true " in (run.exp / "run.log").read_text()
+    # What is refused where a whole checkpoint was meant.
+    state, part = (SUBNETS["des_conformer_subnet"](12, **TINY, **more)
+                   for more in ({}, {"kept_layers": [1, 4]}))  # fmt: skip
+    with pytest.raises(RuntimeError, match="the checkpoint has besides"):
+        part.load_state_dict(state.state_dict())
+
+
 def test_results_are_written_before_anything_is_trained(tmp_path):
     recipe = tmp_path / "egs2" / "x" / "asr1"
     (recipe / "conf").mkdir(parents=True)
