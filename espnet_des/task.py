@@ -60,6 +60,8 @@ class ASRTask(STOCK_TASK):
     def build_model(cls, args: argparse.Namespace):
         if needs_supernet(args):
             use_supernet_model(args)
+        elif getattr(args, "model", None) == TAUGHT:
+            refuse_data_parallel(args, "share the teacher")
         if getattr(args, "decoder", None) != "transducer":
             return super().build_model(args)
         with trainable_transducers():
@@ -141,7 +143,14 @@ def learn_from_file(model: DESModel | TaughtModel, config: str, model_file: str)
     Raises:
         ConfigError: where it does not load, or spells other tokens.
     """
-    teacher, _ = load_model(config, model_file, str(next(model.parameters()).device))
+    weight = next(model.parameters())
+    try:
+        teacher, _ = load_model(config, model_file, str(weight.device))
+    except ConfigError as error:
+        raise ConfigError(
+            f"model_conf: teacher_config: {config}, teacher_model_file: {model_file}: {error}"
+        ) from error
+    teacher.to(weight.dtype)
     if list(teacher.token_list) != list(model.token_list):
         raise ConfigError(
             f"model_conf: teacher_config: {config} has another token list than "
@@ -197,10 +206,19 @@ def use_supernet_model(args: argparse.Namespace) -> None:
                 "leave it out"
             )
     check_multi_blank(args.model_conf, getattr(args, "decoder", None) == "transducer")
+    refuse_data_parallel(args, "share the selection")
+
+
+def refuse_data_parallel(args: argparse.Namespace, what: str) -> None:
+    """Refuse several GPUs in one process.
+
+    Args:
+        what: that its copies of the model cannot do.
+    """
     if getattr(args, "ngpu", 0) > 1 and not getattr(args, "distributed", True):
         raise ConfigError(
             f"ngpu: {args.ngpu} without distributed training means DataParallel, whose "
-            "copies cannot share the selection; add --multiprocessing_distributed true"
+            f"copies cannot {what}; add --multiprocessing_distributed true"
         )
 
 

@@ -8,7 +8,7 @@ import numpy
 from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count
 from espnet_des.compare.systems import Config, System, supernet
-from espnet_des.compare.tables import Table, interval, markdown
+from espnet_des.compare.tables import NOT_NOTED, Table, interval, markdown
 from espnet_des.nn.encoders import SUPERNETS
 
 STK, IZO, ORTHO = "simple_top_k", "iterative_zero_out", "ortho_softmax"
@@ -98,8 +98,9 @@ def at_equal_macs(table: Table, to: str) -> str:
     """Differences of all sizes to another system's, at equal MACs with the same seed.
 
     Args:
-        to: between two of its sizes its errors are a straight line over MACs. Its smallest stands
-            for what is smaller still, with more MACs.
+        to: between two of its sizes its errors are a straight line over MACs, which is above
+            what the sizes have (by up to 5% where there are three). Its smallest stands for what
+            is smaller still, with more MACs.
     """
     (known,) = table.groups[to]
     sizes, rows = table.sizes[:-1], []
@@ -108,10 +109,10 @@ def at_equal_macs(table: Table, to: str) -> str:
         for size in sizes if group != to else ():
             mine, system = table.counts(group, size), table.system_of(group, size)
             others = counts_at(table, known, system, size) if system else None
-            if mine is None or others is None:
+            if mine is None or not table.results.get(known.name):
                 cells.append(table.none(group, size))
             else:
-                cells.append(interval(mine, others))
+                cells.append(NOT_NOTED if others is None else interval(mine, others))
         if cells:
             rows.append([first.title, *cells])
     head = [f"{size} layers" for size in sizes]
@@ -147,7 +148,7 @@ def macs(table: Table) -> str:
         if not table.found(group, size):
             return table.none(group, size)
         found = table.macs(group, size)
-        return "-" if found is None else f"{found / 1e6:.1f}"
+        return NOT_NOTED if found is None else f"{found / 1e6:.1f}"
 
     rows = [
         [system.title, *(cell(group, size) for size in table.sizes)]

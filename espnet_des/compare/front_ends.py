@@ -4,15 +4,19 @@ Behind a factor of 4 it says the recipe's own tokens. A factor of 8 leaves fewer
 there are characters, and CTC needs one for each: there, and beside it, it says whole words.
 """
 
+from espnet_des.compare.shrinks import STK
 from espnet_des.compare.systems import OTHER_TOKENS, Config, System, supernet
 from espnet_des.nn.front_end import KINDS_WITH
 
 WORDS = {"token_type": "word"}
-CONV2D, CONV2D_WORDS = "simple_top_k", "supernet_conv2d_words"
+CONV2D_WORDS = "supernet_conv2d_words"
 
 
 def front_ends(base: Config) -> list[System]:
-    """ESPnet's front ends and FastConformer's, with as many channels as conv2d has."""
+    """ESPnet's front ends, conv2d first, and FastConformer's with as many channels as that has.
+
+    The one that the recipe's config has is a training of the comparison.
+    """
     channels, sizes = base["encoder_conf"]["output_size"], base["encoder_conf"]["sizes"]
 
     def system(name: str, title: str, tokens: Config, input_layer: str, **conf) -> System:
@@ -25,8 +29,8 @@ def front_ends(base: Config) -> list[System]:
     def by(factor: int) -> Config:
         return {"subsampling_factor": factor, "subsampling_channels": channels}
 
-    return [
-        System(CONV2D, "Simple-Top-k, conv2d", lambda b, s, k: supernet(b), sizes),
+    systems = [
+        system("supernet_conv2d", "conv2d", {}, "conv2d"),
         system("supernet_conv2d_narrow", f"conv2d, {channels // 3} channels", {}, "conv2d",
                subsampling_channels=channels // 3),
         system("supernet_vgg", "VGG", {}, "vgg"),
@@ -37,6 +41,11 @@ def front_ends(base: Config) -> list[System]:
                **by(4)),
         system("supernet_dw_striding_8_words", "dw_striding by 8, words", WORDS, "dw_striding",
                **by(8)),
+    ]  # fmt: skip
+    return [
+        s._replace(name=STK, config=lambda b, seed, k: supernet(b))
+        if s.config(base, 0, None) == supernet(base) else s
+        for s in systems
     ]  # fmt: skip
 
 

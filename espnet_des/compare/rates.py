@@ -10,7 +10,7 @@ from espnet_des.compare.systems import Config, System, comparison, variant
 from espnet_des.method.methods import OF_THE_PAPER
 
 # Times the peak of the config.
-FACTORS = (0.25, 0.5, 1.0, 2.0)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def rates(base: Config) -> list[System]:

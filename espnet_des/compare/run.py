@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,6 +193,8 @@ def decode_sizes(run: Run):
         else:
             if len(run.sizes) > 1:
                 now = smaller(model, size)
+                if model.encoder.block_drop_rate and size < max(run.sizes):
+                    count_statistics(now, train_args)
             kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
             audio = torch.zeros(1, int(SECONDS * sampling_rate(train_args)))
             encoder = {"kept": kept, "params": num_parameters(now.encoder),
@@ -213,6 +216,28 @@ def decode_sizes(run: Run):
             ]
         sizes[str(size)] = encoder | {"errors": errors}
     return sizes, sets
+
+
+def count_statistics(model, train_args, count: int = 200) -> None:
+    """Give a model of fewer blocks BatchNorm statistics of its own, as sizes of supernets have.
+
+    Args:
+        model: which.
+        train_args: of its training, whose first utterances are heard.
+        count: number of these.
+    """
+    from espnet_des.deploy.recalibrate import read_batches, recalibrate
+    from espnet_des.nn.batch_norm import FiniteBatchNorm1d
+    from espnet_des.nn.waveforms import sampling_rate
+
+    if not any(isinstance(module, FiniteBatchNorm1d) for module in model.modules()):
+        return
+    table, *_ = train_args.train_data_path_and_name_and_type[0]
+    lines = Path(table).read_text(encoding="utf-8").splitlines(keepends=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".scp") as some:
+        some.writelines(lines[:count])
+        some.flush()
+        recalibrate(model, read_batches(Path(some.name), model, sampling_rate(train_args)))
 
 
 class cost_of:

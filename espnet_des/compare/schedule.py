@@ -23,7 +23,7 @@ def run_all(
 ) -> None:
     """Execute the runs in their order, ``jobs`` at a time.
 
-    A run that needs the layers which another one kept waits for it. Stopped at any
+    A run that needs what another one kept, or trained, waits for it. Stopped at any
     moment, the same call goes on.
 
     Args:
@@ -54,14 +54,13 @@ def run_all(
             for run in list(waiting):
                 if len(running) == jobs:
                     break
-                needed = needed_run(run, of_name)
-                lacks = None if needed is None or needed.result() else needed.name
-                if lacks and needed in runs and lacks not in failed:
-                    continue  # until that one has ended
+                lacking = [n for n in needed_runs(run, of_name) if not n.result()]
+                if any(n in runs and n.name not in failed for n in lacking):
+                    continue  # until those have ended
                 waiting.remove(run)
                 try:
-                    if lacks:
-                        raise RuntimeError(f"it needs {lacks}, which is missing")
+                    if lacking:
+                        raise RuntimeError(f"it needs {lacking[0].name}, which is missing")
                     config = config_of(run, base, of_name)
                     check_begins_with(config, run.recipe)
                     if OTHER_TOKENS in config:
@@ -120,17 +119,27 @@ def without_other_sets(run: Run, runs: Sequence[Run]) -> RuntimeError | None:
     return wrong
 
 
-def needed_run(run: Run, systems: dict[str, System]) -> Run | None:
-    """The run whose kept layers this one is made of; None where it needs none."""
+def needed_runs(run: Run, systems: dict[str, System]) -> list[Run]:
+    """The runs without which this one cannot begin."""
+    system = systems[run.system]
+    names = dict.fromkeys([system.needs, system.begins_with])
+    return [of_system(name, run, systems) for name in names if name is not None]
+
+
+def source_of_layers(run: Run, systems: dict[str, System]) -> Run | None:
+    """The run whose kept layers this one is made of; None where it has none of another."""
     needs = systems[run.system].needs
-    if needs is None:
-        return None
-    return Run(needs, run.seed, run.recipe, systems[needs].sizes, systems[needs].plan)
+    return None if needs is None else of_system(needs, run, systems)
+
+
+def of_system(name: str, run: Run, systems: dict[str, System]) -> Run:
+    """The run of another system with the same seed."""
+    return Run(name, run.seed, run.recipe, systems[name].sizes, systems[name].plan)
 
 
 def config_of(run: Run, base: dict, systems: dict[str, System]) -> dict:
     """Training config of a run; what it needs must be finished."""
-    needed = needed_run(run, systems)
+    needed = source_of_layers(run, systems)
     kept = None if needed is None else needed.kept_layers()
     return systems[run.system].config(base, run.seed, kept)
 
@@ -165,7 +174,7 @@ def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
     for run in runs:
         if run.result() is None:
             continue
-        needed = needed_run(run, of_name)
+        needed = source_of_layers(run, of_name)
         if needed is not None and needed.result() is None:
             raise RuntimeError(
                 f"{run.exp} has the layers that {needed.exp} kept, which is not there any "

@@ -82,12 +82,13 @@ def cut_to_sizes(base: Config) -> list[System]:
     sizes = base["encoder_conf"]["sizes"]
     by_angle = System(
         BY_ANGLE, "ranked by angle, 0%",
-        lambda b, s, k: shrunk(b, s, 0, sizes, "--rank_by angle"), sizes, needs=whole(base)
+        lambda b, s, k: shrunk(b, s, 0, sizes, "--rank_by angle"), sizes,
+        begins_with=whole(base),
     )  # fmt: skip
     return [by_angle] + [
         System(f"cut_{size}", "cut by angle, each size fine-tuned by itself, 20%",
                lambda b, s, k, n=size: cut(b, s, 0.2, k[n]), [size], needs=BY_ANGLE,
-               group="cut")
+               begins_with=whole(base), group="cut")
         for size in sizes[:-1]
     ]  # fmt: skip
 
@@ -102,7 +103,7 @@ def shrinks(base: Config) -> list[System]:
                lambda b, s, k: original(b, SHORT_SHARE), [sizes[-1]]),
         System("equal_updates", "this one shrunk with a third: equal updates in all",
                lambda b, s, k: shrunk(b, s, 1 / SHORT_SHARE - 1, sizes, short=True), sizes,
-               needs=SHORT),
+               begins_with=SHORT),
     ]  # fmt: skip
 
     def ask(
@@ -112,7 +113,7 @@ def shrinks(base: Config) -> list[System]:
         systems.append(
             System(name, title,
                    lambda b, s, k: shrunk(b, s, share, own_sizes, words, **more), own_sizes,
-                   needs=whole(base))
+                   begins_with=whole(base))
         )  # fmt: skip
 
     for percent in (20, 50):
@@ -151,7 +152,7 @@ def shrinks(base: Config) -> list[System]:
     systems.append(
         System("random_20", "random layers, 20%",
                lambda b, s, k: shrunk(b, s, 0.2, sizes, "--rank_by scores", _random(sizes, s)),
-               sizes, needs=whole(base))
+               sizes, begins_with=whole(base))
     )  # fmt: skip
     return systems
 

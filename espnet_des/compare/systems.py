@@ -37,6 +37,7 @@ class System(NamedTuple):
             system that it needs kept (size to layers; None without one).
         sizes: which it gives; a size is a number of layers.
         needs: system whose kept layers it is made of.
+        begins_with: system whose trained model it begins with, or learns from.
         group: systems of one group, each of other sizes, make one row of a table.
         against: of an ablation, the system with the defaults.
         plan: that it is trained in, which is the name's first part.
@@ -47,6 +48,7 @@ class System(NamedTuple):
     config: Callable[..., Config]
     sizes: Sequence[int]
     needs: str | None = None
+    begins_with: str | None = None
     group: str | None = None
     against: str | None = None
     plan: str = "compare"
@@ -131,7 +133,10 @@ def aux_loss(base: Config) -> Config:
 
 
 def own_exits(base: Config) -> Config:
-    """Early exits with an output layer each: every size is the first layers, from the start."""
+    """Early exits with an output layer each: every size is the first layers, from the start.
+
+    [DEVIATION] A size also passes the final norms of the blocks behind it, as in every supernet.
+    """
     sizes = base["encoder_conf"]["sizes"]
     return supernet(
         base, SHARED, method="fixed", ranking=list(range(sizes[-1])), updates_per_iteration=1,
@@ -144,7 +149,8 @@ def layer_drop(base: Config, rate: float = 0.2) -> Config:
     """LayerDrop: whole blocks are dropped at random, of which any part is to stand alone later.
 
     Source: Fan, Grave and Joulin, "Reducing Transformer Depth on Demand with Structured
-    Dropout", ICLR 2020, with its rate.
+    Dropout", ICLR 2020, with its rate. What is left of a model is given BatchNorm statistics
+    of its own before it is decoded.
     """
     return single(base, block_drop_rate=rate)
 
@@ -214,7 +220,7 @@ def comparison(base: Config) -> list[System]:
                lambda b, s, k: aux_loss(b), sizes),
         System("own_exits", "early exits, an output layer each",
                lambda b, s, k: own_exits(b), sizes),
-        System("layer_drop", "LayerDrop, every other block kept",
+        System("layer_drop", "LayerDrop at .2, evenly spaced blocks kept",
                lambda b, s, k: layer_drop(b), sizes),
     ]  # fmt: skip
     systems += [

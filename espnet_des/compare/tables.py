@@ -11,7 +11,7 @@ from espnet_des.method.layers import ranges
 
 # System name to seed to result, of what is finished.
 Results = dict[str, dict[int, dict]]
-OPEN = "open"
+OPEN, NOT_NOTED = "open", "not noted"
 MOST = 1000.0  # percent; an interval that reaches further says nothing
 
 
@@ -103,8 +103,9 @@ class Table:
             cells = []
             for size in self.sizes:
                 others = self.counts(to, size)
+                lacks = to if self.system_of(group, size) else group
                 cells.append(
-                    self.none(to, size) if others is None
+                    self.none(lacks, size) if others is None
                     else self.cell(group, size, lambda mine: interval(mine, others))
                 )  # fmt: skip
             rows.append([self._title(group), *cells])
@@ -140,9 +141,10 @@ class Table:
     def costs(self) -> str:
         """CPU and wall time of a seed, in minutes; a group's trainings together.
 
-        Of a training that was killed and went on it is not known.
+        Of a training that was killed and went on it is not known. What it begins with, or learns
+        from, or has the layers of, is named: that one's cost comes on top.
         """
-        rows = []
+        rows, titles = [], {system.name: system.title for system in self.systems}
         for group, systems in self.groups.items():
             cells = []
             for what, key in (("train", "cpu"), ("train", "wall"), ("decode", "cpu")):
@@ -160,13 +162,16 @@ class Table:
                 is_known = len(of_each) == len(means)
                 cells.append(f"{sum(of_each) / 60:.1f}" if is_known else unknown)
             names = "+".join(str(s.sizes[0]) for s in systems) if len(systems) > 1 else "all"
-            rows.append([self._title(group), names, *cells])
+            needed = {n for s in systems for n in (s.needs, s.begins_with) if n is not None}
+            besides = sorted(f"{titles[n]} ({n})" for n in needed)
+            rows.append([self._title(group), names, *cells, "; ".join(besides)])
         head = [
             "minutes per seed",
             "sizes",
             "training, CPU",
             "training, wall",
             "decoding, CPU",
+            "besides",
         ]
         return markdown(head, rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_des.compare.defaults import changed
 from espnet_des.compare.run import Run, base_config
-from espnet_des.compare.schedule import config_of, first_sets, needed_run
+from espnet_des.compare.schedule import config_of, first_sets, source_of_layers
 from espnet_des.compare.systems import System
 from espnet_des.errors import ConfigError
 from espnet_des.recipe.process import say
@@ -37,7 +37,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     for run in runs:
         if (run.system, run.seed) not in found or run.result() is not None:
             continue
-        needed = needed_run(run, of_name)
+        needed = source_of_layers(run, of_name)
         if needed is not None and needed.result() is None:
             continue
         file, result = found[run.system, run.seed]

@@ -24,6 +24,8 @@ from espnet_des.errors import ConfigError
 FILES = ("token_list", "bpemodel")
 PARTS = ("frontend", "specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder",
          "joint_net", "ctc", "model", "adapter")  # fmt: skip
+# Keys of model_conf, whose files the training alone reads.
+OF_TRAINING = ("teacher_config", "teacher_model_file", "cost_table")
 
 
 def with_found_files(config: dict, config_file: Path | str) -> dict:
@@ -143,7 +145,10 @@ def _changed(config: dict, replace: Callable[[str, str], str]) -> dict:
 
     def change(key: str, value):
         if isinstance(value, dict):
-            return {k: change(f"{key}: {k}", v) for k, v in value.items()}
+            return {
+                k: v if k in OF_TRAINING else change(f"{key}: {k}", v)
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [change(key, v) for v in value]
         return replace(key, value) if _can_be_path(value) else value

@@ -147,8 +147,11 @@ def of_config(
                 "output layer that is measured; give one with a weight above 0"
             )
         load_model(config, model_file)
-        kept = content["encoder_conf"].get("kept_layers")
+        conf = content["encoder_conf"]
+        kept = conf.get("kept_layers")
         name = encoder if kept is None else f"size {len(kept)}"
+        if conf.get("kept_components"):  # its size is a budget that the config does not tell
+            name = f"{len(kept)} layers, some in part"
         return [Candidate(name, Path(model_file), Path(config), kept)]
     if encoder not in SUPERNETS:
         raise ConfigError(

@@ -38,6 +38,19 @@ def teaches(teacher: ESPnetASRModel, pupil: ESPnetASRModel) -> bool:
     )
 
 
+def as_teacher(model: ESPnetASRModel) -> ESPnetASRModel:
+    """The model, which from now on evaluates, learns nothing and counts no errors."""
+    without_error_rates(model)
+    return model.eval().requires_grad_(False)
+
+
+def without_error_rates(model: ESPnetASRModel) -> None:
+    """Let a model that evaluates give losses only; those of a transducer take a beam search."""
+    for name in ("error_calculator", "error_calculator_trans"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+
+
 def attention_decoder(model: ESPnetASRModel) -> torch.nn.Module | None:
     """The decoder that says tokens one by one; None in a transducer, and with CTC alone."""
     return None if model.use_transducer_decoder else model.decoder
@@ -154,7 +167,7 @@ def said_by(
     speech_lengths: torch.Tensor,
     targets: Targets,
 ) -> Logits:
-    """What a trained model says of a batch, which it hears whole and without augmentation.
+    """What a trained model says of a batch, which it hears whole and without SpecAugment.
 
     Args:
         teacher: in evaluation mode; its encoder gives as many frames as the pupil's.

@@ -321,7 +321,7 @@ class LayeredEncoder(torch.nn.Module):
         rate = getattr(block, "stochastic_depth_rate", 0.0)
         if rate > 0 and torch.rand(1).item() < rate:
             return True, 1.0
-        whole = self.block_type.block_drop_rate(self)
+        whole = self.block_type.layer_drop_rate(self)
         return whole > 0 and torch.rand(1).item() < whole, 1.0 / (1.0 - rate)
 
     def _is_conditioned_after(self, block: int) -> bool:

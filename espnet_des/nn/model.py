@@ -29,7 +29,13 @@ from espnet_des.method.state import METHOD_NAMES
 from espnet_des.method.tracker import SelectionTracker
 from espnet_des.nn.backward import BackwardPerPass
 from espnet_des.nn.batch_norm import check_statistics, of_full_size
-from espnet_des.nn.distillation import Distillation, Logits, said_by, with_distillation
+from espnet_des.nn.distillation import (
+    Distillation,
+    Logits,
+    as_teacher,
+    said_by,
+    with_distillation,
+)
 from espnet_des.nn.front_end import Subsampled
 from espnet_des.nn.losses import (
     CTC_BLANK,
@@ -151,8 +157,7 @@ class DESModel(ESPnetASRModel):
 
     def learn_from(self, teacher: ESPnetASRModel) -> None:
         """Let a trained model teach all sizes (``distillation_weight``), on the same device."""
-        teacher.error_calculator = None  # nobody asks for its error rates
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher = (as_teacher(teacher),)
 
     def set_size(self, size: int) -> None:
         """Recognise at this size from now on: its layers, its output layer."""

@@ -1,6 +1,6 @@
 """``model: taught``: any of ESPnet's models, which a trained one teaches.
 
-The teacher hears each batch whole and without augmentation; the model learns its posteriors
+The teacher hears each batch whole and without SpecAugment; the model learns its posteriors
 beside the labels. It is how a size is trained, or fine-tuned, by itself with a larger one as
 its teacher.
 
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from espnet2.asr.decoder.linear_decoder import LinearDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError, need
 from espnet_des.espnet_api import without_exits
 from espnet_des.nn.distillation import (
     Logits,
+    as_teacher,
     attention_decoder,
     check_frames,
     distillation_loss,
@@ -61,6 +63,8 @@ class TaughtModel(ESPnetASRModel):
             number and 0.0 < distillation_weight < float("inf"),
             "model_conf: distillation_weight", distillation_weight, "a number above 0",
         )  # fmt: skip
+        if isinstance(kwargs.get("decoder"), LinearDecoder):
+            raise ConfigError("model: taught has no classifier: leave out decoder: linear")
         super().__init__(**kwargs)
         self.teacher_files = (str(teacher_config), str(teacher_model_file))
         self.distillation_weight = float(distillation_weight)
@@ -70,12 +74,14 @@ class TaughtModel(ESPnetASRModel):
 
     def learn_from(self, teacher: ESPnetASRModel) -> None:
         """Let a trained model on the same device teach."""
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher = (as_teacher(teacher),)
 
     def encode(self, *args, **kwargs):
         """As in ESPnet."""
-        self._encoded = super().encode(*args, **kwargs)
-        return self._encoded
+        found = super().encode(*args, **kwargs)
+        if self.training:  # for :meth:`forward`
+            self._encoded = found
+        return found
 
     def forward(
         self,
@@ -101,12 +107,13 @@ class TaughtModel(ESPnetASRModel):
         """
         decoder = attention_decoder(self)
         with first_outputs(decoder) as told:
+            # A copy: ESPnet changes the lengths in place with lang_token_id.
             loss, stats, weight = super().forward(
-                speech, speech_lengths, text, text_lengths, **kwargs
+                speech, speech_lengths, text, text_lengths.clone(), **kwargs
             )
-        (out, frames), self._encoded = self._encoded, None
         if not self.training:
             return loss, stats, weight
+        (out, frames), self._encoded = self._encoded, None
         if not self._teacher:
             raise RuntimeError(
                 "this model has no teacher yet: train it with espnet2.bin.asr_train through "

@@ -1,5 +1,7 @@
 """Pictures of a comparison: WER against size or cost with its spread, kept layers by seed."""
 
+from collections.abc import Collection
+
 import numpy
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -52,19 +54,20 @@ def draw_rates(table) -> Figure:
     return figure
 
 
-def draw_rates_by_cost(table, first: str) -> Figure:
+def draw_rates_by_cost(table, first: str, without: Collection[str] = ()) -> Figure:
     """WER of every group over its multiply-accumulates: mean of the seeds, and their spread.
 
     Args:
         table: :class:`espnet_des.compare.tables.Table`.
         first: the group that the others are compared with; its line is the thick one.
+        without: groups that are not drawn, such as what is not trained.
     """
     with look():
         figure = Figure(figsize=(8.6, 6.0))
         axes = figure.subplots()
         for number, (group, (system, *_)) in enumerate(table.groups.items()):
             points = []
-            for size in table.sizes:
+            for size in table.sizes if group not in without else ():
                 counts, macs = table.counts(group, size), table.macs(group, size)
                 if counts is not None and macs is not None:
                     rates = counts.rates

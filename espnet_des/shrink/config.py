@@ -14,6 +14,8 @@ OF_THE_RUN = {
     "patience", "scheduler", "scheduler_conf", "max_epoch", "keep_nbest_models",
     "nbest_averaging_interval", "use_wandb", "log_interval",
 }  # fmt: skip
+# Keys of an original's encoder_conf, or model_conf, that a supernet has not, or not of it.
+OF_SINGLES = ("kept_layers", "block_drop_rate", "teacher_config", "teacher_model_file")
 # Fewer are hard to average over, and to resume from.
 EPOCHS = 10
 # Averaged at most, of the half of the epochs that lie in stage 2.
@@ -147,9 +149,13 @@ def supernet_config(
         "model": "des",
         "model_conf": (original.get("model_conf") or {}) | METHOD | model_conf,
     }
-    config["encoder_conf"].pop("kept_layers", None)
+    for key in OF_SINGLES:
+        config["encoder_conf"].pop(key, None)
+        config["model_conf"].pop(key, None)
     if sizes is not None:
         config["encoder_conf"]["sizes"] = "any" if "any" in sizes else list(sizes)
     if "conv_norm" in own and config["encoder_conf"].get("use_cnn_module", True):
-        config["encoder_conf"]["conv_norm"] = norm
+        # Only BatchNorm can become another one.
+        is_other = own_norm(original) == "batch_norm"
+        config["encoder_conf"]["conv_norm"] = norm if is_other else own_norm(original)
     return config

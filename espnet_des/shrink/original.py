@@ -74,17 +74,19 @@ def check_kind(config: dict, config_file: Path) -> None:
             f"{config_file}: encoder: {encoder} is a supernet already: its sizes can be "
             "extracted with python3 -m espnet_des.bin.extract_subnet"
         )
-    whole = encoder in SUBNETS and not config["encoder_conf"].get("kept_layers")
+    conf = config["encoder_conf"] or {}
+    parts = conf.get("kept_layers") or conf.get("kept_components")
+    whole = encoder in SUBNETS and not parts
     if encoder not in BLOCK_TYPES and not whole:
         kind = "is one size of a supernet" if encoder in SUBNETS else "has no supernet form"
         raise ConfigError(
             f"{config_file}: encoder: {encoder!r} {kind}; a model can be shrunk whose encoder is "
             f"one of {list(BLOCK_TYPES)}"
         )
-    if model != "espnet":
+    if model not in ("espnet", "taught"):
         raise ConfigError(
-            f"{config_file}: model: {model!r} cannot be shrunk, only model: espnet can (CTC, "
-            "hybrid CTC/attention or transducer)"
+            f"{config_file}: model: {model!r} cannot be shrunk, only model: espnet (CTC, "
+            "hybrid CTC/attention or transducer) and model: taught can"
         )
 
 

@@ -18,7 +18,7 @@ from espnet_des.deploy.extract import write_state
 from espnet_des.errors import ConfigError
 from espnet_des.espnet_api import CHECKPOINT, read_tokens
 from espnet_des.method.options import check_fits
-from espnet_des.nn.distillation import has_posteriors
+from espnet_des.nn.distillation import has_posteriors, without_error_rates
 from espnet_des.nn.model import DESModel
 from espnet_des.shrink.config import (
     KNOWN,
@@ -84,7 +84,8 @@ def prepare(
         )
     stage_1 = LEARNING if options.rank_by == LEARNED else KNOWN
     plain = supernet_config(original.config, options.sizes, options.conv_norm, **stage_1)
-    known = asr.ASRTask.get_default_config()  # an older ESPnet knew other keys
+    # An older ESPnet knew other keys.
+    known = vars(asr.ASRTask.get_parser().parse_args([]))
     plain = {key: value for key, value in without(plain, taken).items() if key in known}
     args = parsed(plain, training)
     method = args.model_conf.get("method", "fixed")
@@ -122,6 +123,7 @@ def prepare(
         as_it_is = config | {"encoder_conf": same["encoder_conf"]}
         model = built(as_it_is, [*training, "--model_conf", "exit_weight=0.0"])
         model.load_state_dict(model.state_dict() | weights_of(original.model, model))
+        without_error_rates(model)  # the ranking asks for losses only
         device = "cuda" if args.ngpu and torch.cuda.is_available() else "cpu"
         model.to(device)
         data = [to_device(batch, device) for batch in first_batches(args, options.calibration)]

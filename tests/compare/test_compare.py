@@ -76,7 +76,7 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
     kept = {size: list(range(size)) for size in sizes}
     systems = comparison(base) + ablations(base) + budgets(base) + front_ends(base)
     # What is cut from a trained model has a test of its own.
-    others = [s for s in rivals(base) if "angle_0" not in (s.needs, s.name)]
+    others = [s for s in rivals(base) if not s.name.startswith(("angle", "cut"))]
     for system in systems + fast(base) + others:
         before = copy.deepcopy(base)
         config = system.config(base, 1, kept)
@@ -102,7 +102,7 @@ def test_all_systems_train_alike_and_have_their_sizes(base):
             assert w / 2 / (1 - w) == pytest.approx(0.3)
         elif system.name.startswith("layer_drop"):
             assert encoder.num_layers == sizes[-1]
-            assert encoder.block_drop_rate == (0.5 if "taught" in system.name else 0.2)
+            assert encoder.block_drop_rate == (0.2 if system.name == "layer_drop" else 0.5)
         else:
             assert [encoder.num_layers] == list(system.sizes)
     names = [system.name for system in comparison(base)]
@@ -257,7 +257,7 @@ def test_equal_systems_do_not_differ():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("seeds, spread", [(3, 0.03), (3, 0.1), (6, 0.1)])
+@pytest.mark.parametrize("seeds, spread", [(2, 0.1), (3, 0.03), (3, 0.1), (6, 0.1)])
 def test_intervals_cover_the_true_difference_as_often_as_they_say(seeds, spread):
     """60 speakers, each with an effect of its own on both systems, and seeds that vary."""
     rng, inside, trials = numpy.random.default_rng(1), 0, 300
@@ -270,7 +270,9 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say(seeds, spread)
 
         found = difference(system(1.1), system(1.0))
         inside += found.low <= 10.0 <= found.high
-    assert 0.9 <= inside / trials <= 0.995
+    # Two seeds can agree by chance: such intervals hold in 88% of cases.
+    least, most = (0.82, 0.94) if seeds == 2 else (0.9, 0.995)
+    assert least <= inside / trials <= most
 
 
 def test_one_seed_gives_no_interval_and_none_in_common_no_difference():
@@ -296,6 +298,13 @@ def result_of(errors, size=8, seed=0):
             "sizes": {str(size): {"errors": of_sets, "params": 1000, "kept": [0]}},
             "cost": {"train": {"cpu": 60.0, "wall": 30.0}, "decode": None},
             "versions": {"torch": "1"}}  # fmt: skip
+
+
+def of_sizes(*sizes):
+    """A result of several sizes, whose MACs are not noted."""
+    found = result_of([1, 1, 1], sizes[0])
+    found["sizes"] = {str(n): found["sizes"][str(sizes[0])] for n in sizes}
+    return found
 
 
 def test_errors_are_summed_by_speaker_and_set():
@@ -383,7 +392,10 @@ def test_what_a_group_costs_is_not_known_of_older_results():
     table = Table(systems, {"separate_8": {0: result_of([1, 1, 1])}})
     assert table.macs("separate", 8) is None
     # Sizes of components are no sizes of it; then 8, which is not known, and 16.
-    assert "| trained separately, whole blocks | - | - | open |" in macs(table)
+    assert "| trained separately, whole blocks | - | not noted | open |" in macs(table)
+    several = table.results | {"simple_top_k": {0: of_sizes(8, 16, 24)}}
+    rows = at_equal_macs(Table(systems, several), "simple_top_k")
+    assert "| trained separately, whole blocks | - | not noted | open | - |" in rows
     assert sections("rivals", table).count("## ") == 8
 
 
@@ -391,8 +403,20 @@ def test_a_cost_is_open_before_and_not_known_after_a_kill():
     systems = comparison(base_config(ROOT / "egs2/compare_words/asr1"))
     results = {"random": {0: result_of([1, 1, 1])}, "separate_8": {0: result_of([1, 1, 1])}}
     rows = Table(systems, results).costs()
-    assert "| random layers, same training | all | 1.0 | 0.5 | not known |" in rows
-    assert "| trained separately, whole blocks | 8+16+24 | open | open | open |" in rows
+    assert "| random layers, same training | all | 1.0 | 0.5 | not known |  |" in rows
+    assert "| trained separately, whole blocks | 8+16+24 | open | open | open |  |" in rows
+    assert "| 8+16 | open | open | open | Simple-Top-k (simple_top_k) |" in rows
+    systems = rivals(base_config(ROOT / "egs2/compare_words/asr1"))
+    row = next(r for r in Table(systems, {}).costs().splitlines() if r.startswith("| cut"))
+    assert row.endswith("| ranked by angle, 0% (angle_0); trained separately, whole blocks "
+                        "(separate_24) |")  # fmt: skip
+
+
+def test_what_can_never_be_is_not_called_open():
+    systems = rivals(base_config(ROOT / "egs2/compare_words/asr1"))
+    rows = Table(systems, {}).differences("separate").splitlines()
+    row = next(r for r in rows if r.startswith("| layers of Simple-Top-k"))
+    assert row.endswith("| - | open | open | - | - |")
 
 
 def write_run(recipe, systems, name, result=None):

@@ -210,6 +210,7 @@ def test_what_is_no_file_stays_as_it_is(tmp_path):
         "encoder_conf": {"input_layer": "conv2d", "model": "facebook/model", "long": "x/" * 3000},
         "train_data_path_and_name_and_type": [["wav.scp", "speech", "sound"]],
         "preprocessor_conf": {"noise_scp": "wav.scp"}, "token_list": ["a/b", "wav.scp"],
+        "model_conf": {"teacher_config": "wav.scp", "cost_table": "wav.scp"},
         "bpemodel": None, "normalize_conf": {"zero": "\0.x", "list": ["wav.scp", 3]},
     }  # fmt: skip
     found = with_found_files(config, tmp_path / "exp/config.yaml")

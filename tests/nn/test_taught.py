@@ -9,6 +9,7 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_des.errors import ConfigError, OtherTrainingError
+from espnet_des.nn.distillation import as_teacher
 from espnet_des.nn.encoders import SUBNETS
 from espnet_des.nn.taught import TaughtModel
 from espnet_des.nn.transducer import trainable_transducers
@@ -100,6 +101,34 @@ def test_nothing_is_learned_from_a_copy():
     assert float(stats["loss_distillation"]) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_the_labels_of_a_batch_stay_as_they_are_with_a_language_token():
+    more = {"decoder": "attention", "lang_token_id": 2}
+    pupil = taught(**more)
+    pupil.learn_from(make(ESPnetASRModel, **more))
+    batch = make_batch()
+    before = {name: value.clone() for name, value in batch.items()}
+    _, stats, _ = pupil(**batch)
+    assert float(stats["loss_distillation"]) > 0
+    assert all(torch.equal(value, batch[name]) for name, value in before.items())
+
+
+def test_a_teacher_counts_no_errors():
+    teacher = make(ESPnetASRModel, "transducer", report_cer=True, report_wer=True)
+    assert teacher.error_calculator_trans is not None
+    as_teacher(teacher)
+    assert teacher.error_calculator is None and teacher.error_calculator_trans is None
+    without = make(ESPnetASRModel)
+    assert as_teacher(without).error_calculator is None
+
+
+def test_recognition_leaves_nothing_behind_in_the_model():
+    pupil = taught().eval()
+    with torch.no_grad():
+        pupil.encode(make_batch()["speech"], make_batch()["speech_lengths"])
+        pupil(**make_batch())
+    assert pupil._encoded is None
+
+
 def test_a_teacher_is_needed_and_must_give_as_many_frames():
     with pytest.raises(RuntimeError, match="no teacher yet: train it with"):
         losses(taught())
@@ -144,6 +173,13 @@ def test_a_training_of_espnet_hears_its_teacher(data, tmp_path):
     assert all(told[epoch]["train"]["loss_distillation"] > 0 for epoch in (1, 2))
     assert "loss_distillation" not in told[2]["valid"]
     assert not any("teacher" in key for key in found["model"])
+    # In another precision, too; and what is wrong with a teacher is said of its own keys.
+    train_here(data, tmp_path / "double", max_epoch=1, train_dtype="float64", **conf)
+    lacking = conf["model_conf"] | {"teacher_model_file": "nowhere.pth"}
+    with pytest.raises(ConfigError, match="teacher_model_file: nowhere.pth: .* is no file"):
+        train_here(data, tmp_path / "none", max_epoch=1, **(conf | {"model_conf": lacking}))
+    with pytest.raises(ConfigError, match="ngpu: 2 .*cannot share the teacher"):
+        train_here(data, tmp_path / "two", ngpu=2, **conf)
     other = ["<blank>", "<unk>", "A", "B", "C", "D", "<space>", "<sos/eos>"]
     with pytest.raises(ConfigError, match="teacher_config: .* has another token list"):
         train_here(data, tmp_path / "other", max_epoch=1, token_list=other, **conf)

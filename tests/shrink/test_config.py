@@ -20,6 +20,7 @@ from espnet_des.shrink.config import (
     supernet_config,
 )
 from espnet_des.shrink.options import ShrinkOptions
+from espnet_des.shrink.original import check_kind
 
 CONFIG = {"max_epoch": 50, "accum_grad": 2, "num_iters_per_epoch": None,
           "keep_nbest_models": 10, "optim_conf": {"lr": 0.002, "weight_decay": 1e-6}}  # fmt: skip
@@ -92,6 +93,22 @@ def test_the_encoder_becomes_a_supernet_and_the_rest_stays():
     assert supernet_config(original, ["any"], "layer_norm")["encoder_conf"]["sizes"] == "any"
     transformer = supernet_config(original | {"encoder": "transformer"}, None, "layer_norm")
     assert transformer["encoder_conf"] == {"num_blocks": 4}
+
+
+def test_of_a_model_alone_a_supernet_has_what_it_knows():
+    """One that dropped blocks in its training, was taught, and has no BatchNorm."""
+    own = {"num_blocks": 2, "conv_norm": "layer_norm"}
+    original = CONFIG | {
+        "encoder": "des_conformer_subnet", "encoder_conf": own | {"block_drop_rate": 0.2},
+        "model": "taught", "model_conf": {
+            "ctc_weight": 1.0, "teacher_config": "c.yaml", "teacher_model_file": "m.pth",
+            "distillation_weight": 0.3,
+        },
+    }  # fmt: skip
+    found = supernet_config(original, [4, 8], "batch_norm")
+    assert found["encoder_conf"] == own | {"sizes": [4, 8]}
+    assert found["model_conf"] == {"ctc_weight": 1.0} | METHOD
+    check_kind(original, Path("config.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from espnet_des.recipe.shrink import leaves_gpu_idle, shrink
 from espnet_des.shrink.options import ShrinkOptions
 from espnet_des.shrink.original import read_original
 from espnet_des.shrink.prepare import built, prepare
+from espnet_des.shrink.ranking import rank_units
 from espnet_des.utils.files import alone_in
 from tests.shrink.originals import E_BRANCHFORMER, TRANSDUCER, train_original
 from tests.train import ROOT, load
@@ -118,9 +119,17 @@ def test_who_says_how_long_stage_1_is_is_heard(original, tmp_path, by, words, sc
     ],
     ids=["hybrid E-Branchformer", "transducer", "transducer without CTC"],
 )
-def test_other_encoders_and_decoders(changes, name, tmp_path, unmeasured):
+def test_other_encoders_and_decoders(changes, name, tmp_path, unmeasured, monkeypatch):
     exp = train_original(tmp_path / "original", **changes)
     out = tmp_path / "shrunk"
+
+    def ranked(model, *more):
+        """A ranking wants losses only: for its error rates a transducer would search."""
+        calculators = ("error_calculator", "error_calculator_trans")
+        assert all(getattr(model, name, None) is None for name in calculators)
+        return rank_units(model, *more)
+
+    monkeypatch.setattr("espnet_des.shrink.prepare.rank_units", ranked)
     shrink(out, **of(exp, name), share=1.0, rank_by="scores", start_by="angle", calibration=4)
     model, _ = load_model(out / "config.yaml", out / name)
     assert model.state.is_frozen and len(model.encoder.sizes) == 3

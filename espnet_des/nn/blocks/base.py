@@ -167,7 +167,7 @@ class BlockType:
     def prepare(self, encoder: Any, **own: Any) -> None:
         """Change ESPnet's encoder, newly built, to what ``own_keys`` ask for."""
 
-    def block_drop_rate(self, encoder: Any) -> float:
+    def layer_drop_rate(self, encoder: Any) -> float:
         """Probability with which ESPnet drops a whole block in training, without scaling.
 
         Of ``layer_drop_rate``, which some of ESPnet's encoders do not look at.

@@ -35,5 +35,5 @@ class EBranchformer(TwoBranches):
             )
         return h + frames.transpose(1, 2)
 
-    def block_drop_rate(self, encoder):
+    def layer_drop_rate(self, encoder):
         return encoder.layer_drop_rate

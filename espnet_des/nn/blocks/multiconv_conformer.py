@@ -13,6 +13,6 @@ class MultiConvConformer(Conformer):
     check = BlockType.check
     prepare = BlockType.prepare
 
-    def block_drop_rate(self, encoder):
+    def layer_drop_rate(self, encoder):
         # ESPnet runs the blocks one by one where there are exits, and then drops none.
         return 0.0 if encoder.interctc_layer_idx else encoder.encoders.layer_drop_rate
