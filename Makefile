@@ -2,7 +2,7 @@
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
 # make demo-shrink   train a plain Conformer on spoken digits, and shrink it (9 minutes)
 # make demo-web [PORT=8000]   recognise with every size in a browser, on a local page; needs npm
-# make test    run the tests (11 minutes)
+# make test    run the tests (12 to 23 minutes)
 # make lint    ruff and mypy (half a minute)
 # make docs    build the documentation as HTML (a minute)
 # make test-recipes [ESPNET_ROOT=DIR]   both corpora's recipes on tiny corpora
