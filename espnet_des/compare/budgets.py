@@ -105,16 +105,17 @@ def at_equal_macs(table: Table, to: str) -> str:
     (known,) = table.groups[to]
     sizes, rows = table.sizes[:-1], []
     for group, (first, *_) in table.groups.items():
+        if group == to:
+            continue
         cells = []
-        for size in sizes if group != to else ():
+        for size in sizes:
             mine, system = table.counts(group, size), table.system_of(group, size)
             others = counts_at(table, known, system, size) if system else None
             if mine is None or not table.results.get(known.name):
                 cells.append(table.none(group, size))
             else:
                 cells.append(NOT_NOTED if others is None else interval(mine, others))
-        if cells:
-            rows.append([first.title, *cells])
+        rows.append([first.title, *cells])
     head = [f"{size} layers" for size in sizes]
     return markdown([f"WER relative to: {known.title}, at equal MACs", *head], rows)
 
