@@ -9,7 +9,7 @@ from espnet_des.compare.systems import SHRINK
 from espnet_des.method.methods import METHODS
 from espnet_des.method.options import EQUAL, SelectionOptions
 from espnet_des.nn.encoder import COMPONENT, SupernetEncoder
-from espnet_des.shrink.config import KNOWN, LEARNING, METHOD
+from espnet_des.shrink.config import KNOWN, LEARNING, method_of
 from espnet_des.shrink.options import ShrinkOptions
 
 # Keys of encoder_conf whose defaults say how the sizes are trained.
@@ -37,9 +37,9 @@ def defaults(config: dict) -> dict[str, Any]:
     found |= {f"iterations of {name}": m.num_iterations for name, m in METHODS.items()}
     given = {*config["model_conf"], *config["encoder_conf"]}
     if SHRINK in config:
-        found |= {**METHOD, **LEARNING, **KNOWN}
-        found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
         options = ShrinkOptions.of_words(config[SHRINK]["shrink_args"].split())
+        found |= {**method_of(options.share), **LEARNING, **KNOWN}
+        found |= {f"--{f.name}": f.default for f in fields(ShrinkOptions)}
         found["--lr_factor"] = options.part_of_lr
         words = " ".join(map(str, config[SHRINK].values())).replace("=", " ").split()
         given = set(words)

@@ -33,6 +33,8 @@ METHOD = {
     "exit_weight": 0.0,  # the model has learned no exits, and would have to
     "distillation_weight": 0.0,  # where the model does not teach, nor does its full size
 }
+# From such a share of the updates on it wants nothing else: every size is better (RESULTS.md).
+LONG = 0.4
 # Of stage 1: most of the few updates are for what was chosen.
 LEARNING = {"selection_share": 0.25}
 # And where the order of the layers is known, so is what each size keeps: it has one update. The
@@ -125,10 +127,17 @@ def own_norm(original: Mapping[str, Any]) -> str:
     return (original["encoder_conf"] or {}).get("conv_norm", "batch_norm")
 
 
+def method_of(share: float) -> dict[str, Any]:
+    """Settings of the method for a fine-tune with this share of the updates."""
+    own = {"distillation_weight"} if share >= LONG else METHOD.keys()
+    return {key: METHOD[key] for key in own}
+
+
 def supernet_config(
     original: Mapping[str, Any],
     sizes: Sequence[int] | str | None,
     norm: str,
+    share: float = 0.0,
     **model_conf: Any,
 ) -> dict[str, Any]:
     """The original's training config with a supernet encoder, less what is of its run.
@@ -137,6 +146,7 @@ def supernet_config(
         original: content of its ``config.yaml``.
         sizes: numbers of layers, or ``any``; None for a third, two thirds and all.
         norm: of a Conformer's convolutions, see ``encoder_conf: conv_norm``.
+        share: of the original's updates.
         **model_conf: settings of the method.
     """
     config = {key: value for key, value in original.items() if key not in OF_THE_RUN}
@@ -147,7 +157,7 @@ def supernet_config(
         "encoder": encoder,
         "encoder_conf": dict(original["encoder_conf"] or {}),
         "model": "des",
-        "model_conf": (original.get("model_conf") or {}) | METHOD | model_conf,
+        "model_conf": (original.get("model_conf") or {}) | method_of(share) | model_conf,
     }
     for key in OF_SINGLES:
         config["encoder_conf"].pop(key, None)

@@ -83,7 +83,9 @@ def prepare(
             "follow from --share, --lr_factor and the original"
         )
     stage_1 = LEARNING if options.rank_by == LEARNED else KNOWN
-    plain = supernet_config(original.config, options.sizes, options.conv_norm, **stage_1)
+    plain = supernet_config(
+        original.config, options.sizes, options.conv_norm, options.share, **stage_1
+    )
     # An older ESPnet knew other keys.
     known = vars(asr.ASRTask.get_parser().parse_args([]))
     plain = {key: value for key, value in without(plain, taken).items() if key in known}

@@ -95,6 +95,13 @@ def test_the_encoder_becomes_a_supernet_and_the_rest_stays():
     assert transformer["encoder_conf"] == {"num_blocks": 4}
 
 
+def test_a_long_fine_tune_has_the_settings_of_a_training_from_scratch():
+    original = CONFIG | {"encoder": "conformer", "encoder_conf": {}, "model_conf": {}}
+    for share in (0.0, 0.2, 0.5, 1.0):
+        found = supernet_config(original, None, "batch_norm", share)["model_conf"]
+        assert found == (METHOD if share < 0.4 else {"distillation_weight": 0.0})
+
+
 def test_of_a_model_alone_a_supernet_has_what_it_knows():
     """One that dropped blocks in its training, was taught, and has no BatchNorm."""
     own = {"num_blocks": 2, "conv_norm": "layer_norm"}
