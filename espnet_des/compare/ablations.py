@@ -1,15 +1,15 @@
 """Settings of the method, one changed at a time (the authors' ablations and some more)."""
 
 from espnet_des.compare.systems import (
+    IZO,
     SHARED,
+    STK,
     Config,
     System,
     has_own_weights,
     ranking_of,
     supernet,
 )
-
-STK, IZO = "simple_top_k", "iterative_zero_out"
 
 
 def ablations(base: Config) -> list[System]:

@@ -7,11 +7,11 @@ import numpy
 
 from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count
-from espnet_des.compare.systems import Config, System, supernet
+from espnet_des.compare.systems import IZO, STK, Config, System, supernet
 from espnet_des.compare.tables import NOT_NOTED, Table, interval, markdown
 from espnet_des.nn.encoders import SUPERNETS
 
-STK, IZO, ORTHO = "simple_top_k", "iterative_zero_out", "ortho_softmax"
+ORTHO = "ortho_softmax"
 # Of a curve over the sizes.
 POINTS = 9
 

@@ -12,8 +12,8 @@ from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import Run, base_config
 from espnet_des.compare.schedule import check_finished, run_all
-from espnet_des.compare.shrinks import BY_ANGLE, STK, shrinks
-from espnet_des.compare.systems import Config, System, comparison
+from espnet_des.compare.shrinks import BY_ANGLE, shrinks
+from espnet_des.compare.systems import STK, Config, System, comparison
 from espnet_des.compare.tables import Results, Table
 from espnet_des.compare.taken import seeds_of, take
 from espnet_des.errors import ConfigError

@@ -4,8 +4,7 @@ Behind a factor of 4 it says the recipe's own tokens. A factor of 8 leaves fewer
 there are characters, and CTC needs one for each: there, and beside it, it says whole words.
 """
 
-from espnet_des.compare.shrinks import STK
-from espnet_des.compare.systems import OTHER_TOKENS, Config, System, supernet
+from espnet_des.compare.systems import OTHER_TOKENS, STK, Config, System, supernet
 from espnet_des.nn.front_end import KINDS_WITH
 
 WORDS = {"token_type": "word"}

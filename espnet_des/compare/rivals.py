@@ -1,6 +1,6 @@
 """Other ways to several sizes from one training, or from one trained model, beside supernets."""
 
-from espnet_des.compare.budgets import of_components
+from espnet_des.compare.budgets import budgets
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.shrinks import cut_to_sizes, whole
 from espnet_des.compare.systems import (
@@ -8,7 +8,6 @@ from espnet_des.compare.systems import (
     System,
     comparison,
     layer_drop,
-    supernet,
     whole_blocks,
 )
 
@@ -37,13 +36,8 @@ def rivals(base: Config) -> list[System]:
     are compared elsewhere.
     """
     sizes = base["encoder_conf"]["sizes"]
-    three = of_components(sizes)
     systems = [system for system in comparison(base) if system.name not in LEFT_OUT]
-    systems += [
-        System("components_three", "Simple-Top-k, components, three sizes by MACs",
-               lambda b, s, k: supernet(b, {"sizes": three, "granularity": "component"},
-                                        budget="macs"), three)
-    ]  # fmt: skip
+    systems += [system for system in budgets(base) if system.name == "components_three"]
     systems += [
         System(f"taught_{size}", "whole blocks, taught by the full size",
                lambda b, s, k, n=size: taught(whole_blocks(b, n), b, s), [size],

@@ -6,6 +6,7 @@ from espnet_des.compare.budgets import of_components
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.systems import (
     SHRINK,
+    STK,
     Config,
     System,
     comparison,
@@ -19,7 +20,7 @@ from espnet_des.shrink.options import BY, LEARNED, ShrinkOptions
 
 # With so many of the updates, and shrunk with the rest of them.
 SHORT, SHORT_SHARE = "original_two_thirds", 2 / 3
-STK, BY_ANGLE = "simple_top_k", "angle_0"
+BY_ANGLE = "angle_0"
 
 
 def whole(base: Config) -> str:

@@ -31,6 +31,11 @@ class Counts(NamedTuple):
         """Errors per hundred words of each seed, ``(seeds,)``."""
         return 100.0 * self.errors.sum(1) / self.words.sum()
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the rates; 0 of one seed."""
+        return float(self.rates.std(ddof=1)) if len(self.rates) > 1 else 0.0
+
     def of_seeds(self, seeds: Sequence[int]) -> "Counts":
         rows = [list(self.seeds).index(seed) for seed in seeds]
         return Counts(self.errors[rows], self.words, list(seeds))

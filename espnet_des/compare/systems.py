@@ -23,6 +23,8 @@ Config = dict
 SHRINK = "of a trained model"
 # Options that make other tokens than the recipe's own.
 OTHER_TOKENS = "tokens of the recipe"
+# Supernets of both methods, with the config's own settings.
+STK, IZO = OF_THE_PAPER
 # Of the encoder: all sizes share their weights, as published.
 SHARED = {"own_weights": False}
 

@@ -188,9 +188,8 @@ def mean_rate(counts: Counts) -> str:
 
 
 def rate_and_spread(counts: Counts) -> str:
-    rates = counts.rates
-    spread = f" ± {rates.std(ddof=1):.2f}" if len(rates) > 1 else ""
-    return f"{rates.mean():.2f}{spread}"
+    spread = f" ± {counts.spread:.2f}" if len(counts.rates) > 1 else ""
+    return f"{mean_rate(counts)}{spread}"
 
 
 def interval(mine: Counts, others: Counts) -> str:

@@ -33,16 +33,14 @@ def draw_rates(table) -> Figure:
         for place_of_group, group in enumerate(groups):
             shift = (place_of_group - (len(groups) - 1) / 2) * width
             number = list(table.groups).index(group)  # what is open takes its colour along
-            colour, label = COLOURS[number % len(COLOURS)], table.groups[group][0].title
-            marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+            (colour, marker), label = look_of(number), table.groups[group][0].title
             for place, size in enumerate(table.sizes):
                 counts = table.counts(group, size)
                 if counts is None:
                     continue
                 rates, x = counts.rates, place + shift
-                spread = rates.std(ddof=1) if len(rates) > 1 else 0.0
                 axes.errorbar(
-                    x, rates.mean(), yerr=spread, color=colour, capsize=2.5,
+                    x, rates.mean(), yerr=counts.spread, color=colour, capsize=2.5,
                     marker=marker, linestyle="none", label=label,
                 )  # fmt: skip
                 axes.plot([x] * len(rates), rates, ".", color=colour, markersize=3, alpha=0.6)
@@ -70,17 +68,13 @@ def draw_rates_by_cost(table, first: str, without: Collection[str] = ()) -> Figu
             for size in table.sizes if group not in without else ():
                 counts, macs = table.counts(group, size), table.macs(group, size)
                 if counts is not None and macs is not None:
-                    rates = counts.rates
-                    spread = rates.std(ddof=1) if len(rates) > 1 else 0.0
-                    points.append((macs / 1e6, rates.mean(), spread))
+                    points.append((macs / 1e6, counts.rates.mean(), counts.spread))
             if points:
                 x, mean, spread = zip(*sorted(points))
-                is_first = group == first
+                (colour, marker), is_first = look_of(number), group == first
                 axes.errorbar(
                     x, mean, yerr=spread, capsize=2.5, label=system.title,
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
-                    linewidth=2.4 if is_first else 0.9,
+                    color=colour, marker=marker, linewidth=2.4 if is_first else 0.9,
                     linestyle="-" if is_first else "--" if number % 2 else ":",
                     markersize=6 if is_first else 4.5, zorder=3 if is_first else 2,
                 )  # fmt: skip
@@ -89,6 +83,12 @@ def draw_rates_by_cost(table, first: str, without: Collection[str] = ()) -> Figu
         figure.suptitle("WER by cost: mean and standard deviation", x=0.01, ha="left")
         figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def look_of(number: int) -> tuple[str, str]:
+    """Colour and marker of a group, which no other one has both of."""
+    colour = COLOURS[number % len(COLOURS)]
+    return colour, MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def log_of_rates(axes) -> None:

@@ -14,7 +14,7 @@ OF_THE_RUN = {
     "patience", "scheduler", "scheduler_conf", "max_epoch", "keep_nbest_models",
     "nbest_averaging_interval", "use_wandb", "log_interval",
 }  # fmt: skip
-# Keys of an original's encoder_conf, or model_conf, that a supernet has not, or not of it.
+# Keys of encoder_conf and of model_conf that are of the original's own training.
 OF_SINGLES = ("kept_layers", "block_drop_rate", "teacher_config", "teacher_model_file")
 # Fewer are hard to average over, and to resume from.
 EPOCHS = 10
@@ -129,8 +129,7 @@ def own_norm(original: Mapping[str, Any]) -> str:
 
 def method_of(share: float) -> dict[str, Any]:
     """Settings of the method for a fine-tune with this share of the updates."""
-    own = {"distillation_weight"} if share >= LONG else METHOD.keys()
-    return {key: METHOD[key] for key in own}
+    return {k: v for k, v in METHOD.items() if share < LONG or k == "distillation_weight"}
 
 
 def supernet_config(
@@ -165,7 +164,6 @@ def supernet_config(
     if sizes is not None:
         config["encoder_conf"]["sizes"] = "any" if "any" in sizes else list(sizes)
     if "conv_norm" in own and config["encoder_conf"].get("use_cnn_module", True):
-        # Only BatchNorm can become another one.
-        is_other = own_norm(original) == "batch_norm"
-        config["encoder_conf"]["conv_norm"] = norm if is_other else own_norm(original)
+        before = own_norm(original)  # only BatchNorm can become another one
+        config["encoder_conf"]["conv_norm"] = norm if before == "batch_norm" else before
     return config

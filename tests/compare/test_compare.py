@@ -25,11 +25,12 @@ from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
 from espnet_des.compare.schedule import check_finished, prepare_data, run_all
-from espnet_des.compare.shrinks import STK, original, shrinks, whole
+from espnet_des.compare.shrinks import original, shrinks, whole
 from espnet_des.compare.smaller import smaller
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import (
     OTHER_TOKENS,
+    STK,
     comparison,
     even_ranking,
     layers_per_block,
