@@ -1,7 +1,6 @@
 """Audio files to a folder with their texts, and with what could not be decoded."""
 
 import logging
-import tempfile
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from espnet_des.inference.loading import load_model
 from espnet_des.inference.transcribe import Transcript, transcribe
 from espnet_des.nn.sizes import set_size
 from espnet_des.utils.audio import find_audio
-from espnet_des.utils.files import write_lines
+from espnet_des.utils.files import make_writable, write_lines
 
 TEXT, TIMES, FAILED = "text", "token.ctm", "failed"
 NAMED = 20  # failed files that are shown; all are in the list
@@ -102,8 +101,7 @@ def check_no_data(folder: Path) -> None:
 def check_writable(folder: Path) -> None:
     """Make a folder, and raise OSError now rather than after the decoding."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_writable(folder)
         taken = [name for name in (TEXT, TIMES, FAILED) if (folder / name).is_dir()]
     except OSError as error:
         raise OSError(f"output_dir: {folder} cannot be written ({error})") from error

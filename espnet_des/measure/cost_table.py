@@ -11,7 +11,6 @@ import importlib.util
 import json
 import platform
 import random
-import tempfile
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -34,7 +33,7 @@ from espnet_des.nn.cost_table import CostTable, about_model
 from espnet_des.nn.encoders import SUPERNETS
 from espnet_des.nn.model import DESModel
 from espnet_des.nn.waveforms import sampling_rate
-from espnet_des.utils.files import write_atomically
+from espnet_des.utils.files import make_writable, write_atomically
 from espnet_des.utils.machine import processor
 from espnet_des.utils.partial import partial_folder
 from espnet_des.utils.progress import progress
@@ -167,8 +166,7 @@ def check_arguments(
             f"training with one of {list(SUPERNETS)}"
         )
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
+        make_writable(output.parent)
     except OSError as error:
         raise ConfigError(
             f"output: {output} cannot be written ({error}); give another file"

@@ -8,7 +8,6 @@ import contextlib
 import json
 import platform
 import statistics
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from espnet_des.measure.stock import save_stock
 from espnet_des.measure.worker import Worker
 from espnet_des.method.layers import ranges
 from espnet_des.nn.encoders import SUPERNETS, stock_name
-from espnet_des.utils.files import write_atomically
+from espnet_des.utils.files import make_writable, write_atomically
 from espnet_des.utils.machine import cores, processor
 from espnet_des.utils.partial import partial_folder
 from espnet_des.utils.progress import progress
@@ -126,8 +125,7 @@ def check_arguments(
     if rounds < 1:
         raise ConfigError(f"rounds: {rounds} must be at least 1, such as 5")
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output_dir).close()
+        make_writable(output_dir)
     except OSError as error:
         raise ConfigError(
             f"output_dir: {output_dir} cannot be written ({error}); give another folder"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,12 @@ def write_lines(path: Path, lines: list[str] | None) -> None:
     else:
         text = "".join(f"{line}\n" for line in lines)
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, and raise OSError now where no file can be written there later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def sync_file(path: Path) -> None:
