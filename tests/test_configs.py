@@ -25,7 +25,7 @@ LAST_UPDATE = {
     "compare_digits_e_branchformer/train_des": 8 * 39,
     "compare_words/train_des": 8 * 135,
     "compare_read/train_des": 8 * 1125,
-    "compare_natural/train_des": 8 * 225,
+    "compare_natural/train_des": 8 * 168,
     "librispeech/train_des": 8 * 41175,  # 45%
     "tedlium2/train_des": 8 * 19687,
     "librispeech/train_des_simple_top_k": 32 * 14640,
@@ -42,7 +42,7 @@ OWN = {"mini_digits", "compare_digits", "compare_digits_e_branchformer", "compar
        "compare_read", "compare_natural"}  # fmt: skip
 UPDATES = {
     "mini_digits": 480, "compare_digits": 700, "compare_digits_e_branchformer": 700,
-    "compare_words": 2400, "compare_read": 20000, "compare_natural": 4000,
+    "compare_words": 2400, "compare_read": 20000, "compare_natural": 3000,
     "librispeech": 732000, "tedlium2": 350000,
 }  # fmt: skip
 
