@@ -42,7 +42,7 @@ def original(tmp_path_factory):
     return train_original(tmp_path_factory.mktemp("original"))
 
 
-def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
+def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path, unmeasured):
     before = contents(original)
     out = tmp_path / "shrunk"
     options = of(original) | {"sizes": [3, 5, 8], "share": 1.0}
@@ -53,7 +53,7 @@ def test_a_conformer_gives_three_sizes_and_stays_as_it_was(original, tmp_path):
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
     assert model.encoder.sizes == [3, 5, 8] and model.state.is_frozen
     assert set(model.state.get_schedule().updates) == {2}
-    assert {"report.md", "report.json", "train.log"} <= {p.name for p in out.iterdir()}
+    assert (out / "train.log").exists()
     for size in (3, 5, 8):
         folder = tmp_path / f"shrunk_size{size}"
         alone, args = load_model(folder / "config.yaml", folder / "valid.cer_ctc.ave.pth")
@@ -115,7 +115,11 @@ def test_who_says_how_long_stage_1_is_is_heard(original, tmp_path, by, words, sc
     [
         (E_BRANCHFORMER, "valid.acc.ave.pth"),
         (TRANSDUCER, "valid.loss.ave.pth"),
-        (TRANSDUCER | {"model_conf__ctc_weight": 0.0}, "valid.loss.ave.pth"),
+        pytest.param(
+            TRANSDUCER | {"model_conf__ctc_weight": 0.0},
+            "valid.loss.ave.pth",
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=["hybrid E-Branchformer", "transducer", "transducer without CTC"],
 )
@@ -226,7 +230,7 @@ def test_the_ranking_is_of_the_original_whatever_norm_the_supernet_has(original,
     assert orders[0] == orders[1] and sorted(orders[0]) == list(range(8))
 
 
-def test_a_packed_model_is_shrunk(original, tmp_path):
+def test_a_packed_model_is_shrunk(original, tmp_path, unmeasured):
     packed = tmp_path / "packed.zip"
     subprocess.run(
         [sys.executable, "-m", "espnet2.bin.pack", "asr", "--asr_train_config",
@@ -242,6 +246,8 @@ def test_a_packed_model_is_shrunk(original, tmp_path):
     )  # fmt: skip
     model, _ = load_model(out / "config.yaml", out / "valid.cer_ctc.ave.pth")
     assert model.state.is_frozen
+    # The command is another process, and measures.
+    assert {"report.md", "report.json", "train.log"} <= {p.name for p in out.iterdir()}
     # Another archive leaves it as it is, and the same one goes on.
     before = contents(out)
     other = tmp_path / "other.zip"

@@ -33,7 +33,8 @@ CHOICE_OF = {
                  "model_conf__rank_per_cost": True, "model_conf__reduction": None,
                  "model_conf__updates_per_iteration": 5},
 }  # fmt: skip
-# What goes through the trainer is the same for all of them: one is enough most of the time.
+# What goes through the trainer, and into processes of their own, is the same for all of them:
+# one is enough most of the time.
 ONE_OF_THEM = pytest.mark.parametrize(
     "trained",
     [
@@ -128,6 +129,7 @@ def test_onnx_in_int8_is_checked_against_pytorch(trained, tmp_path, capsys):
     assert (tmp_path / "small.onnx").exists() and "of PyTorch" in capsys.readouterr().out
 
 
+@ONE_OF_THEM
 def test_the_report_measures_every_size_and_a_stock_model(trained, tmp_path):
     _, exp, file = trained
     report(exp / "config.yaml", file, tmp_path, seconds=1.0, rounds=1, stock_blocks=[2])
