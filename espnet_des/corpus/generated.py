@@ -56,7 +56,7 @@ CORPORA: dict[str, Corpus] = {
     "compare_natural": Corpus(
         BookSentences(count=(4, 12)),
         (
-            Part("train-natural", speakers=600, utterances=15, noisy=0.5, snr_db=(5.0, 35.0)),
+            Part("train-natural", speakers=450, utterances=15, noisy=0.5, snr_db=(5.0, 35.0)),
             Part("dev-natural", speakers=30, utterances=10, noisy=0.5, snr_db=(5.0, 35.0)),
             *_tests(100),
         ),
