@@ -10,6 +10,8 @@ from espnet_des.compare.systems import (
     ranking_of,
     supernet,
 )
+from espnet_des.compare.tables import Table
+from espnet_des.method.methods import METHODS, OF_THE_PAPER
 
 
 def ablations(base: Config) -> list[System]:
@@ -101,3 +103,7 @@ def ablations(base: Config) -> list[System]:
             f"zero_out_iterations_{total // step}", method=IZO,
             zeroed=list(range(step, total + 1, step)))  # fmt: skip
     return systems
+
+
+def ablation_tables(table: Table) -> dict[str, str]:
+    return {METHODS[name].title: table.ablations(name) for name in OF_THE_PAPER}

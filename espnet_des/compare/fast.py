@@ -1,6 +1,8 @@
 """Cheaper updates: what the comparison says of supernets that train on parts of each batch."""
 
-from espnet_des.compare.systems import Config, System, comparison, supernet, variant
+from espnet_des.compare.comparison import comparison
+from espnet_des.compare.systems import Config, System, supernet, variant
+from espnet_des.compare.tables import Table, of_methods
 from espnet_des.method.methods import METHODS, OF_THE_PAPER
 
 
@@ -27,3 +29,17 @@ def cheaper(system: System, method: str) -> System:
     title = system.title.replace(method, f"{method}, fast")
     found = variant(system, "_fast", title, lambda b: supernet(b, preset="fast"))
     return found._replace(needs=system.needs and f"{system.needs}_fast")
+
+
+def fast_tables(table: Table) -> dict[str, str]:
+    return {
+        "Word error rates": table.error_rates(),
+        "Differences to separately trained models": table.differences(
+            "separate", [f"{name}_fast" for name in OF_THE_PAPER]
+        ),
+        "Differences to the same layers, trained separately": (
+            of_methods(table, "{}_alone_fast", "{}_fast")
+        ),
+        "Differences to the defaults": of_methods(table, "{}", "{}_fast"),
+        "Cost": table.costs(),
+    }

@@ -5,6 +5,7 @@ there are characters, and CTC needs one for each: there, and beside it, it says 
 """
 
 from espnet_des.compare.systems import OTHER_TOKENS, STK, Config, System, supernet
+from espnet_des.compare.tables import Table
 from espnet_des.nn.front_end import KINDS_WITH
 
 WORDS = {"token_type": "word"}
@@ -52,3 +53,19 @@ def behind(config: Config, input_layer: str, **conf) -> Config:
     """A config with another front end."""
     kept = {k: v for k, v in config["encoder_conf"].items() if k not in KINDS_WITH}
     return config | {"encoder_conf": kept | {"input_layer": input_layer} | conf}
+
+
+def front_end_tables(table: Table) -> dict[str, str]:
+    first = next(iter(table.groups))
+    of_words = [group for group in table.groups if group.endswith("_words")]
+    others = [group for group in table.groups if group not in (first, *of_words)]
+    return {
+        "Word error rates": table.error_rates(),
+        "Differences to conv2d": table.differences(first, others),
+        "Differences to conv2d, where the tokens are words": table.differences(
+            CONV2D_WORDS, [group for group in of_words if group != CONV2D_WORDS]
+        ),
+        "Clean and noisy": table.rates_by_set(),
+        "Parameters": table.parameters(),
+        "Cost": table.costs(),
+    }

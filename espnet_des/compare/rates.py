@@ -6,7 +6,9 @@ compared at its best.
 
 import copy
 
-from espnet_des.compare.systems import Config, System, comparison, variant
+from espnet_des.compare.comparison import comparison
+from espnet_des.compare.systems import Config, System, variant
+from espnet_des.compare.tables import Table
 from espnet_des.method.methods import OF_THE_PAPER
 
 # Times the peak of the config.
@@ -40,3 +42,7 @@ def scaled(base: Config, factor: float) -> Config:
     if "max_lr" in (config.get("scheduler_conf") or {}):  # of a one-cycle schedule
         config["scheduler_conf"]["max_lr"] *= factor
     return config
+
+
+def rate_tables(table: Table) -> dict[str, str]:
+    return {"Word error rates": table.error_rates(), "Cost": table.costs()}

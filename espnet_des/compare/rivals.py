@@ -1,15 +1,14 @@
 """Other ways to several sizes from one training, or from one trained model, beside supernets."""
 
+from pathlib import Path
+
 from espnet_des.compare.budgets import budgets
+from espnet_des.compare.comparison import comparison
+from espnet_des.compare.equal_macs import at_equal_macs, macs
 from espnet_des.compare.run import MODEL_FILE
-from espnet_des.compare.shrinks import cut_to_sizes, whole
-from espnet_des.compare.systems import (
-    Config,
-    System,
-    comparison,
-    layer_drop,
-    whole_blocks,
-)
+from espnet_des.compare.shrinks import BY_ANGLE, cut_to_sizes, whole
+from espnet_des.compare.systems import STK, Config, System, layer_drop, whole_blocks
+from espnet_des.compare.tables import Table
 
 # Systems of the comparison that are variants of others which stand here.
 LEFT_OUT = ("simple_top_k_shared", "iterative_zero_out_shared", "even", "layer_drop")
@@ -55,3 +54,24 @@ def rivals(base: Config) -> list[System]:
         *cut_to_sizes(base),
     ]  # fmt: skip
     return systems
+
+
+def rival_tables(table: Table) -> dict[str, str]:
+    return {
+        "Word error rates": table.error_rates(),
+        "Differences to separately trained models": table.differences("separate"),
+        "Differences to the supernet (above 0: more errors than it)": table.differences(STK),
+        "Differences to it at equal MACs (between two of its sizes a straight line, which is "
+        "up to 5% too high)": at_equal_macs(table, STK),
+        "Clean and noisy": table.rates_by_set(),
+        "MACs": macs(table),
+        "Parameters": table.parameters(),
+        "Cost": table.costs(),
+    }
+
+
+def draw_rivals(table: Table, base: Config, folder: Path) -> None:
+    from espnet_des.plot.rates import draw_rates_by_cost
+    from espnet_des.plot.style import save
+
+    save(draw_rates_by_cost(table, STK, [BY_ANGLE]), folder / "rivals.png")

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 
 from espnet_des.compare.budgets import of_components
+from espnet_des.compare.comparison import comparison
+from espnet_des.compare.equal_macs import at_equal_macs
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.systems import (
     SHRINK,
     STK,
     Config,
     System,
-    comparison,
     random_ranking,
     supernet,
     whole_blocks,
 )
+from espnet_des.compare.tables import Table
 from espnet_des.method.methods import METHODS
 from espnet_des.shrink.config import KNOWN, LEARNING, fine_tune, length_of, peak_lr
 from espnet_des.shrink.options import BY, LEARNED, ShrinkOptions
@@ -167,3 +169,15 @@ def _random(sizes: Sequence[int], seed: int) -> str:
         "reduction": sizes[-1] - sizes[0],
     } | KNOWN
     return " ".join(f"--model_conf {key}={value}" for key, value in conf.items())
+
+
+def shrink_tables(table: Table) -> dict[str, str]:
+    return {
+        "Word error rates": table.error_rates(),
+        "Differences to models trained alone": table.differences("separate"),
+        "Differences to a supernet from scratch": table.differences(STK),
+        "Differences to it at equal MACs": at_equal_macs(table, STK),
+        "Differences to random layers": table.differences("random_20"),
+        "Differences to layers by the angle": table.differences("angle_20", ["shrunk_20"]),
+        "Cost": table.costs(),
+    }

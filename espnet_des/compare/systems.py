@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy
 
-from espnet_des.method.methods import METHODS, OF_THE_PAPER
+from espnet_des.method.methods import OF_THE_PAPER
 from espnet_des.method.options import SelectionOptions
 from espnet_des.method.sizes import KEYS_OF_SIZES
 from espnet_des.nn.encoders import SUPERNETS, stock_name
@@ -186,49 +186,3 @@ def ranking_of(kept: dict[int, list[int]]) -> list[int]:
     [2, 0, 1]
     """
     return list(dict.fromkeys(layer for size in sorted(kept) for layer in kept[size]))
-
-
-def comparison(base: Config) -> list[System]:
-    """The systems of the comparison, in the order in which they are trained."""
-    sizes = base["encoder_conf"]["sizes"]
-    full, subnets = sizes[-1], sizes[:-1]
-    titles = {name: METHODS[name].title for name in OF_THE_PAPER}
-
-    def of_both(
-        ending: str, words: str, make: Callable[[Config, str], Config]
-    ) -> list[System]:
-        return [
-            System(method + ending, title + words, lambda b, s, k, m=method: make(b, m), sizes)
-            for method, title in titles.items()
-        ]
-
-    systems = of_both("", "", lambda b, method: supernet(b, method=method))
-    if has_own_weights(base):
-        systems += of_both("_shared", ", all weights shared",
-                           lambda b, method: supernet(b, SHARED, method=method))  # fmt: skip
-    systems += of_both("_published", ", as published", published)
-    systems += [
-        System(f"separate_{size}", "trained separately, whole blocks",
-               lambda b, s, k, n=size: whole_blocks(b, n), [size], group="separate")
-        for size in sizes
-    ]  # fmt: skip
-    systems += [
-        System("random", "random layers, same training",
-               lambda b, s, k: supernet(b, method="fixed", ranking=random_ranking(full, s)),
-               sizes),
-        System("even", "evenly spaced layers, same training",
-               lambda b, s, k: supernet(b, method="fixed", ranking=even_ranking(sizes)), sizes),
-        System("aux_loss", "early exits (aux loss)",
-               lambda b, s, k: aux_loss(b), sizes),
-        System("own_exits", "early exits, an output layer each",
-               lambda b, s, k: own_exits(b), sizes),
-        System("layer_drop", "LayerDrop at .2, evenly spaced blocks kept",
-               lambda b, s, k: layer_drop(b), sizes),
-    ]  # fmt: skip
-    systems += [
-        System(f"{method}_alone_{size}", f"layers of {title}, trained separately",
-               lambda b, s, k, n=size: single(b, kept_layers=k[n]), [size], needs=method,
-               group=f"{method}_alone")
-        for method, title in titles.items() for size in subnets
-    ]  # fmt: skip
-    return systems

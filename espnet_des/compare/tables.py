@@ -8,6 +8,7 @@ from espnet_des.compare.run import TEST_SETS
 from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import System
 from espnet_des.method.layers import ranges
+from espnet_des.method.methods import OF_THE_PAPER
 
 # System name to seed to result, of what is finished.
 Results = dict[str, dict[int, dict]]
@@ -181,6 +182,12 @@ class Table:
     def _seeds(self, group: str) -> str:
         counts = {len(self.results.get(s.name, {})) for s in self.groups[group]}
         return "-".join(map(str, sorted(counts)))
+
+
+def of_methods(table: Table, to: str, of: str) -> str:
+    """Differences of one system to another of each method, whose name stands at ``{}``."""
+    names = [name for name in OF_THE_PAPER if to.format(name) in table.groups]
+    return "\n".join(table.differences(to.format(n), [of.format(n)]) for n in names)
 
 
 def mean_rate(counts: Counts) -> str:

@@ -16,11 +16,14 @@ import torch
 import yaml
 
 from espnet_des.compare.ablations import ablations
-from espnet_des.compare.budgets import at_equal_macs, budgets, macs, off_the_line
-from espnet_des.compare.compare import PLANS, compare, sections, systems_of, write_results
+from espnet_des.compare.budgets import budgets, off_the_line
+from espnet_des.compare.compare import compare, write_results
+from espnet_des.compare.comparison import comparison
 from espnet_des.compare.defaults import changed, defaults
+from espnet_des.compare.equal_macs import at_equal_macs, macs
 from espnet_des.compare.fast import fast
 from espnet_des.compare.front_ends import front_ends
+from espnet_des.compare.plans import PLANS, sections, systems_of
 from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
 from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
@@ -31,7 +34,6 @@ from espnet_des.compare.statistics import Counts, count, difference
 from espnet_des.compare.systems import (
     OTHER_TOKENS,
     STK,
-    comparison,
     even_ranking,
     layers_per_block,
     random_ranking,
