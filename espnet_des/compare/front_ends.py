@@ -36,6 +36,8 @@ def front_ends(base: Config) -> list[System]:
         system("supernet_vgg", "VGG", {}, "vgg"),
         system("supernet_dw_striding_4", "dw_striding by 4", {}, "dw_striding",
                subsampling_channels=channels),
+        system("supernet_dw_striding_4_narrow", f"dw_striding by 4, {channels // 4} channels", {},
+               "dw_striding", subsampling_channels=channels // 4),
         system(CONV2D_WORDS, "conv2d, words", WORDS, "conv2d"),
         system("supernet_dw_striding_4_words", "dw_striding by 4, words", WORDS, "dw_striding",
                **by(4)),
