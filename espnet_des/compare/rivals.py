@@ -28,6 +28,13 @@ def taught(config: Config, base: Config, seed: int) -> Config:
     return config | {"model": "taught", "model_conf": config["model_conf"] | teacher}
 
 
+def with_dropout(config: Config, rate: float = 0.1) -> Config:
+    """A model alone with what may stand in for the stochastic depth that supernets have."""
+    keys = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
+    conf = config["encoder_conf"] | dict.fromkeys(keys, rate)
+    return config | {"encoder_conf": conf}
+
+
 def rivals(base: Config) -> list[System]:
     """Supernets of layers and of components, models alone, and what others have published.
 
@@ -37,6 +44,12 @@ def rivals(base: Config) -> list[System]:
     sizes = base["encoder_conf"]["sizes"]
     systems = [system for system in comparison(base) if system.name not in LEFT_OUT]
     systems += [system for system in budgets(base) if system.name == "components_three"]
+    systems += [
+        System(f"dropout_{size}", "trained separately, whole blocks, with dropout",
+               lambda b, s, k, n=size: with_dropout(whole_blocks(b, n)), [size],
+               group="dropout")
+        for size in sizes
+    ]  # fmt: skip
     systems += [
         System(f"taught_{size}", "whole blocks, taught by the full size",
                lambda b, s, k, n=size: taught(whole_blocks(b, n), b, s), [size],

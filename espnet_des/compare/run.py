@@ -20,11 +20,20 @@ import yaml
 from espnet_des.compare.defaults import defaults
 from espnet_des.compare.systems import OTHER_TOKENS, SHRINK
 from espnet_des.corpus.kaldi import read_table
+from espnet_des.corpus.spoken import DONE
 from espnet_des.utils.files import write_atomically
 from espnet_des.utils.processes import lifeline
 
 MODEL_FILE = "valid.cer_ctc.ave.pth"
 TEST_SETS = ("test_clean", "test_noisy")
+
+
+# Options of a recipe that change nothing but where it runs.
+OF_THE_MACHINE = ("--ngpu", "--nj", "--inference_nj")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Run(NamedTuple):
@@ -71,7 +80,7 @@ class Run(NamedTuple):
         return yaml.safe_dump(config | {"seed": self.seed}, sort_keys=False)
 
     def config_hash(self, config: dict) -> str:
-        return hashlib.sha256(self.as_yaml(config).encode()).hexdigest()
+        return _sha256(self.as_yaml(config))
 
     def check_config(self, config: dict) -> Path:
         """Refuse to go on with a training of another config; returns the config's file."""
@@ -100,6 +109,25 @@ def base_config(recipe: Path) -> dict:
     return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
 
 
+def data_of(recipe: Path) -> dict[str, str]:
+    """Hashes of what is trained with, beside the config: the recipe's options, its corpus."""
+    found = {}
+    options, corpus = recipe / "conf" / "run.options", recipe / "downloads" / DONE
+    if options.exists():
+        words = options.read_text().split()
+        pairs = [p for p in zip(words[::2], words[1::2]) if p[0] not in OF_THE_MACHINE]
+        found["options"] = _sha256(json.dumps(sorted(pairs)))
+    if corpus.exists():
+        found["corpus"] = _sha256(corpus.read_text())
+    return found
+
+
+def other_data(result: dict, recipe: Path) -> list[str]:
+    """What a result was trained with that is not what is here; as far as both are known."""
+    here, there = data_of(recipe), result.get("data", {})
+    return [name for name in sorted(here.keys() & there.keys()) if here[name] != there[name]]
+
+
 def execute(run: Run, config: dict) -> dict:
     """Train (or go on), decode and score; the result is in ``exp/asr_.../result.json``.
 
@@ -125,7 +153,7 @@ def execute(run: Run, config: dict) -> dict:
             ngpu = yaml.safe_load(Path(run.exp / "config.yaml").read_text("utf-8"))["ngpu"]
     result = {
         "system": run.system, "seed": run.seed, "config_sha256": run.config_hash(config),
-        "defaults": defaults(config),
+        "defaults": defaults(config), "data": data_of(run.recipe),
         "updates": config["max_epoch"] * config["num_iters_per_epoch"],
         "sizes": sizes, "sets": sets, "cost": summed_cost(run), "versions": versions(),
         "ngpu": ngpu, "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
@@ -193,7 +221,8 @@ def decode_sizes(run: Run):
         else:
             if len(run.sizes) > 1:
                 now = smaller(model, size)
-                if model.encoder.block_drop_rate and size < max(run.sizes):
+                if model.encoder.block_drop_rate:
+                    # Also at full size: in the training some blocks were always missing.
                     count_statistics(now, train_args)
             kept = getattr(train_args, "encoder_conf", {}).get("kept_layers")
             audio = torch.zeros(1, int(SECONDS * sampling_rate(train_args)))
@@ -219,7 +248,7 @@ def decode_sizes(run: Run):
 
 
 def count_statistics(model, train_args, count: int = 200) -> None:
-    """Give a model of fewer blocks BatchNorm statistics of its own, as sizes of supernets have.
+    """Give a model of other blocks BatchNorm statistics of its own, as sizes of supernets have.
 
     Args:
         model: which.

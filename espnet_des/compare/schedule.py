@@ -9,7 +9,15 @@ from pathlib import Path
 import yaml
 
 from espnet_des.compare.defaults import changed
-from espnet_des.compare.run import MODEL_FILE, Run, as_words, base_config, execute, quiet
+from espnet_des.compare.run import (
+    MODEL_FILE,
+    Run,
+    as_words,
+    base_config,
+    execute,
+    other_data,
+    quiet,
+)
 from espnet_des.compare.systems import OTHER_TOKENS, SHRINK, System
 from espnet_des.corpus.spoken import DONE
 from espnet_des.recipe.process import say
@@ -174,15 +182,21 @@ def check_finished(runs: list[Run], systems: Sequence[System]) -> None:
     for run in runs:
         if run.result() is None:
             continue
-        needed = source_of_layers(run, of_name)
-        if needed is not None and needed.result() is None:
-            raise RuntimeError(
-                f"{run.exp} has the layers that {needed.exp} kept, which is not there any "
-                "more: remove it as well"
-            )
+        for needed in needed_runs(run, of_name):
+            if needed.result() is None:
+                raise RuntimeError(
+                    f"{run.exp} is made of {needed.exp} (its layers, or what it has learned), "
+                    "which is not there any more: remove it as well"
+                )
         wrong = other_sets(run, runs)
         if wrong is not None:
             raise wrong
+        differs = other_data(run.finished(), run.recipe)
+        if differs:
+            raise RuntimeError(
+                f"{run.exp} was trained with other {' and '.join(differs)} (conf/"
+                "run.options, downloads/): remove it to train it anew, or put those back"
+            )
         config = config_of(run, base, of_name)
         run.check_config(config)
         others = changed(run.finished(), config)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_des.compare.defaults import changed
-from espnet_des.compare.run import Run, base_config
-from espnet_des.compare.schedule import config_of, first_sets, source_of_layers
+from espnet_des.compare.run import Run, base_config, other_data
+from espnet_des.compare.schedule import config_of, first_sets, needed_runs
 from espnet_des.compare.systems import System
 from espnet_des.errors import ConfigError
 from espnet_des.recipe.process import say
@@ -25,7 +25,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
 
     Raises:
         ConfigError: where a file is none of these, and where a training was of another config
-            or other defaults, or decoded other test sets than here. What came before it is
+            or other defaults or data, or decoded other test sets than here. What came before it is
             taken.
     """
     found: dict[tuple[str, int], tuple[Path, dict]] = {}
@@ -37,8 +37,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
     for run in runs:
         if (run.system, run.seed) not in found or run.result() is not None:
             continue
-        needed = source_of_layers(run, of_name)
-        if needed is not None and needed.result() is None:
+        if any(needed.result() is None for needed in needed_runs(run, of_name)):
             continue
         file, result = found[run.system, run.seed]
         config = config_of(run, base, of_name)
@@ -53,6 +52,13 @@ def take(files: Sequence[Path], runs: Sequence[Run], systems: Sequence[System]) 
             raise ConfigError(
                 f"{file}: {run.system}, seed {run.seed}, was trained with other defaults than "
                 f"those here ({others}): leave it out"
+            )
+        differs = other_data(result, run.recipe)
+        if differs:
+            raise ConfigError(
+                f"{file}: {run.system}, seed {run.seed}, was trained with other "
+                f"{' and '.join(differs)} than here (conf/run.options, downloads/): "
+                "leave it out"
             )
         sets = result["sets"] if sets is None else sets
         if result["sets"] != sets:

@@ -26,7 +26,15 @@ from espnet_des.compare.front_ends import front_ends
 from espnet_des.compare.plans import PLANS, sections, systems_of
 from espnet_des.compare.rates import rates
 from espnet_des.compare.rivals import rivals
-from espnet_des.compare.run import MODEL_FILE, TEST_SETS, Run, base_config, summed_cost, train
+from espnet_des.compare.run import (
+    MODEL_FILE,
+    TEST_SETS,
+    Run,
+    base_config,
+    data_of,
+    summed_cost,
+    train,
+)
 from espnet_des.compare.schedule import check_finished, prepare_data, run_all
 from espnet_des.compare.shrinks import original, shrinks, whole
 from espnet_des.compare.smaller import smaller
@@ -451,7 +459,7 @@ def test_results_whose_layers_are_of_another_supernet_are_refused(own_recipe):
     check_finished(runs, systems)
     runs[0].result_file.unlink()
     with pytest.raises(
-        RuntimeError, match="alone_8_seed0 has the layers that .*: remove it as"
+        RuntimeError, match="alone_8_seed0 is made of .*top_k_seed0 .*: remove it as"
     ):
         check_finished(runs, systems)
     result["sizes"]["8"]["kept"] = list(range(1, 9))
@@ -668,6 +676,41 @@ def test_trainings_of_another_config_or_test_set_are_not_taken(own_recipe):
     with pytest.raises(ValueError, match="random, seed 0, is of other test sets"):
         take([as_file(own_recipe, written)], runs, systems)
     assert [run.result() is not None for run in runs] == [True, True, False]
+
+
+def test_what_has_learned_from_a_model_does_not_outlive_it(own_recipe):
+    systems = systems_of("rivals", base_config(own_recipe))
+    result = result_of([1, 2, 3]) | {"defaults": {}}
+    runs = [write_run(own_recipe, systems, name, result)
+            for name in ("separate_24", "taught_8", "layer_drop_taught")]  # fmt: skip
+    check_finished(runs, systems)
+    runs[0].result_file.unlink()
+    with pytest.raises(RuntimeError, match="taught_8_seed0 is made of .*separate_24_seed0"):
+        check_finished(runs, systems)
+
+
+def test_trainings_with_other_tokens_or_another_corpus_are_refused(own_recipe):
+    options, corpus = own_recipe / "conf/run.options", own_recipe / "downloads/.done"
+    corpus.parent.mkdir()
+    corpus.write_text("seed 0, scale 1.0")
+    options.write_text("--token_type bpe --nbpe 100 --ngpu 0\n")
+    systems = comparison(base_config(own_recipe))
+    runs, written = another_machine(own_recipe, systems)
+    written = [result | {"data": data_of(own_recipe)} for result in written]
+    options.write_text("--ngpu 1 --token_type bpe --nbpe 100\n")  # the same
+    take([as_file(own_recipe, written)], runs, systems)
+    check_finished(runs, systems)
+    options.write_text("--token_type bpe --nbpe 300\n")
+    with pytest.raises(RuntimeError, match="top_k_seed0 was trained with other options"):
+        check_finished(runs, systems)
+    corpus.write_text("seed 0, scale 0.1")
+    runs[0].result_file.unlink()
+    with pytest.raises(ValueError, match="was trained with other corpus and options than"):
+        take([as_file(own_recipe, written)], runs, systems)
+    corpus.unlink()  # not made yet: what it is to be is not known
+    options.write_text("--token_type bpe --nbpe 100\n")
+    take([as_file(own_recipe, written)], runs, systems)
+    check_finished(runs, systems)
 
 
 def test_what_was_trained_with_other_defaults_is_told(own_recipe, monkeypatch):
