@@ -98,11 +98,11 @@ def draw_comparison(table: Table, base: Config, folder: Path) -> None:
     for method in OF_THE_PAPER:
         if found := table.results.get(method):
             (system,) = table.groups[method]
-            figure = draw_kept_by_seed(layers_of(base), found, system)
+            figure = draw_kept_by_seed(base_layers(base), found, system)
             save(figure, folder / f"kept_layers_{method}.png")
 
 
-def layers_of(base: Config) -> list[Layer]:
+def base_layers(base: Config) -> list[Layer]:
     """What each layer of the full encoder is."""
     conf, kind = base["encoder_conf"], SUPERNETS[base["encoder"]].block_type
     kinds = kind.kinds(conf.get("layer_order", "espnet"))

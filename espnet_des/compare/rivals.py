@@ -7,7 +7,7 @@ from espnet_des.compare.comparison import comparison
 from espnet_des.compare.equal_macs import at_equal_macs, macs
 from espnet_des.compare.run import MODEL_FILE
 from espnet_des.compare.shrinks import BY_ANGLE, cut_to_sizes, whole
-from espnet_des.compare.systems import STK, Config, System, layer_drop, whole_blocks
+from espnet_des.compare.systems import STK, Config, System, layer_drop, supernet, whole_blocks
 from espnet_des.compare.tables import Table
 
 # Systems of the comparison that are variants of others which stand here.
@@ -15,6 +15,10 @@ LEFT_OUT = ("simple_top_k_shared", "iterative_zero_out_shared", "even", "layer_d
 # Of the blocks: how many are dropped in a batch. Fan et al. recommend it where small models are
 # wanted, and Hannan et al. have it.
 DROPPED = 0.5
+# For models alone, which have nothing like the stochastic depth of supernets.
+DROPOUT = dict.fromkeys(
+    ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"), 0.1
+)
 
 
 def taught(config: Config, base: Config, seed: int) -> Config:
@@ -28,13 +32,6 @@ def taught(config: Config, base: Config, seed: int) -> Config:
     return config | {"model": "taught", "model_conf": config["model_conf"] | teacher}
 
 
-def with_dropout(config: Config, rate: float = 0.1) -> Config:
-    """A model alone with what may stand in for the stochastic depth that supernets have."""
-    keys = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
-    conf = config["encoder_conf"] | dict.fromkeys(keys, rate)
-    return config | {"encoder_conf": conf}
-
-
 def rivals(base: Config) -> list[System]:
     """Supernets of layers and of components, models alone, and what others have published.
 
@@ -46,7 +43,7 @@ def rivals(base: Config) -> list[System]:
     systems += [system for system in budgets(base) if system.name == "components_three"]
     systems += [
         System(f"dropout_{size}", "trained separately, whole blocks, with dropout",
-               lambda b, s, k, n=size: with_dropout(whole_blocks(b, n)), [size],
+               lambda b, s, k, n=size: whole_blocks(supernet(b, DROPOUT), n), [size],
                group="dropout")
         for size in sizes
     ]  # fmt: skip

@@ -109,14 +109,18 @@ def base_config(recipe: Path) -> dict:
     return yaml.safe_load((recipe / "conf" / "train_des.yaml").read_text(encoding="utf-8"))
 
 
+def options_of(recipe: Path) -> dict[str, str]:
+    """A recipe's own options, ``conf/run.options``; of one that is given twice the last."""
+    file = recipe / "conf" / "run.options"
+    words = file.read_text().split() if file.exists() else []
+    return dict(zip(words[::2], words[1::2]))
+
+
 def data_of(recipe: Path) -> dict[str, str]:
     """Hashes of what is trained with, beside the config: the recipe's options, its corpus."""
-    found = {}
-    options, corpus = recipe / "conf" / "run.options", recipe / "downloads" / DONE
-    if options.exists():
-        words = options.read_text().split()
-        pairs = [p for p in zip(words[::2], words[1::2]) if p[0] not in OF_THE_MACHINE]
-        found["options"] = _sha256(json.dumps(sorted(pairs)))
+    own = {k: v for k, v in options_of(recipe).items() if k not in OF_THE_MACHINE}
+    found = {"options": _sha256(json.dumps(sorted(own.items())))}
+    corpus = recipe / "downloads" / DONE
     if corpus.exists():
         found["corpus"] = _sha256(corpus.read_text())
     return found

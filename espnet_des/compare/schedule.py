@@ -15,6 +15,7 @@ from espnet_des.compare.run import (
     as_words,
     base_config,
     execute,
+    options_of,
     other_data,
     quiet,
 )
@@ -220,10 +221,7 @@ def _describe(run: Run) -> str:
 
 def ngpu_of(recipe: Path) -> int:
     """What a recipe's own options train on; others train on the CPU."""
-    options = recipe / "conf" / "run.options"
-    words = options.read_text().split() if options.exists() else []
-    given = [value for name, value in zip(words, words[1:]) if name == "--ngpu"]
-    return int(given[-1]) if given else 0
+    return int(options_of(recipe).get("--ngpu", 0))
 
 
 def prepare_data(recipe: Path, tokens: dict | None = None) -> None:
