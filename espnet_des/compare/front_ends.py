@@ -1,12 +1,13 @@
 """Front ends, which bound the speed of small sizes: a supernet behind each of them.
 
 Behind a factor of 4 it says the recipe's own tokens. A factor of 8 leaves fewer frames than
-there are characters, and CTC needs one for each: there, and beside it, it says whole words.
+there are characters, and CTC needs one for each: there it has two frames of output for each, or
+says whole words, as others do beside it.
 """
 
 from espnet_des.compare.systems import OTHER_TOKENS, STK, Config, System, supernet
 from espnet_des.compare.tables import Table
-from espnet_des.nn.front_end import KINDS_WITH
+from espnet_des.nn.front_end import OWN_KEYS
 
 WORDS = {"token_type": "word"}
 CONV2D_WORDS = "supernet_conv2d_words"
@@ -38,6 +39,8 @@ def front_ends(base: Config) -> list[System]:
                subsampling_channels=channels),
         system("supernet_dw_striding_4_narrow", f"dw_striding by 4, {channels // 4} channels", {},
                "dw_striding", subsampling_channels=channels // 4),
+        system("supernet_dw_striding_8_upsampled", "dw_striding by 8, upsampled by 2", {},
+               "dw_striding", upsampling_factor=2, **by(8)),
         system(CONV2D_WORDS, "conv2d, words", WORDS, "conv2d"),
         system("supernet_dw_striding_4_words", "dw_striding by 4, words", WORDS, "dw_striding",
                **by(4)),
@@ -53,7 +56,7 @@ def front_ends(base: Config) -> list[System]:
 
 def behind(config: Config, input_layer: str, **conf) -> Config:
     """A config with another front end."""
-    kept = {k: v for k, v in config["encoder_conf"].items() if k not in KINDS_WITH}
+    kept = {k: v for k, v in config["encoder_conf"].items() if k not in OWN_KEYS}
     return config | {"encoder_conf": kept | {"input_layer": input_layer} | conf}
 
 

@@ -204,8 +204,8 @@ def check_frames(of_teacher: torch.Tensor, of_pupil: torch.Tensor) -> None:
         one, other = int(of_teacher[wrong[0]]), int(of_pupil[wrong[0]])
         raise OtherTrainingError(
             "model_conf: teacher_model_file: the teacher gives other numbers of frames than "
-            f"the encoder, such as {one} and {other}: both need the same frontend_conf and "
-            "input_layer"
+            f"the encoder, such as {one} and {other}: both need the same frontend_conf, "
+            "input_layer and factors of subsampling and upsampling"
         )
 
 

@@ -32,7 +32,10 @@ KINDS_WITH = {
     "subsampling_factor": ("dw_striding",),
     "subsampling_channels": ("dw_striding", "conv2d"),
 }
-OWN_KEYS: dict[str, Any] = dict.fromkeys(KINDS_WITH)  # None: what the kind has by itself
+# Of which, behind any kind: how many frames of output become of one, see nn/upsampling.py.
+UPSAMPLING, UPSAMPLING_FACTORS = "upsampling_factor", (1, 2)
+# None: what the kind has by itself, and no upsampling.
+OWN_KEYS: dict[str, Any] = dict.fromkeys([*KINDS_WITH, UPSAMPLING])
 
 SUBSAMPLING_2D = (
     Conv2dSubsampling,
@@ -88,15 +91,22 @@ def check_front_end(values: Mapping[str, Any]) -> None:
     for key, allowed, right in (
         ("subsampling_factor", factors, f"one of {list(factors)}"),
         ("subsampling_channels", range(1, sys.maxsize), "an integer above 0"),
+        (UPSAMPLING, UPSAMPLING_FACTORS, f"one of {list(UPSAMPLING_FACTORS)}"),
     ):
         value = values[key]
         if value is not None and (type(value) is not int or value not in allowed):
             raise ConfigError(f"encoder_conf: {key}: {value!r} must be {right}")
+    factor = values[UPSAMPLING]
+    if factor not in (None, 1) and values.get("interctc_use_conditioning"):
+        raise ConfigError(
+            f"encoder_conf: {UPSAMPLING}: {factor!r} does not go with interctc_use_conditioning: "
+            "what an exit says has more frames than the layers; leave one of them out"
+        )
 
 
 def is_own(conf: Mapping[str, Any]) -> bool:
     """Whether ``encoder_conf`` has a front end that ESPnet does not have."""
-    given = [key for key in KINDS_WITH if conf.get(key) is not None]
+    given = [key for key in OWN_KEYS if conf.get(key) is not None]
     return conf.get("input_layer") in list(OWN) or bool(given)
 
 

@@ -11,7 +11,14 @@ import torch
 
 from espnet_des.nn.blocks.base import BlockType
 from espnet_des.nn.encoder_conf import check_keys
-from espnet_des.nn.front_end import OWN_KEYS, Subsampled, known_to_espnet, made, subsample
+from espnet_des.nn.front_end import (
+    OWN_KEYS,
+    UPSAMPLING,
+    Subsampled,
+    known_to_espnet,
+    made,
+    subsample,
+)
 from espnet_des.nn.residual import (
     Branch,
     Run,
@@ -19,6 +26,7 @@ from espnet_des.nn.residual import (
     draw_rows,
     touch,
 )
+from espnet_des.nn.upsampling import Upsampling
 
 
 def num_parameters(*modules: torch.nn.Module) -> int:
@@ -57,6 +65,8 @@ class LayeredEncoder(torch.nn.Module):
         super().__init__(input_size, **stock)
         self.input_size = input_size
         self.embed = made(self.embed, input_size, self.output_size(), conf)
+        factor = conf.get(UPSAMPLING) or 1
+        self.upsample = Upsampling(self.output_size(), factor) if factor > 1 else None
         # Some of ESPnet's encoders have no exits, or None.
         self.interctc_layer_idx = list(getattr(self, "interctc_layer_idx", None) or [])
         kind.prepare(self, **own)
@@ -159,7 +169,8 @@ class LayeredEncoder(torch.nn.Module):
             return_all_hs: also return the output of every block.
 
         Returns:
-            Output ``(batch, time, dim)``, in a tuple with the exits or the blocks' outputs
+            Output ``(batch, time, dim)``, with ``upsampling_factor`` of so many times as many
+            frames as the layers have; in a tuple with the exits or the blocks' outputs
             where there are such; lengths ``(batch,)``; None.
         """
         front = self.subsample(xs_pad, ilens, masks)
@@ -172,7 +183,7 @@ class LayeredEncoder(torch.nn.Module):
             front, kept=kept, hidden=hidden if wanted else None, ctc=ctc,
             blocks=self.active_blocks(),
         )  # fmt: skip
-        lengths = front.mask.squeeze(1).sum(1)
+        lengths = self.output_lengths(front.mask.squeeze(1).sum(1))
         if has_exits:
             return (out, self.exits(hidden, self.interctc_layer_idx)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None
@@ -189,7 +200,16 @@ class LayeredEncoder(torch.nn.Module):
         return [(n, self._exit(hidden[n - 1])) for n in blocks]
 
     def _exit(self, x: torch.Tensor) -> torch.Tensor:
-        return self.after_norm(x) if self.block_type.exits_are_normalised else x
+        return self._upsampled(
+            self.after_norm(x) if self.block_type.exits_are_normalised else x
+        )
+
+    def _upsampled(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.upsample is None else self.upsample(x)
+
+    def output_lengths(self, frames: torch.Tensor) -> torch.Tensor:
+        """How many frames of output become of so many of the front end, ``(batch,)``."""
+        return frames if self.upsample is None else frames * self.upsample.factor
 
     def blocks_at_thirds(self) -> list[int]:
         """Numbers of the blocks, from 1, after which a third and two thirds have run."""
@@ -275,7 +295,7 @@ class LayeredEncoder(torch.nn.Module):
                 hidden.append(x)
             if self._is_conditioned_after(number):
                 x = x + self.conditioning_layer(ctc.softmax(self._exit(x)))
-        return self.after_norm(x)
+        return self._upsampled(self.after_norm(x))
 
     def layers_that_run(
         self, kept: Sequence[int] | None

@@ -74,6 +74,7 @@ KINDS = [
     {"input_layer": "dw_striding", "subsampling_channels": 6, "dim": 13},
     {"input_layer": "dw_striding", "subsampling_channels": 6, "subsampling_factor": 8},
     {"input_layer": "conv2d", "subsampling_channels": 5},
+    {"input_layer": "dw_striding", "subsampling_factor": 8, "upsampling_factor": 2},
 ]  # fmt: skip
 # For float and for int8, whose products are quantised later.
 BOTH_FORMS = pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])

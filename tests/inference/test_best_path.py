@@ -208,15 +208,21 @@ def test_token_times(exp, folder, tmp_path, decoder):
     assert not (tmp_path / "token.ctm").exists()
 
 
-@pytest.mark.parametrize("factor", [4, 8])
-def test_seconds_of_a_frame_are_those_of_the_front_end(factor):
-    model = make_model({"input_layer": "dw_striding", "subsampling_factor": factor})
+@pytest.mark.parametrize(("factor", "upsampling"), [(4, 1), (8, 1), (8, 2)])
+def test_seconds_of_a_frame_are_those_of_the_output(factor, upsampling):
+    model = make_model(
+        {
+            "input_layer": "dw_striding",
+            "subsampling_factor": factor,
+            "upsampling_factor": upsampling,
+        }
+    )
     model.frontend = DefaultFrontend(fs=RATE, n_fft=128, hop_length=80, n_mels=12)
     args = argparse.Namespace(
         input_size=None, frontend_conf={"fs": RATE}, token_list=list(TOKENS),
         token_type="char", bpemodel=None,
     )  # fmt: skip
-    assert BestPathDecoder(model, args).samples_per_frame == factor * 80
+    assert BestPathDecoder(model, args).samples_per_frame == factor * 80 / upsampling
 
 
 def test_runs_are_those_of_the_best_path(decoder):

@@ -266,7 +266,8 @@ def test_stock_settings_are_those_of_the_supernet(supernet, tmp_path):
     file, note = save_stock(tmp_path / "vgg.yaml", 3, tmp_path / "stock")
     assert note == " (conv2d front end)"
     for front_end in ({"input_layer": "dw_striding", "subsampling_factor": 8},
-                      {"input_layer": "conv2d", "subsampling_channels": 5}):  # fmt: skip
+                      {"input_layer": "conv2d", "subsampling_channels": 5},
+                      {"input_layer": "conv2d", "upsampling_factor": 2}):  # fmt: skip
         stock, other = stock_config(config | {"encoder_conf": front_end}, 3)
         assert other == note and stock["encoder_conf"]["input_layer"] == "conv2d"
         assert "subsampling_channels" not in stock["encoder_conf"]

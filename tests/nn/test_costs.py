@@ -15,7 +15,7 @@ CONFS = [
     {"use_cnn_module": False},
     {"input_layer": "vgg", "concat_after": True},
     {"input_layer": "dw_striding", "subsampling_channels": 6, "subsampling_factor": 8},
-    {"input_layer": "conv2d", "subsampling_channels": 5},
+    {"input_layer": "conv2d", "subsampling_channels": 5, "upsampling_factor": 2},
     {"rel_pos_type": "legacy"},
     {"encoder": "des_e_branchformer"},
     {"encoder": "des_branchformer"},

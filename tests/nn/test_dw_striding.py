@@ -111,7 +111,7 @@ def test_without_a_frame_it_says_so():
     assert encoder(torch.zeros(1, 1, 12), torch.tensor([1]))[0].shape == (1, 1, 8)
 
 
-CONFS = [dw_striding(), dw_striding(subsampling_factor=8),
+CONFS = [dw_striding(), dw_striding(subsampling_factor=8), {"upsampling_factor": 2},
          {"input_layer": "conv2d", "subsampling_channels": 5}]  # fmt: skip
 
 
@@ -163,6 +163,8 @@ def test_a_narrow_conv2d_is_espnets_but_for_its_width(name):
         (dw_striding(subsampling_factor=[4]), r"factor: \[4\] must be one of \[4, 8\]"),
         (dw_striding(subsampling_channels=0), "channels: 0 must be an integer above 0"),
         (dw_striding(subsampling_channels=True), "channels: True must be an integer"),
+        ({"upsampling_factor": 3}, r"upsampling_factor: 3 must be one of \[1, 2\]"),
+        ({"upsampling_factor": True}, "upsampling_factor: True must be one of"),
     ],
     ids=str,
 )

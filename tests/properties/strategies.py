@@ -193,6 +193,7 @@ def encoder_confs(
     if conf["input_layer"] == "dw_striding":
         conf["subsampling_factor"] = draw(st.sampled_from([None, 4, 8]))
         conf["subsampling_channels"] = draw(st.integers(1, 8))
+    conf["upsampling_factor"] = draw(st.sampled_from([None, 1, 2]))
     if encoder not in ("des_transformer", "des_branchformer"):
         # The table of positions is made longer where an utterance needs it.
         conf["max_pos_emb_len"] = draw(st.sampled_from([5000, 4]))

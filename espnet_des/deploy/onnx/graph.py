@@ -88,7 +88,7 @@ class CTCGraph(torch.nn.Module):
         x, pos_emb = x if isinstance(x, tuple) else (x, None)
         mask = modules.mask_of(lengths, x)[:, None]
         x = self.encoder.run_layers(Subsampled(x, pos_emb, mask), ctc=self.ctc)
-        return self.ctc_lo(x).log_softmax(-1), lengths
+        return self.ctc_lo(x).log_softmax(-1), self.encoder.output_lengths(lengths)
 
 
 def export(graph: CTCGraph, path: Path, metadata: dict[str, object]) -> None:

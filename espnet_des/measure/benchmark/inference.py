@@ -38,6 +38,11 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
     # A quarter of d=384, which spoken words were measured with, too (compare/front_ends.py).
     "dw_striding of 96 channels": {"input_layer": "dw_striding", "subsampling_channels": 96},
     "dw_striding by 8": {"input_layer": "dw_striding", "subsampling_factor": 8},
+    "dw_striding by 8, upsampled by 2": {
+        "input_layer": "dw_striding",
+        "subsampling_factor": 8,
+        "upsampling_factor": 2,
+    },
 }
 LAYERS_OF_A_BLOCK = 4
 # A third of 24 layers, as Simple-Top-k chose them on spoken words with three seeds
