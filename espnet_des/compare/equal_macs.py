@@ -1,5 +1,7 @@
 """What systems cost, and their differences where they cost the same."""
 
+from collections.abc import Collection, Sequence
+
 import numpy
 
 from espnet_des.compare.run import TEST_SETS
@@ -8,18 +10,23 @@ from espnet_des.compare.systems import System
 from espnet_des.compare.tables import NOT_NOTED, Table, interval, markdown
 
 
-def at_equal_macs(table: Table, to: str) -> str:
-    """Differences of all sizes to another system's, at equal MACs with the same seed.
+def at_equal_macs(
+    table: Table, to: str, groups: Collection[str] | None = None,
+    sizes: Sequence[int] | None = None,
+) -> str:  # fmt: skip
+    """Differences of sizes to another system's, at equal MACs with the same seed.
 
     Args:
         to: between two of its sizes its errors are a straight line over MACs, which is above
             what the sizes have (by up to 5% where there are three). Its smallest stands for what
-            is smaller still, with more MACs.
+            is smaller still, with more MACs, and its largest for what is larger.
+        groups: whose; by default all others'.
+        sizes: by default all but the full one.
     """
     (known,) = table.groups[to]
-    sizes, rows = table.sizes[:-1], []
+    sizes, rows = table.sizes[:-1] if sizes is None else sizes, []
     for group, (first, *_) in table.groups.items():
-        if group == to:
+        if group == to or (groups is not None and group not in groups):
             continue
         cells = []
         for size in sizes:

@@ -8,7 +8,7 @@ from espnet_des.compare.ablations import ablation_tables, ablations
 from espnet_des.compare.budgets import budget_tables, budgets
 from espnet_des.compare.comparison import comparison, comparison_tables, draw_comparison
 from espnet_des.compare.fast import fast, fast_tables
-from espnet_des.compare.front_ends import front_end_tables, front_ends
+from espnet_des.compare.front_ends import draw_front_ends, front_end_tables, front_ends
 from espnet_des.compare.rates import rate_tables, rates
 from espnet_des.compare.rivals import draw_rivals, rival_tables, rivals
 from espnet_des.compare.shrinks import shrink_tables, shrinks
@@ -39,7 +39,7 @@ PLANS = {
     "ablations": Plan(ablations, ablation_tables),
     "budgets": Plan(budgets, budget_tables),
     "shrink": Plan(shrinks, shrink_tables),
-    "front_ends": Plan(front_ends, front_end_tables),
+    "front_ends": Plan(front_ends, front_end_tables, draw_front_ends),
     "rates": Plan(rates, rate_tables),
     "fast": Plan(fast, fast_tables),
     "rivals": Plan(rivals, rival_tables, draw_rivals),
