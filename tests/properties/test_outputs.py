@@ -49,6 +49,7 @@ def extracted(supernet: Supernet, size: int) -> ESPnetASRModel:
         decoder=None, ctc=CTC(len(TOKENS), encoder.output_size()), joint_network=None,
         **config["model_conf"],
     )  # fmt: skip
+    part.to(supernet.model.encoder.scores.dtype)
     part.load_state_dict(subnet_state(supernet.model, size))
     return part.eval()
 
@@ -63,7 +64,8 @@ def masked(supernet: Supernet, size: int, batch: Batch, closed=()):
     out = encoder.run_layers(
         front, gates=gates, closed=closed, blocks=encoder.blocks_for(size)
     )
-    return model.ctc.ctc_lo.of_size(size)(out).log_softmax(-1), front.mask.squeeze(1).sum(1)
+    lengths = encoder.output_lengths(front.mask.squeeze(1).sum(1))
+    return model.ctc.ctc_lo.of_size(size)(out).log_softmax(-1), lengths
 
 
 @examples(30)
@@ -72,12 +74,16 @@ def test_a_size_is_the_masked_supernet_and_the_extracted_model(data):
     supernet = data.draw(supernets(positions=[*POSITIONS, OLD_POSITIONS]))
     model, encoder = supernet.model, supernet.model.encoder
     batch = data.draw(batches(supernet.conf))
+    # In float64: a branch's half of a projection is added up in another order than a copy of it.
+    model.double()
+    batch = batch._replace(feats=batch.feats.double())
     for size in supernet.sizes:
         model.set_size(size)
         found, lengths = log_probs(model, batch)
         part = extracted(supernet, size)
         same, same_lengths = log_probs(part, batch)
-        assert torch.equal(found, same) and torch.equal(lengths, same_lengths)
+        torch.testing.assert_close(same, found, atol=1e-10, rtol=0)
+        assert torch.equal(lengths, same_lengths)
         assert part.encoder.num_layers == size
         numbers = [p.numel() for p in part.encoder.parameters()]
         assert sum(numbers) == encoder.count_parameters(size)
