@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import re
 from pathlib import Path
 
@@ -87,9 +88,24 @@ def load_model(config: Path | str, model_file: Path | str, device: str = "cpu"):
     import espnet2.tasks.asr as asr
 
     with named_errors(config, model_file) as found:
-        model, train_args = asr.ASRTask.build_model_from_file(found, model_file, device)
+        with without_decoder_warning():
+            model, train_args = asr.ASRTask.build_model_from_file(found, model_file, device)
         check_trained(model, model_file)
     return model, train_args
+
+
+@contextlib.contextmanager
+def without_decoder_warning():
+    """ESPnet warns of every CTC model that it has no decoder, also of one that is trained."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Set decoder to none")
+
+    logging.getLogger().addFilter(is_other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(is_other)
 
 
 def tensors_of(content: dict) -> dict:

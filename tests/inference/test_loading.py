@@ -65,6 +65,14 @@ def recipe(trained, tmp_path, monkeypatch):
     return tmp_path / "recipe"
 
 
+def test_espnets_other_warnings_stay(recipe, caplog):
+    """Of a CTC model it warns that it has no decoder, which its config says."""
+    load_model(*files(recipe))
+    assert not caplog.records
+    logging.warning("Set decoder to none as ctc_weight==1.0")
+    assert len(caplog.records) == 1
+
+
 def files(recipe: Path):
     exp = recipe / "exp/asr/exp"
     return exp / "config.yaml", exp / MODEL
