@@ -127,7 +127,9 @@ def test_a_size_is_the_extracted_model(name, conf):
     subnet = extracted(model, size, name, **conf)
     x, lengths = torch.randn(2, 30, 12), torch.tensor([30, 21])
     (a, n, _), (b, m, _) = model.encoder(x, lengths), subnet(x, lengths)
-    assert torch.equal(a, b) and torch.equal(n, m)
+    # On some processors a copy of a half of a projection is added up in another order.
+    torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
+    assert torch.equal(n, m)
 
 
 @pytest.mark.parametrize("name", TINY_OF)
