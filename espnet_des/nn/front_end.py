@@ -66,6 +66,11 @@ class Subsampled(NamedTuple):
     pos_emb: torch.Tensor | None
     mask: torch.Tensor
 
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Frames of each utterance, ``(batch,)``."""
+        return self.mask.squeeze(1).sum(1)
+
     def of_utterances(self, rows: torch.Tensor) -> "Subsampled":
         """The part of some utterances, given by their numbers in the batch."""
         return self._replace(x=self.x[rows], mask=self.mask[rows])

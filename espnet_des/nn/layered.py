@@ -183,7 +183,7 @@ class LayeredEncoder(torch.nn.Module):
             front, kept=kept, hidden=hidden if wanted else None, ctc=ctc,
             blocks=self.active_blocks(),
         )  # fmt: skip
-        lengths = self.output_lengths(front.mask.squeeze(1).sum(1))
+        lengths = self.output_lengths(front.lengths)
         if has_exits:
             return (out, self.exits(hidden, self.interctc_layer_idx)), lengths, None
         return ((out, hidden) if hidden else out), lengths, None

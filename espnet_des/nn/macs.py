@@ -96,8 +96,7 @@ def count_macs_of_layers(model: DESModel, speech: torch.Tensor) -> PartMacs:
     front, of_front = _counted(lambda: encoder.subsample(feats, lengths))
     encoded, none = _counted(lambda: encoder.run_layers(front, kept=[], ctc=model.ctc))
     if model.postencoder is not None:
-        frames = encoder.output_lengths(front.mask.squeeze(1).sum(1))
-        encoded, _ = model.postencoder(encoded, frames)
+        encoded, _ = model.postencoder(encoded, encoder.output_lengths(front.lengths))
     _, output_layer = _counted(lambda: model.ctc.ctc_lo(encoded))
     return PartMacs(of_front + none + output_layer, macs_of_layers(encoder, front, model.ctc))
 

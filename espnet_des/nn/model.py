@@ -285,7 +285,7 @@ class DESModel(ESPnetASRModel):
     ) -> tuple[Subsampled, Targets, torch.Tensor, float]:  # fmt: skip
         """What the passes of an update share; scores and loss_scale come on the CPU."""
         front = self.features(speech, speech_lengths)
-        frames = self.encoder.output_lengths(front.mask.squeeze(1).sum(1))
+        frames = self.encoder.output_lengths(front.lengths)
         needed = frames_of_ctc(text, text_lengths)
         # All that Python decides by: the passes then run without waiting for the device.
         if loss_scale is None or torch.get_autocast_dtype("cuda") != torch.float16:

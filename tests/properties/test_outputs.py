@@ -64,7 +64,7 @@ def masked(supernet: Supernet, size: int, batch: Batch, closed=()):
     out = encoder.run_layers(
         front, gates=gates, closed=closed, blocks=encoder.blocks_for(size)
     )
-    lengths = encoder.output_lengths(front.mask.squeeze(1).sum(1))
+    lengths = encoder.output_lengths(front.lengths)
     return model.ctc.ctc_lo.of_size(size)(out).log_softmax(-1), lengths
 
 

@@ -131,7 +131,7 @@ def _loss(
     model: DESModel, size: int, out, front: Subsampled, text, text_lengths
 ) -> torch.Tensor:
     """CTC, and attention in a hybrid model, of one pass at the output layer of ``size``."""
-    lengths = front.mask.squeeze(1).sum(1)
+    lengths = front.lengths
     loss = ctc_of_size(model.ctc, size)(out, lengths, text, text_lengths)
     if model.ctc_weight == 1.0:
         return loss
