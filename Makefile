@@ -1,4 +1,4 @@
-# make demo    train a supernet on spoken digits and show every size (8 to 9 minutes, and set-up)
+# make demo    train a supernet on spoken digits and show every size (8 to 14 minutes with set-up)
 #              [METHOD=iterative_zero_out] [ENCODER=des_e_branchformer]
 # make demo-shrink   train a plain Conformer on spoken digits, and shrink it (9 minutes)
 # make demo-web [PORT=8000]   recognise with every size in a browser, on a local page; needs npm
